@@ -1,0 +1,36 @@
+# Each target works from a clean clone: it builds .venv once and is quick afterwards.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test test-full lint types clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
+
+$(INSTALLED): pyproject.toml
+	@echo "Installing into $(VENV), once (PyTorch is large: some minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable ".[examples,dev]"
+	@touch $@
+
+demo: $(INSTALLED)  ## train alpha-CL and InfoNCE on real images, print the table, draw the picture
+	$(RUN) examples/quickstart.py $(ARGS)
+
+test: $(INSTALLED)  ## the tests, under 10 minutes on two cores
+	$(RUN) -m pytest --numprocesses 2 -m "not slow" $(ARGS)
+
+test-full: $(INSTALLED)  ## every test, the slow ones too
+	$(RUN) -m pytest --numprocesses 2 $(ARGS)
+
+lint: $(INSTALLED)  ## ruff: lint and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(INSTALLED)  ## mypy
+	$(RUN) -m mypy
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist site .runs .mypy_cache .pytest_cache .ruff_cache

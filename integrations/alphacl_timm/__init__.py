@@ -1,0 +1,1 @@
+"""Any timm backbone at small image sizes."""
