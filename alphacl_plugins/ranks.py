@@ -1,0 +1,45 @@
+"""Embeddings of all ranks, with the gradient flowing back to the rank they came from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def world_size() -> int:
+    """How many processes train together; 1 where torch.distributed is not in use."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_views(views: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    """Gather each view from all ranks, in rank order, and say where this rank's samples begin.
+
+    The gradient of a gathered row is the sum over ranks, so that after DDP has averaged the parameter gradients they
+    equal those of one process with the whole batch. One collective serves all views; with one process there is none.
+
+    Args:
+        views: embeddings of this rank, each ``[N, D]``, with the same N and D on every rank.
+
+    Returns: the views with ``world_size * N`` rows each, and the index of this rank's first row in them.
+    Raises: ValueError, on every rank, if the shapes differ between ranks.
+    """
+    if world_size() == 1:
+        return list(views), 0
+    from torch.distributed.nn.functional import all_gather  # not there on every platform
+
+    stacked = torch.stack(list(views))
+    _check_equal_shapes(stacked)
+    everyone = torch.cat(all_gather(stacked), dim=1)
+    return list(everyone), dist.get_rank() * stacked.shape[1]
+
+
+def _check_equal_shapes(stacked: Tensor) -> None:
+    """Compare shapes across ranks before anything large is exchanged: a mismatch would hang or corrupt later."""
+    mine = torch.tensor(stacked.shape, device=stacked.device)
+    others = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(others, mine)
+    shapes = torch.stack(others).tolist()
+    if any(shape != shapes[0] for shape in shapes):
+        listing = ", ".join(f"rank {rank}: {shape[1:]}" for rank, shape in enumerate(shapes))
+        raise ValueError(f"z: expected the same shape [N, D] on every rank to gather, got {listing}")

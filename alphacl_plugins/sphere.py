@@ -1,0 +1,87 @@
+"""The law of the cosine of two independent uniform points on the sphere, by its distribution function."""
+
+import math
+
+import torch
+from torch import Tensor
+
+_CELLS = 8192
+_NEWTON_STEPS = 3
+
+
+class UniformCosines:
+    """Distribution function and quantiles of ``c = cos θ``, whose density is that of θ, ∝ sin^(D-2) θ.
+
+    Equivalently ``(1 + c)/2`` is Beta((D-1)/2, (D-1)/2). The density of the latitude φ = π/2 - θ is integrated by
+    Simpson's rule on a fine grid and interpolated by cubics that know its slope: exact to 1e-10 at any D.
+
+    Args:
+        dim: dimension D of the space, >= 2.
+        device: where the table lies.
+    """
+
+    def __init__(self, dim: int, device: torch.device) -> None:
+        self.dim = dim
+        self._log_scale = math.lgamma(dim / 2) - math.lgamma((dim - 1) / 2) - math.log(math.pi) / 2
+        self._reach = min(math.pi / 2, 16 / math.sqrt(dim))  # beyond 16 standard deviations there is nothing
+        self._step = 2 * self._reach / _CELLS
+        nodes = torch.linspace(-self._reach, self._reach, _CELLS + 1, dtype=torch.float64, device=device)
+        self._density = self._latitude_density(nodes)
+        middles = self._latitude_density(nodes[:-1] + self._step / 2)
+        cells = self._step / 6 * (self._density[:-1] + 4 * middles + self._density[1:])
+        cdf = torch.cat([cells.new_zeros(1), cells.cumsum(dim=0)])
+        self._cdf = cdf / cdf[-1]
+
+    def cdf(self, c: Tensor) -> Tensor:
+        """``F(c) = P(cos <= c)``."""
+        return self._latitude_cdf(torch.asin(c))
+
+    def quantile(self, p: Tensor) -> Tensor:
+        """The c with ``F(c) = p``."""
+        cell = (torch.searchsorted(self._cdf, p, right=True) - 1).clamp(0, _CELLS - 1)
+        start = cell.to(p.dtype) * self._step - self._reach
+        latitude = start + self._step / 2
+        for _ in range(_NEWTON_STEPS):
+            density = self._latitude_density(latitude).clamp_min(torch.finfo(p.dtype).tiny)
+            latitude = latitude - (self._latitude_cdf(latitude) - p) / density
+            latitude = latitude.clamp(start, start + self._step)
+        return torch.sin(latitude)
+
+    def partial_mean(self, c: Tensor) -> Tensor:
+        """``G(c) = ∫_{-1}^c s f(s) ds = -(1 - c²)^((D-1)/2) / ((D-1) Z)``, with the density ``f = (1 - s²)^((D-3)/2) / Z``."""
+        scale = math.exp(self._log_scale) / (self.dim - 1)
+        return -scale * (1 - c.square()).clamp_min(0.0).pow((self.dim - 1) / 2)
+
+    def _latitude_density(self, latitude: Tensor) -> Tensor:
+        cosine = torch.cos(latitude).clamp_min(torch.finfo(latitude.dtype).tiny)
+        return torch.exp(self._log_scale + (self.dim - 2) * torch.log(cosine))
+
+    def _latitude_cdf(self, latitude: Tensor) -> Tensor:
+        position = ((latitude + self._reach) / self._step).clamp(0.0, float(_CELLS))
+        cell = position.long().clamp(max=_CELLS - 1)
+        s = position - cell
+        left, right = self._cdf[cell], self._cdf[cell + 1]
+        left_slope, right_slope = self._step * self._density[cell], self._step * self._density[cell + 1]
+        rise = s.square() * (3 - 2 * s)
+        bend = s * (1 - s)
+        return left + (right - left) * rise + bend * (left_slope * (1 - s) - right_slope * s)
+
+
+def wasserstein_to_uniform(cosines: Tensor, dim: int) -> Tensor:
+    """``∫ |F_N(c) - F(c)| dc`` between sorted cosines and the uniform law in D >= 2 dimensions, exactly.
+
+    F_N is constant, p, between two cosines a <= b, and F increases, so the integrand changes sign at most once there,
+    at the quantile of p clamped to [a, b]; F itself has the antiderivative ``c F(c) - G(c)``.
+    """
+    law = UniformCosines(dim, cosines.device)
+    edges = torch.cat([cosines.new_full((1,), -1.0), cosines, cosines.new_ones(1)])
+    p = torch.linspace(0.0, 1.0, len(cosines) + 1, dtype=cosines.dtype, device=cosines.device)
+    cdf = law.cdf(edges)
+    antiderivative = edges * cdf - law.partial_mean(edges)
+    a, b = edges[:-1], edges[1:]
+    turn = torch.minimum(torch.maximum(law.quantile(p), a), b)
+    cdf_at_turn = torch.minimum(torch.maximum(p, cdf[:-1]), cdf[1:])
+    at_turn = turn * cdf_at_turn - law.partial_mean(turn)
+    below = p * (turn - a) - (at_turn - antiderivative[:-1])
+    above = (antiderivative[1:] - at_turn) - p * (b - turn)
+    return (below + above).sum()

@@ -1,0 +1,148 @@
+"""The losses of the second paper (ICML 2024) as α-strategies: DHEL and kernel contrastive learning, KCL."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins._checks import check_bool, check_choice, check_positive
+from alphacl_plugins.strategies.base import PairWeights, logsumexp, softmax, split_excluded
+
+
+@dataclass(frozen=True)
+class DHEL:
+    """Decoupled hyperspherical energy loss: the energy of each view by itself, decoupled from the alignment.
+
+    ``α_j = exp(-D_j/τ) / Σ_k exp(-D_k/τ)`` over the anchor's own view, with weight ½ for the positive, since it is
+    counted once while both views spread out; weight 1 where only the first view does (``include_augs=False``). The
+    loss is ``pos * D_+ + τ log Σ_j exp(-D_j/τ)``: τ/2 (τ) times the published one, up to a constant.
+
+    Args:
+        tau: temperature τ, > 0, in the unit of D.
+        include_augs: whether the second view gives anchors too.
+
+    Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
+    Raises: ValueError, TypeError if ``tau`` is not a finite number > 0 or ``include_augs`` not a bool.
+    Source: Koromilas et al. (2024), arXiv:2405.18045.
+    """
+
+    negatives: ClassVar[str] = "same"
+
+    tau: float = 0.3
+    include_augs: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("DHEL.tau", self.tau)
+        check_bool("DHEL.include_augs", self.include_augs)
+
+    @property
+    def symmetric(self) -> bool:
+        """Both views give anchors if the second is included."""
+        return self.include_augs
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        candidates = split_excluded(d2_neg)
+        logits = -candidates.d2 / self.tau
+        pos = torch.full_like(d2_pos, 0.5 if self.include_augs else 1.0)
+        value = pos * d2_pos + self.tau * logsumexp(logits, candidates.excluded)
+        return PairWeights(softmax(logits, candidates.excluded), pos=pos, value=value)
+
+
+class Kernel(NamedTuple):
+    """A decreasing kernel k of the half squared distance D, with its derivative; ``r² = 2D``."""
+
+    value: Callable[[Tensor, float], Tensor]
+    slope: Callable[[Tensor, float], Tensor]
+
+
+_RIESZ_FLOOR = 1e-6
+
+_GAUSSIAN = Kernel(
+    lambda d2, t: torch.exp(-2 * t * d2),
+    lambda d2, t: -2 * t * torch.exp(-2 * t * d2),
+)
+_LOG = Kernel(
+    lambda d2, t: -torch.log1p(2 * t * d2),
+    lambda d2, t: -2 * t / (1 + 2 * t * d2),
+)
+_INVERSE_MULTIQUADRIC = Kernel(
+    lambda d2, t: t * (t**2 + 2 * d2).rsqrt(),
+    lambda d2, t: -t * (t**2 + 2 * d2).pow(-1.5),
+)
+
+
+def _riesz_slope(d2: Tensor, t: float) -> Tensor:
+    return -t * (2 * d2.clamp_min(_RIESZ_FLOOR)).pow(-t / 2 - 1)
+
+
+def _riesz_value(d2: Tensor, t: float) -> Tensor:
+    """``r^(-t)``, and its tangent below the floor, so that value and weight belong together there too."""
+    floored = d2.clamp_min(_RIESZ_FLOOR)
+    return (2 * floored).pow(-t / 2) + _riesz_slope(d2, t) * (d2 - floored)
+
+
+_RIESZ = Kernel(_riesz_value, _riesz_slope)
+
+
+class _Pairing(NamedTuple):
+    """Which kernel pulls the positive, which one spreads the candidates, and how strongly the latter counts."""
+
+    positive: Kernel
+    candidates: Kernel
+    factor: float = 1.0
+    positive_t: float | None = None
+
+
+_PAIRINGS = {
+    "gaussian": _Pairing(_GAUSSIAN, _GAUSSIAN),
+    # The published energy term of the log kernel carries a factor ½ that its alignment term does not.
+    "log": _Pairing(_LOG, _LOG, factor=0.5),
+    "imq": _Pairing(_INVERSE_MULTIQUADRIC, _INVERSE_MULTIQUADRIC),
+    "riesz": _Pairing(_RIESZ, _RIESZ),
+    "gaussian_riesz": _Pairing(_GAUSSIAN, _RIESZ, positive_t=2.0),
+}
+
+
+@dataclass(frozen=True)
+class KCL:
+    """Kernel contrastive learning: ``-2 k(D_+) + 2γ mean_j k(D_j)`` for a kernel k of the distance ``r = √(2D)``.
+
+    ``α_j = -2γ k'(D_j) / K``, with weight ``-2 k'(D_+)`` for the positive: no softmax, so the expected loss does not
+    depend on the batch size.
+
+    Kernels: gaussian ``exp(-t r²)``; log ``-log(1 + t r²)``, halved for the candidates; imq ``t / √(t² + r²)``; riesz
+    ``r^(-t)``; gaussian_riesz: riesz for the candidates, gaussian with t = 2 for the positive. Riesz distances D are
+    floored at 1e-6 in the weights.
+
+    Args:
+        kernel: gaussian, log, imq, riesz or gaussian_riesz.
+        t: scale or exponent of the kernel, > 0.
+        gamma: weight γ of the candidates against the positive, > 0.
+
+    Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``.
+    Raises: ValueError, TypeError if ``kernel`` is unknown, or ``t`` or ``gamma`` is not a finite number > 0.
+    Source: Koromilas et al. (2024), arXiv:2405.18045.
+    """
+
+    negatives: ClassVar[str] = "same"
+
+    kernel: str = "gaussian"
+    t: float = 2.0
+    gamma: float = 16.0
+
+    def __post_init__(self) -> None:
+        check_choice("KCL.kernel", self.kernel, tuple(_PAIRINGS))
+        check_positive("KCL.t", self.t)
+        check_positive("KCL.gamma", self.gamma)
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        candidates = split_excluded(d2_neg)
+        pull, spread, factor, positive_t = _PAIRINGS[self.kernel]
+        positive_t = self.t if positive_t is None else positive_t
+        strength = 2 * self.gamma * factor / candidates.count
+        neg = candidates.keep(-strength * spread.slope(candidates.d2, self.t))
+        energy = candidates.keep(strength * spread.value(candidates.d2, self.t)).sum(dim=1)
+        pos = -2 * pull.slope(d2_pos, positive_t)
+        return PairWeights(neg, pos=pos, value=energy - 2 * pull.value(d2_pos, positive_t))

@@ -1,0 +1,234 @@
+"""α as the min-player's answer: ``argmin_α Σ_j α_j D_j - Σ_j r(α_j)`` with ``α >= 0, Σ_j α_j = 1`` (Eq. 7-8, Sec. 6).
+
+Stationarity (KKT) reads ``r'(α_j) = D_j - μ`` wherever ``α_j > 0``, so ``α_j = r'⁻¹(D_j - μ)`` and the multiplier μ is
+the root of one increasing function. With distances measured from the closest candidate, ``δ_j = D_j - D_min``, the
+unknown is ``x = D_min - μ``, and ``r'(1) <= x <= r'(1/K)``. The solvers run a fixed number of steps, without a host
+sync. Their last step is part of autograd: at the root one Newton step has the derivative of the implicit function.
+
+By Danskin's theorem ``D_+ - min_α (Σ_j α_j D_j - Σ_j r(α_j))`` is a loss whose gradient is that of ``-E`` at the
+optimal α; it is the strategy's value wherever r is known.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins._checks import check_above, check_bool, check_callable, check_positive
+from alphacl_plugins.strategies.base import Candidates, PairWeights, logsumexp, softmax, split_excluded
+
+_INVERSE_STEPS = 16
+_REGULARIZED_STEPS = 64
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Entropy regulariser: ``r_H(α) = -τ α log α``.
+
+    ``α_j = exp(-D_j/τ) / Σ_k exp(-D_k/τ)``, InfoNCE at ε = 0; the loss is ``D_+ + τ log Σ_j exp(-D_j/τ)``, which is τ
+    times the decoupled contrastive loss DCL.
+
+    Args:
+        tau: temperature τ, > 0, in the unit of D.
+
+    Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
+    Raises: ValueError, TypeError if ``tau`` is not a finite number > 0.
+    Source: Tian (2022), Sec. 6 (r_H), Eq. 6; Yeh et al. (2021) for DCL.
+    """
+
+    tau: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive("Entropy.tau", self.tau)
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        candidates = split_excluded(d2_neg)
+        logits = -candidates.d2 / self.tau
+        value = d2_pos + self.tau * logsumexp(logits, candidates.excluded)
+        return PairWeights(softmax(logits, candidates.excluded), value=value)
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """Inverse regulariser: ``r_γ(α) = τ α^(1-γ) / (1-γ)``.
+
+    Exact: ``α_j = (τ / (D_j - μ))^(1/γ)`` with μ < min D such that the row sums to 1; not exact:
+    ``α_j = (D_j + τ)^(-γ)``, divided by the row sum.
+
+    The two are different rules, not an answer and its approximation. With 254 candidates and the paper's τ and γ the
+    exact rows are nearly uniform and learn like the quadratic loss, while the row α-CL-r_γ of the paper's Table 1,
+    close to InfoNCE, comes from ``exact=False``.
+
+    Args:
+        tau: strength τ of the regulariser, > 0; not exact: the distance τ, in the unit of D, that is added to D.
+        gamma: exponent γ; > 1 where exact (the paper's range, in which r'' makes every weight positive), else > 0.
+        exact: whether to solve for μ.
+
+    Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
+    Raises: ValueError, TypeError if a parameter is outside its range, or ``K^γ`` (the largest ``(D_j - μ)/τ``) is
+        beyond the range of the dtype.
+    Source: Tian (2022), Sec. 6 (r_γ), Eq. 8a; exact=False: the rule behind Table 1.
+    """
+
+    tau: float = 0.5
+    gamma: float = 2.0
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("Inverse.tau", self.tau)
+        check_bool("Inverse.exact", self.exact)
+        if self.exact:
+            why = "at or below 1, r_γ(α) = τ α^(1-γ) / (1-γ) is undefined or lets weights vanish; exact=False takes any γ > 0"
+            check_above("Inverse.gamma", self.gamma, 1, why)
+        else:
+            check_positive("Inverse.gamma", self.gamma)
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        candidates = split_excluded(d2_neg)
+        if not self.exact:
+            return PairWeights(softmax(-self.gamma * torch.log(candidates.d2 + self.tau), candidates.excluded))
+        if self.gamma * math.log(max(d2_neg.shape[1], 1)) > math.log(torch.finfo(d2_neg.dtype).max):
+            raise ValueError(
+                f"Inverse.gamma: expected K^gamma within the range of {d2_neg.dtype}, "
+                f"got gamma {self.gamma} with K = {d2_neg.shape[1]} candidates"
+            )
+        weights, slopes = self._solve(candidates)
+        regulariser = self.tau / (1 - self.gamma) * weights * slopes  # r(α) = α r'(α) / (1 - γ)
+        return PairWeights(weights, value=_danskin(d2_pos, candidates, weights, regulariser))
+
+    def _solve(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """Newton's method for ``y = (D_min - μ)/τ``, on ``F(y) = S(y)^(-γ) - 1`` with ``S = Σ_j (δ_j/τ + y)^(-1/γ)``.
+
+        F is a power mean of negative exponent, hence concave and increasing, and F(1) <= 0 since the closest candidate
+        alone gives S(1) >= 1: from y = 1 the steps approach the root from below, and none can overshoot.
+
+        Returns: the weights α and ``r'(α)/τ = (D_j - μ)/τ``.
+        """
+        shifts = _above_closest(candidates) / self.tau
+        power = -1 / self.gamma
+
+        def terms(y: Tensor) -> Tensor:
+            return candidates.keep((shifts + y).pow(power))
+
+        with torch.no_grad():
+            y = torch.ones_like(shifts[:, :1])
+            for _ in range(_INVERSE_STEPS):
+                rows = terms(y)
+                total = rows.sum(dim=1, keepdim=True)
+                y = y + (total.pow(self.gamma) - 1) * total / (rows / (shifts + y)).sum(dim=1, keepdim=True)
+            slope = power * (terms(y) / (shifts + y)).sum(dim=1, keepdim=True)
+        y = y - (terms(y).sum(dim=1, keepdim=True) - 1) / slope
+        return terms(y), shifts + y
+
+
+@dataclass(frozen=True)
+class Square:
+    """Square regulariser: ``r_s(α) = -τ α² / 2``.
+
+    ``α_j = max(0, μ - D_j) / τ`` with μ such that the row sums to 1: far candidates get no weight at all.
+
+    Args:
+        tau: strength τ of the regulariser, > 0, in the unit of D; the smaller, the fewer candidates count.
+
+    Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
+    Raises: ValueError, TypeError if ``tau`` is not a finite number > 0.
+    Source: Tian (2022), Sec. 6 (r_s), Eq. 8a. The published code's solver is one index off; this follows the KKT
+        conditions.
+    """
+
+    tau: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_positive("Square.tau", self.tau)
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        candidates = split_excluded(d2_neg)
+        shifts = _above_closest(candidates)
+        chosen = self._nearest(shifts.detach().masked_fill(candidates.excluded, math.inf))
+        level = (self.tau + (shifts * chosen).sum(dim=1, keepdim=True)) / chosen.sum(dim=1, keepdim=True)
+        weights = candidates.keep((level - shifts).clamp_min(0.0) / self.tau)
+        return PairWeights(weights, value=_danskin(d2_pos, candidates, weights, -self.tau / 2 * weights.square()))
+
+    def _nearest(self, shifts: Tensor) -> Tensor:
+        """Which candidates have weight: the k closest, for the largest k whose k-th lies below their common level μ."""
+        ascending = shifts.sort(dim=1).values
+        ranks = torch.arange(1, shifts.shape[1] + 1, device=shifts.device, dtype=shifts.dtype)
+        levels = (self.tau + ascending.cumsum(dim=1)) / ranks
+        count = (ascending < levels).sum(dim=1, keepdim=True)
+        return shifts < levels.gather(1, count - 1)
+
+
+@dataclass(frozen=True)
+class Regularized:
+    """The min-player of your own concave regulariser r, given by its derivative and the inverse of that.
+
+    ``α_j = max(0, r'⁻¹(D_j - μ))`` with μ such that the row sums to 1, by safeguarded Newton on ``x = D_min - μ``.
+
+    Args:
+        derivative: ``r'``, decreasing, called with weights in (0, 1] (0-dim tensors or ``[M, 1]``).
+        inverse_derivative: ``r'⁻¹``, tensor to tensor, element by element; called with ``D_j - μ >= r'(1)``. Where it
+            is negative (r' finite at 0) the weight is 0.
+
+    Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
+    Raises: TypeError if an argument cannot be called.
+    Source: Tian (2022), Eq. 8a.
+
+    >>> log_barrier = Regularized(derivative=lambda a: 0.5 / a, inverse_derivative=lambda v: 0.5 / v)
+    >>> log_barrier(torch.zeros(1), torch.tensor([[0.0, 1.0]])).neg  # r(α) = 0.5 log α
+    tensor([[0.7071, 0.2929]])
+    """
+
+    derivative: Callable[[Tensor], Tensor]
+    inverse_derivative: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        check_callable("Regularized.derivative", self.derivative)
+        check_callable("Regularized.inverse_derivative", self.inverse_derivative)
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        candidates = split_excluded(d2_neg)
+        shifts = _above_closest(candidates)
+
+        def excess(x: Tensor) -> Tensor:
+            return self._weights(candidates, shifts, x).sum(dim=1, keepdim=True) - 1
+
+        with torch.no_grad():
+            low = self.derivative(torch.ones_like(candidates.count)).expand_as(candidates.count)
+            high = self.derivative(1 / candidates.count)
+            x = _safeguarded_newton(excess, low, high)
+            slope = _slope(excess, x)
+        x = x - excess(x) / slope
+        return PairWeights(self._weights(candidates, shifts, x))
+
+    def _weights(self, candidates: Candidates, shifts: Tensor, x: Tensor) -> Tensor:
+        return candidates.keep(self.inverse_derivative(shifts + x).clamp_min(0.0))
+
+
+def _above_closest(candidates: Candidates) -> Tensor:
+    """``δ_j = D_j - D_min >= 0``, 0 where excluded; D_min counts as a constant, since rows only depend on differences."""
+    closest = candidates.d2.detach().masked_fill(candidates.excluded, math.inf).amin(dim=1, keepdim=True)
+    return candidates.keep(candidates.d2 - closest)
+
+
+def _danskin(d2_pos: Tensor, candidates: Candidates, weights: Tensor, regulariser: Tensor) -> Tensor:
+    """The loss ``D_+ - (Σ_j α_j D_j - Σ_j r(α_j))``; at the optimal α its gradient is the one with α held fixed."""
+    return d2_pos - (weights.detach() * candidates.d2).sum(dim=1) + regulariser.detach().sum(dim=1)
+
+
+def _safeguarded_newton(excess: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Root of a decreasing function in ``[low, high]``: Newton's step where it stays inside, else the midpoint."""
+    x = low
+    for _ in range(_REGULARIZED_STEPS):
+        residual = excess(x)
+        low, high = torch.where(residual >= 0, x, low), torch.where(residual <= 0, x, high)
+        step = x - residual / _slope(excess, x)
+        x = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+    return x
+
+
+def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Derivative of a function of one number per row, by autograd."""
+    slope: Tensor = torch.func.grad(lambda y: function(y).sum())(x)
+    return slope
