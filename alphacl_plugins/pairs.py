@@ -55,7 +55,8 @@ def group_pairs(
     Raises: ValueError if no anchor has a candidate.
     """
     anchor_views = range(len(views)) if symmetric else range(1)
-    everyone, first_sample = gather_views(views) if gather_distributed else (list(views), 0)
+    in_batch = negatives != "queue"
+    everyone, first_sample = gather_views(views) if gather_distributed and in_batch else (list(views), 0)
     _check_candidates(everyone[0], negatives, queue)
     samples = torch.arange(len(views[0]), device=views[0].device) + first_sample
 
@@ -91,6 +92,8 @@ def pair_distances(groups: Sequence[Group]) -> PairDistances:
 
 def _check_candidates(everyone: Tensor, negatives: str, queue: Tensor | None) -> None:
     queued = 0 if queue is None else len(queue)
+    if len(everyone) == 0:
+        raise ValueError("z: expected at least 1 sample, got 0")
     if negatives == "queue":
         if queued == 0:
             raise ValueError('queue: expected embeddings [Q, D] with Q >= 1, as negatives is "queue", got none')

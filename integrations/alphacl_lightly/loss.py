@@ -1,0 +1,130 @@
+"""The α-CL loss with lightly's conventions: ``forward(out0, out1)``, flat options, a memory bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import alphacl_plugins
+from alphacl_plugins import PairWeights, build_strategy
+from alphacl_plugins.functional import l2_normalize
+from alphacl_plugins.strategies import Strategy
+from torch import Tensor
+
+try:
+    from lightly.models.modules.memory_bank import MemoryBankModule
+except ImportError as error:
+    raise ImportError("alphacl_lightly needs lightly: pip install 'alphacl-plugins[lightly]'") from error
+
+
+class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
+    """Pair-weighted contrastive loss, in place of a lightly contrastive loss.
+
+    ``AlphaCLLoss("infonce", tau=0.5)`` is τ times ``NTXentLoss(0.5)``, ``AlphaCLLoss("entropy", tau=0.5)`` τ times
+    ``DCLLoss(0.5)``: gradients in the paper's scale do not grow as τ shrinks.
+
+    With a memory bank the loss is lightly's MoCo form: the anchors are ``out0``, their positives ``out1``, and the
+    candidates the bank as it was before this batch (``negatives="queue"``, ``symmetric=False``, unless told otherwise).
+    ``out1`` enters the bank while ``out0`` requires a gradient. As in lightly, the bank is not part of the state dict.
+
+    Args:
+        strategy: a registered name, an import path or a strategy object.
+        memory_bank_size: rows of the bank, 0 for none; (rows, width), or an int if the first batch may set the width
+            (with several processes give both).
+        gather_distributed: candidates from all ranks; with a memory bank, ranks instead share what enters the bank.
+        negatives, symmetric, l2_normalize, detach_alpha, reduction: as in `alphacl_plugins.AlphaCLLoss`.
+        **strategy_options: options of a strategy given by name: ``tau``, ``p``, ``gamma``, ...
+
+    Raises: ValueError, TypeError if an option is unknown or outside its range.
+
+    >>> import torch
+    >>> criterion = AlphaCLLoss("infonce", tau=0.5)
+    >>> criterion(torch.eye(4), torch.eye(4)).shape
+    torch.Size([])
+    """
+
+    memory_bank: MemoryBankModule | None
+
+    def __init__(
+        self,
+        strategy: str | Strategy = "direct",
+        *,
+        memory_bank_size: int | Sequence[int] = 0,
+        gather_distributed: bool = False,
+        negatives: str | None = None,
+        symmetric: bool | None = None,
+        l2_normalize: bool = True,
+        detach_alpha: bool = True,
+        reduction: str = "mean",
+        **strategy_options: Any,
+    ) -> None:
+        rows, width = _bank_shape(memory_bank_size)
+        if rows:
+            negatives = "queue" if negatives is None else negatives
+            symmetric = False if symmetric is None else symmetric
+        elif negatives == "queue":
+            raise ValueError('memory_bank_size: expected (rows, width) as negatives is "queue", got 0')
+        super().__init__(
+            _with_options(strategy, strategy_options),
+            negatives=negatives,
+            symmetric=symmetric,
+            l2_normalize=l2_normalize,
+            detach_alpha=detach_alpha,
+            reduction=reduction,
+            gather_distributed=gather_distributed,
+        )
+        self.memory_bank_size = rows
+        self.memory_bank = self._new_bank(width) if rows and width else None
+
+    def forward(self, out0: Tensor, out1: Tensor) -> Tensor:  # type: ignore[override]  # the bank is the queue
+        """Compute the loss of a batch and, with a memory bank, remember ``out1``.
+
+        Args:
+            out0: projections of the first view.
+            out1: projections of the second view (MoCo: of the key encoder).
+
+        Shape: ``[N, D]``, ``[N, D]`` -> scalar, or one loss per anchor with reduction "none".
+        """
+        return super().forward(out0, out1, queue=self._bank(out1, update=out0.requires_grad))
+
+    def pair_weights(self, out0: Tensor, out1: Tensor) -> PairWeights:  # type: ignore[override]
+        """Return the α of this batch, as `alphacl_plugins.AlphaCLLoss.pair_weights`; the bank stays as it is."""
+        return super().pair_weights(out0, out1, queue=self._bank(out1, update=False))
+
+    def extra_repr(self) -> str:
+        """Show every option."""
+        return f"{super().extra_repr()}, memory_bank_size={self.memory_bank_size}"
+
+    def _bank(self, keys: Tensor, *, update: bool) -> Tensor | None:
+        if self.memory_bank_size == 0:
+            return None
+        if self.memory_bank is None:
+            self.memory_bank = self._new_bank(keys.shape[1]).to(keys.device)
+        keys = l2_normalize(keys) if self.l2_normalize else keys
+        queue: Tensor = self.memory_bank(keys, update=update)[1]
+        return queue
+
+    def _new_bank(self, width: int) -> MemoryBankModule:
+        return MemoryBankModule(
+            size=(self.memory_bank_size, width),
+            gather_distributed=self.gather_distributed,
+            feature_dim_first=False,
+        )
+
+
+def _bank_shape(size: int | Sequence[int]) -> tuple[int, int]:
+    """Read lightly's ways to give the size of a bank: 0, rows, or (rows, width)."""
+    shape = [size, 0] if isinstance(size, int) else list(size)
+    whole = all(isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0 for entry in shape)
+    if not whole or len(shape) != 2 or (shape[0] > 0 and shape[1] == 0 and not isinstance(size, int)):
+        raise ValueError(f"memory_bank_size: expected an int >= 0 or (rows, width), got {size!r}")
+    return shape[0], shape[1]
+
+
+def _with_options(strategy: str | Strategy, options: dict[str, Any]) -> str | Strategy:
+    if isinstance(strategy, str):
+        return build_strategy(strategy, **options)
+    if options:
+        names = ", ".join(options)
+        raise TypeError(f"strategy: expected a name to go with the options {names}, got {strategy!r}")
+    return strategy

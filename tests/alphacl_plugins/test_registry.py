@@ -1,0 +1,102 @@
+"""Strategies by name."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from alphacl_plugins import PairWeights, build_strategy, register_strategy, strategies, strategy_names
+from alphacl_plugins.strategies import registry
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """A strategy of a user's own."""
+
+    share: float = 1.0
+
+    def __call__(self, d2_pos, d2_neg):
+        nearest = d2_neg.argmin(dim=1, keepdim=True)
+        return PairWeights(torch.zeros_like(d2_neg).scatter(1, nearest, self.share))
+
+
+@pytest.fixture(autouse=True)
+def _registry_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
+
+def test_the_names_are_those_of_the_design():
+    family = {"infonce", "mine", "triplet", "soft_triplet", "n_plus_1_tuplet", "lifted_structured"}
+    family |= {"modified_triplet", "triplet_contrastive"}
+    others = {"entropy", "inverse", "square", "direct", "uniform", "dhel", "kcl"}
+    assert set(strategy_names()) == family | others
+
+
+def test_defaults_are_those_of_the_papers():
+    built = {name: build_strategy(name) for name in strategy_names()}
+    assert built["infonce"] == strategies.InfoNCE(tau=0.5, eps=1.0)
+    assert built["entropy"] == strategies.Entropy(tau=0.5)
+    assert built["inverse"] == strategies.Inverse(tau=0.5, gamma=2.0, exact=True)
+    assert built["square"] == strategies.Square(tau=5.0)
+    assert built["direct"] == strategies.Direct(tau=0.5, p=4.0, normalize=True)
+    assert built["dhel"] == strategies.DHEL(tau=0.3, include_augs=True)
+    assert built["kcl"] == strategies.KCL(kernel="gaussian", t=2.0, gamma=16.0)
+    assert built["triplet"] == strategies.Triplet(eps=0.5)
+    assert built["soft_triplet"] == strategies.SoftTriplet(tau=0.5, eps=0.0)
+    assert built["lifted_structured"] == strategies.LiftedStructured(eps=1.0)
+    assert built["modified_triplet"] == strategies.ModifiedTriplet(c=1.0)
+
+
+def test_a_registered_strategy_is_built_by_name_with_its_options():
+    register_strategy("nearest")(Nearest)
+    assert build_strategy("nearest", share=0.5) == Nearest(0.5)
+
+
+def test_a_strategy_is_built_from_its_import_path():
+    assert build_strategy("alphacl_plugins.strategies.direct.Direct", p=6.0) == strategies.Direct(p=6.0)
+
+
+def test_a_name_is_taken_once():
+    with pytest.raises(ValueError, match=r"name: expected a new one, got 'direct', which is .*Direct"):
+        register_strategy("direct")(Nearest)
+
+
+def test_an_option_may_not_be_named_like_one_of_the_loss():
+    @dataclass(frozen=True)
+    class Clash(Nearest):
+        reduction: float = 1.0
+
+    with pytest.raises(ValueError, match=r"clash: expected options other than the loss's own, got reduction"):
+        register_strategy("clash")(Clash)
+
+
+def test_every_option_of_the_losses_is_reserved():
+    import inspect
+
+    import alphacl_lightly
+
+    import alphacl_plugins
+
+    for loss in (alphacl_plugins.AlphaCLLoss, alphacl_lightly.AlphaCLLoss):
+        named = [p.name for p in inspect.signature(loss).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        assert set(named) <= set(registry.LOSS_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: build_strategy("direkt"), ValueError, r"strategy: expected one of dhel, .*'direkt'; did you mean 'direct'"),
+        (lambda: build_strategy("family"), ValueError, r"Family takes functions, so pass the object itself"),
+        (lambda: build_strategy("direct", gamma=3), TypeError, r"direct: expected options among tau, p, normalize, got gam"),
+        (lambda: build_strategy("uniform", tau=3), TypeError, r"uniform: expected options among none, got tau"),
+        (lambda: build_strategy("infonce", temperature=1), TypeError, r"got temperature; the temperature is called tau"),
+        (lambda: build_strategy(0.5), TypeError, r"strategy: expected a name or an import path, got 0.5"),
+        (lambda: build_strategy("no.such.Thing"), ImportError, r"strategy: expected an import path .*, got 'no.such.Thing'"),
+        (lambda: build_strategy("math.pi"), TypeError, r"strategy: expected a class at 'math.pi', got 3.14"),
+        (lambda: register_strategy("a.b"), ValueError, r"name: expected a name without dots, got 'a.b'"),
+        (lambda: register_strategy(Nearest), TypeError, r'name: expected a string, @register_strategy\("my_name"\)'),
+    ],
+)
+def test_errors_say_what_was_expected(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
