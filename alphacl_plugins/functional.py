@@ -34,7 +34,8 @@ def l2_normalize(z: Tensor) -> Tensor:
     (z,) = promote(z)
     largest = z.detach().abs().amax(dim=1, keepdim=True)
     z = z / largest.masked_fill(largest < smallest, math.inf)
-    return z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(0.5)  # >= 1 but for zero rows
+    length: Tensor = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    return z / length.clamp_min(0.5)  # at least 1, but for zero rows
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -31,7 +30,8 @@ class AlphaCLLoss(nn.Module):
         symmetric: True: both views give anchors, M = 2N; False: the first alone, M = N. None: what the strategy
             declares, else True.
         l2_normalize: scale embeddings to length 1 first, so that D is 1 - cos; zero rows stay zero, without gradient.
-        detach_alpha: hold α fixed. False lets the gradient through α (the paper's ablation); the value is then ``-E/M``.
+        detach_alpha: hold α fixed. False lets the gradient through α (the paper's ablation), whose value is
+            ``-E / M``.
         reduction: "mean" over the anchors, or "none".
         gather_distributed: take candidates from all ranks, exactly: after DDP has averaged, parameter gradients equal
             those of one process with the whole batch. Without several processes it changes nothing.
@@ -168,13 +168,13 @@ class AlphaCLLoss(nn.Module):
         }
 
 
-def _as_strategy(strategy: str | Strategy) -> Strategy:
+def _as_strategy(strategy: object) -> Strategy:
     if isinstance(strategy, str):
         return build_strategy(strategy)
     if isinstance(strategy, type) or not callable(strategy):
         hint = "; a temperature goes into the strategy: InfoNCE(tau=0.5)" if isinstance(strategy, (int, float)) else ""
         raise TypeError(f"strategy: expected a name or a strategy object, got {strategy!r}{hint}")
-    return strategy
+    return cast(Strategy, strategy)
 
 
 def _declared(option: Any, strategy: Strategy, name: str, default: object) -> Any:

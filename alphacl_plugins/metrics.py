@@ -62,7 +62,8 @@ def effective_rank(z: Tensor) -> Tensor:
     singular_values = torch.linalg.svdvals(z)
     total = singular_values.sum()
     p = singular_values / total.masked_fill(total == 0, 1.0)
-    return torch.special.entr(p).sum().exp() * (total > 0)
+    rank: Tensor = torch.special.entr(p).sum().exp() * (total > 0)
+    return rank
 
 
 @torch.no_grad()
@@ -81,7 +82,8 @@ def alpha_entropy(alpha: Tensor) -> Tensor:
     check_matrix("alpha", alpha)
     (alpha,) = promote(alpha)
     total = alpha.sum(dim=1, keepdim=True)
-    return torch.special.entr(alpha / total.masked_fill(total == 0, 1.0)).sum(dim=1).mean()
+    entropy: Tensor = torch.special.entr(alpha / total.masked_fill(total == 0, 1.0)).sum(dim=1).mean()
+    return entropy
 
 
 def effective_negatives(alpha: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Embeddings of all ranks, with the gradient flowing back to the rank they came from."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +27,26 @@ def gather_views(views: Sequence[Tensor]) -> tuple[list[Tensor], int]:
     """
     if world_size() == 1:
         return list(views), 0
-    from torch.distributed.nn.functional import all_gather  # not there on every platform
-
     stacked = torch.stack(list(views))
     _check_equal_shapes(stacked)
-    everyone = torch.cat(all_gather(stacked), dim=1)
-    return list(everyone), dist.get_rank() * stacked.shape[1]
+    by_rank: Tensor = _Gather.apply(stacked)
+    return list(torch.cat(list(by_rank), dim=1)), dist.get_rank() * stacked.shape[1]
+
+
+class _Gather(torch.autograd.Function):
+    """``x`` of every rank, stacked; backward, the sum over ranks of the gradients of this rank's ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        by_rank = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(by_rank, x.contiguous())
+        return torch.stack(by_rank)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].contiguous().clone()
+        dist.all_reduce(summed)
+        return summed[dist.get_rank()]
 
 
 def _check_equal_shapes(stacked: Tensor) -> None:

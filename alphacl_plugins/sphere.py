@@ -48,7 +48,7 @@ class UniformCosines:
         return torch.sin(latitude)
 
     def partial_mean(self, c: Tensor) -> Tensor:
-        """``G(c) = ∫_{-1}^c s f(s) ds = -(1 - c²)^((D-1)/2) / ((D-1) Z)``, with the density ``f = (1 - s²)^((D-3)/2) / Z``."""
+        """``G(c) = ∫_{-1}^c s f(s) ds = -(1 - c²)^((D-1)/2) / ((D-1) Z)``, as ``f(s) = (1 - s²)^((D-3)/2) / Z``."""
         scale = math.exp(self._log_scale) / (self.dim - 1)
         return -scale * (1 - c.square()).clamp_min(0.0).pow((self.dim - 1) / 2)
 

@@ -45,7 +45,7 @@ class Candidates(NamedTuple):
     excluded: Tensor  # [M, K] bool
 
     @property
-    def count(self) -> Tensor:
+    def number(self) -> Tensor:
         """How many candidates each anchor has, ``[M, 1]``."""
         return (~self.excluded).sum(dim=1, keepdim=True).to(self.d2.dtype)
 

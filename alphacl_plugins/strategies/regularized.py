@@ -63,7 +63,7 @@ class Inverse:
 
     Args:
         tau: strength τ of the regulariser, > 0; not exact: the distance τ, in the unit of D, that is added to D.
-        gamma: exponent γ; > 1 where exact (the paper's range, in which r'' makes every weight positive), else > 0.
+        gamma: exponent γ; > 1 where exact (the paper's range), else > 0.
         exact: whether to solve for μ.
 
     Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
@@ -80,7 +80,9 @@ class Inverse:
         check_positive("Inverse.tau", self.tau)
         check_bool("Inverse.exact", self.exact)
         if self.exact:
-            why = "at or below 1, r_γ(α) = τ α^(1-γ) / (1-γ) is undefined or lets weights vanish; exact=False takes any γ > 0"
+            why = (
+                "at 1, r_γ(α) = τ α^(1-γ) / (1-γ) is undefined, below 1 it is not the paper's; exact=False takes γ > 0"
+            )
             check_above("Inverse.gamma", self.gamma, 1, why)
         else:
             check_positive("Inverse.gamma", self.gamma)
@@ -195,8 +197,8 @@ class Regularized:
             return self._weights(candidates, shifts, x).sum(dim=1, keepdim=True) - 1
 
         with torch.no_grad():
-            low = self.derivative(torch.ones_like(candidates.count)).expand_as(candidates.count)
-            high = self.derivative(1 / candidates.count)
+            low = self.derivative(torch.ones_like(candidates.number)).expand_as(candidates.number)
+            high = self.derivative(1 / candidates.number)
             x = _safeguarded_newton(excess, low, high)
             slope = _slope(excess, x)
         x = x - excess(x) / slope
@@ -207,7 +209,7 @@ class Regularized:
 
 
 def _above_closest(candidates: Candidates) -> Tensor:
-    """``δ_j = D_j - D_min >= 0``, 0 where excluded; D_min counts as a constant, since rows only depend on differences."""
+    """``δ_j = D_j - D_min >= 0``, 0 where excluded; D_min counts as a constant, as rows depend on differences alone."""
     closest = candidates.d2.detach().masked_fill(candidates.excluded, math.inf).amin(dim=1, keepdim=True)
     return candidates.keep(candidates.d2 - closest)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 import alphacl_plugins
 from alphacl_plugins import PairWeights, build_strategy
+from alphacl_plugins._checks import check_matrix, check_width
 from alphacl_plugins.functional import l2_normalize
 from alphacl_plugins.strategies import Strategy
-from torch import Tensor
 
 try:
     from lightly.models.modules.memory_bank import MemoryBankModule
@@ -98,8 +100,10 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
     def _bank(self, keys: Tensor, *, update: bool) -> Tensor | None:
         if self.memory_bank_size == 0:
             return None
+        check_matrix("out1", keys)
         if self.memory_bank is None:
             self.memory_bank = self._new_bank(keys.shape[1]).to(keys.device)
+        check_width("out1", keys, "the memory bank", self.memory_bank.bank)
         keys = l2_normalize(keys) if self.l2_normalize else keys
         queue: Tensor = self.memory_bank(keys, update=update)[1]
         return queue

@@ -111,8 +111,16 @@ Z = torch.zeros(3, 2)
         (lambda: energy(Z[:1], Z[:1], Z), ValueError, r"z: expected at least 2 samples to compare, got 1"),
         (lambda: energy(Z, Z, Z), ValueError, r"alpha: expected shape \[3, 3\], got \(3, 2\)"),
         (lambda: energy(Z, Z, 0.5), TypeError, r"alpha: expected a tensor \[N, N\] or a strategy, got 0.5"),
-        (lambda: contrastive_covariance(Z, Z[:2], Z, Z, Z[:2]), ValueError, r"b: expected 3 rows as a has, got \(2, 2\)"),
-        (lambda: contrastive_covariance(Z, Z, "uniform", Z, Z), TypeError, r"alpha: expected a tensor \[3, 3\], got 'un"),
+        (
+            lambda: contrastive_covariance(Z, Z[:2], Z, Z, Z[:2]),
+            ValueError,
+            r"b: expected 3 rows as a has, got \(2, 2\)",
+        ),
+        (
+            lambda: contrastive_covariance(Z, Z, "uniform", Z, Z),
+            TypeError,
+            r"alpha: expected a tensor \[3, 3\], got 'un",
+        ),
     ],
 )
 def test_errors_say_what_was_expected(call, error, message):

@@ -286,7 +286,11 @@ Z = torch.zeros(3, 2)
         (lambda: AlphaCLLoss(0.5), TypeError, r"strategy: expected a name or a strategy object, got 0.5; .*tau=0.5"),
         (lambda: AlphaCLLoss(temperature=0.5), TypeError, r"got unexpected temperature; the temperature is called tau"),
         (lambda: AlphaCLLoss("infonce", tau=0.5), TypeError, r"got unexpected tau; options of a strategy go into it"),
-        (lambda: AlphaCLLoss(strategies.Direct), TypeError, r"strategy: expected a name or a strategy object, got <class"),
+        (
+            lambda: AlphaCLLoss(strategies.Direct),
+            TypeError,
+            r"strategy: expected a name or a strategy object, got <class",
+        ),
         (lambda: AlphaCLLoss("nope"), ValueError, r"strategy: expected one of dhel, direct, .*got 'nope'"),
         (lambda: AlphaCLLoss(negatives="all"), ValueError, r"negatives: expected one of 'both', .*, got 'all'"),
         (lambda: AlphaCLLoss(reduction="sum"), ValueError, r"reduction: expected one of 'mean', 'none', got 'sum'"),
@@ -298,7 +302,11 @@ Z = torch.zeros(3, 2)
         (lambda: AlphaCLLoss()(Z[:1], Z[:1]), ValueError, r"z: expected at least 2 samples \(or a queue\).*, got 1"),
         (lambda: AlphaCLLoss()(Z[:0], Z[:0]), ValueError, r"z: expected at least 1 sample, got 0"),
         (lambda: AlphaCLLoss()(Z, Z, queue=Z[:, :1]), ValueError, r"queue: expected 2 columns as z has, got \(3, 1\)"),
-        (lambda: AlphaCLLoss(negatives="queue")(Z, Z), ValueError, r'queue: expected .* as negatives is "queue", got none'),
+        (
+            lambda: AlphaCLLoss(negatives="queue")(Z, Z),
+            ValueError,
+            r'queue: expected .* as negatives is "queue", got none',
+        ),
         (
             lambda: AlphaCLLoss(negatives="queue")(Z, Z, queue=Z[:0]),
             ValueError,

@@ -129,5 +129,7 @@ def test_direct_with_exponent_two_is_entropy():
 
 def test_inverse_refuses_an_exponent_whose_solution_leaves_the_range_of_the_dtype():
     d2_pos, d2_neg = random_distances(0, anchors=2, candidates=254)
-    with pytest.raises(ValueError, match=r"Inverse.gamma: expected K\^gamma within the range of torch.float32, got .*20"):
+    with pytest.raises(
+        ValueError, match=r"Inverse.gamma: expected K\^gamma within the range of torch.float32, got .*20"
+    ):
         Inverse(gamma=20.0)(d2_pos.float(), d2_neg.float())

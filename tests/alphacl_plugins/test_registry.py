@@ -74,7 +74,6 @@ def test_every_option_of_the_losses_is_reserved():
     import inspect
 
     import alphacl_lightly
-
     import alphacl_plugins
 
     for loss in (alphacl_plugins.AlphaCLLoss, alphacl_lightly.AlphaCLLoss):
@@ -85,13 +84,29 @@ def test_every_option_of_the_losses_is_reserved():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: build_strategy("direkt"), ValueError, r"strategy: expected one of dhel, .*'direkt'; did you mean 'direct'"),
+        (
+            lambda: build_strategy("direkt"),
+            ValueError,
+            r"strategy: expected one of dhel, .*'direkt'; did you mean 'direct'",
+        ),
         (lambda: build_strategy("family"), ValueError, r"Family takes functions, so pass the object itself"),
-        (lambda: build_strategy("direct", gamma=3), TypeError, r"direct: expected options among tau, p, normalize, got gam"),
+        (
+            lambda: build_strategy("direct", gamma=3),
+            TypeError,
+            r"direct: expected options among tau, p, normalize, got gam",
+        ),
         (lambda: build_strategy("uniform", tau=3), TypeError, r"uniform: expected options among none, got tau"),
-        (lambda: build_strategy("infonce", temperature=1), TypeError, r"got temperature; the temperature is called tau"),
+        (
+            lambda: build_strategy("infonce", temperature=1),
+            TypeError,
+            r"got temperature; the temperature is called tau",
+        ),
         (lambda: build_strategy(0.5), TypeError, r"strategy: expected a name or an import path, got 0.5"),
-        (lambda: build_strategy("no.such.Thing"), ImportError, r"strategy: expected an import path .*, got 'no.such.Thing'"),
+        (
+            lambda: build_strategy("no.such.Thing"),
+            ImportError,
+            r"strategy: expected an import path .*, got 'no.such.Thing'",
+        ),
         (lambda: build_strategy("math.pi"), TypeError, r"strategy: expected a class at 'math.pi', got 3.14"),
         (lambda: register_strategy("a.b"), ValueError, r"name: expected a name without dots, got 'a.b'"),
         (lambda: register_strategy(Nearest), TypeError, r'name: expected a string, @register_strategy\("my_name"\)'),

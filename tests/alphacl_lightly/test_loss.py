@@ -1,0 +1,139 @@
+"""The lightly adapter equals lightly's own losses, in value and gradient, the memory bank included."""
+
+import copy
+
+import pytest
+import torch
+from lightly.loss import DCLLoss, NTXentLoss
+from oracles import random_views, relative_error
+
+import alphacl_plugins
+from alphacl_lightly import AlphaCLLoss
+from alphacl_plugins import strategies
+
+PEERS = {"infonce": NTXentLoss, "entropy": DCLLoss}
+
+
+def draw(seed):
+    """A random shape and temperature."""
+    g = torch.Generator().manual_seed(seed)
+    n, d = int(torch.randint(2, 40, (), generator=g)), int(torch.randint(2, 70, (), generator=g))
+    return n, d, float(10 ** (2 * torch.rand((), generator=g) - 1.5))
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("seed", range(20))
+def test_value_and_gradient_are_tau_times_lightlys(name, seed):
+    n, d, tau = draw(seed)
+    views = random_views(seed, n, d)
+    ours, theirs = AlphaCLLoss(name, tau=tau)(*views), tau * PEERS[name](tau)(*views)
+    assert relative_error(ours, theirs) < 1e-12
+    for g, e in zip(torch.autograd.grad(ours, views), torch.autograd.grad(theirs, views), strict=True):
+        assert relative_error(g, e) < 1e-10
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rows", [4, 7, 16])
+def test_the_memory_bank_is_lightlys_over_several_steps(rows, seed):
+    n, d, tau = draw(seed)
+    ours = AlphaCLLoss("infonce", tau=tau, memory_bank_size=(rows, d)).double()
+    theirs = NTXentLoss(tau, (rows, d)).double()
+    for loss in (ours, theirs):  # the same rows, and of length 1 in float64 too
+        loss.memory_bank.bank.copy_(torch.nn.functional.normalize(ours.memory_bank.bank))
+    for step in range(6):
+        views = random_views(100 * seed + step, n, d)
+        if step == 3:  # without a gradient, as in validation, nothing enters the bank
+            views = tuple(view.detach() for view in views)
+        loss, expected = ours(*views), tau * theirs(*views)
+        assert relative_error(loss, expected) < 1e-11
+        torch.testing.assert_close(ours.memory_bank.bank, theirs.memory_bank.bank)
+        if step != 3:
+            for g, e in zip(torch.autograd.grad(loss, views), torch.autograd.grad(expected, views), strict=True):
+                assert relative_error(g, e) < 1e-9
+
+
+def test_the_bank_holds_the_latest_keys():
+    loss = AlphaCLLoss("infonce", memory_bank_size=(8, 3))
+    z, z_aug = random_views(0, n=4, d=3)
+    loss(z, z_aug)
+    torch.testing.assert_close(loss.memory_bank.bank[:4].double(), torch.nn.functional.normalize(z_aug.detach()))
+
+
+def test_an_int_bank_takes_its_width_from_the_first_batch():
+    loss = AlphaCLLoss("direct", memory_bank_size=8)
+    assert loss.memory_bank is None
+    loss(*random_views(0, n=4, d=3))
+    assert loss.memory_bank.bank.shape == (8, 3)
+    assert loss.negatives == "queue"
+    assert loss.symmetric is False
+
+
+def test_a_bank_beside_the_batch_when_asked():
+    loss = AlphaCLLoss("direct", memory_bank_size=(8, 3), negatives="both", symmetric=True)
+    views = random_views(0, n=4, d=3)
+    bank = loss.memory_bank.bank.clone()
+    weights = loss.pair_weights(*views)
+    assert weights.neg.shape == (8, 8 + 8)
+    assert torch.equal(loss.memory_bank.bank, bank)  # looking changes nothing
+    core = alphacl_plugins.AlphaCLLoss("direct")
+    assert loss(*views).item() == pytest.approx(core(*views, queue=bank).item(), rel=1e-12)
+
+
+def test_without_normalisation_keys_enter_as_they_are():
+    loss = AlphaCLLoss("direct", memory_bank_size=(8, 3), l2_normalize=False)
+    z, z_aug = random_views(0, n=4, d=3)
+    loss(z, z_aug)
+    torch.testing.assert_close(loss.memory_bank.bank[:4].double(), z_aug.detach())
+
+
+def test_every_option_arrives():
+    loss = AlphaCLLoss(
+        "inverse", tau=0.3, gamma=3, exact=False, negatives="cross", symmetric=False, l2_normalize=False,
+        detach_alpha=False, reduction="none", gather_distributed=True,
+    )  # fmt: skip
+    assert loss.strategy == strategies.Inverse(tau=0.3, gamma=3, exact=False)
+    core = alphacl_plugins.AlphaCLLoss(
+        loss.strategy, negatives="cross", symmetric=False, l2_normalize=False, detach_alpha=False, reduction="none",
+        gather_distributed=True,
+    )  # fmt: skip
+    assert repr(loss) == repr(core)[:-1] + ", memory_bank_size=0)"
+
+
+def test_it_copies_with_its_bank():
+    loss = AlphaCLLoss("infonce", memory_bank_size=(8, 3))
+    clone = copy.deepcopy(loss)
+    views = random_views(0, n=4, d=3)
+    assert clone(*views).item() == loss(*views).item()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: AlphaCLLoss(0.5), TypeError, r"strategy: expected a name or a strategy object, got 0.5; .*tau=0.5"),
+        (lambda: AlphaCLLoss(temperature=0.5), TypeError, r"got temperature; the temperature is called tau"),
+        (
+            lambda: AlphaCLLoss("direct", gamma=3),
+            TypeError,
+            r"direct: expected options among tau, p, normalize, got gamma",
+        ),
+        (lambda: AlphaCLLoss("infonce", tau=-1.0), ValueError, r"InfoNCE.tau: expected a finite number > 0, got -1.0"),
+        (
+            lambda: AlphaCLLoss(strategies.Direct(), p=6),
+            TypeError,
+            r"strategy: expected a name to go with the options p",
+        ),
+        (lambda: AlphaCLLoss(memory_bank_size=-1), ValueError, r"memory_bank_size: expected an int >= 0 or .*, got -1"),
+        (lambda: AlphaCLLoss(memory_bank_size=(8,)), ValueError, r"memory_bank_size: expected .*, got \(8,\)"),
+        (lambda: AlphaCLLoss(memory_bank_size=(8, 0)), ValueError, r"memory_bank_size: expected .*, got \(8, 0\)"),
+        (lambda: AlphaCLLoss(negatives="queue"), ValueError, r'memory_bank_size: expected .* as negatives is "queue"'),
+    ],
+)
+def test_errors_say_what_was_expected(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_keys_of_another_width_than_the_bank_are_refused():
+    loss = AlphaCLLoss("infonce", memory_bank_size=(8, 3))
+    with pytest.raises(ValueError, match=r"out1: expected 3 columns as the memory bank has, got \(4, 5\)"):
+        loss(*random_views(0, n=4, d=5))

@@ -1,0 +1,78 @@
+"""Several gloo processes give the value and the parameter gradient of one process with the whole batch."""
+
+import os
+import socket
+import warnings
+
+import pytest
+import torch
+from oracles import random_views, relative_error
+from torch import distributed as dist
+from torch import multiprocessing, nn
+
+from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins.strategies import DHEL, KCL, Direct, InfoNCE, Inverse, Square
+
+CASES = {
+    "infonce": {"strategy": InfoNCE(0.2)},
+    "direct, cross": {"strategy": Direct(), "negatives": "cross"},
+    "inverse, through alpha": {"strategy": Inverse(0.5), "detach_alpha": False},
+    "square, first view only": {"strategy": Square(1.0), "symmetric": False},
+    "dhel": {"strategy": DHEL()},
+    "kcl, queue beside": {"strategy": KCL("imq"), "queued": True},
+    "infonce, queue alone": {"strategy": InfoNCE(0.2), "negatives": "queue", "queued": True},
+}
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+
+
+def value_and_gradients(case, rows: slice, model: nn.Module, gather: bool) -> list[torch.Tensor]:
+    options = dict(case)
+    queue = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).double() if options.pop("queued", 0) else None
+    x, x_aug = (t.detach()[rows] for t in random_views(0, n=12, d=5))
+    model.zero_grad()
+    loss = AlphaCLLoss(gather_distributed=gather, **options)(model(x), model(x_aug), queue=queue)
+    loss.backward()
+    return [loss.detach(), *[p.grad.clone() for p in model.parameters()]]
+
+
+def worker(rank: int, world: int, port: int, expected: dict[str, list[torch.Tensor]]) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    try:
+        share = 12 // world
+        rows = slice(rank * share, (rank + 1) * share)
+        model = nn.parallel.DistributedDataParallel(network())
+        for name, case in CASES.items():
+            got = value_and_gradients(case, rows, model, gather=True)
+            dist.all_reduce(got[0])
+            got[0] /= world
+            for g, e in zip(got, expected[name], strict=True):
+                assert relative_error(g, e) < 1e-9, name
+        apart = value_and_gradients(CASES["infonce"], rows, model, gather=False)
+        assert relative_error(apart[1], expected["infonce"][1]) > 1e-3  # without gather the test would notice
+        z = torch.ones(2 + rank, 3)
+        with pytest.raises(ValueError, match=r"z: expected the same shape \[N, D\] on every rank .* rank 1: \[3, 3\]"):
+            AlphaCLLoss(gather_distributed=True)(z, z)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_parameter_gradients_are_those_of_one_process(world):
+    expected = {name: value_and_gradients(case, slice(None), network(), gather=False) for name, case in CASES.items()}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(worker, args=(world, port, expected), nprocs=world)
+
+
+def test_with_one_process_gathering_changes_nothing():
+    views = random_views(0, n=4, d=3)
+    assert AlphaCLLoss(gather_distributed=True)(*views).item() == AlphaCLLoss()(*views).item()
