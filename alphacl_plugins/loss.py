@@ -43,6 +43,7 @@ class AlphaCLLoss(nn.Module):
     Raises: ValueError, TypeError for an option outside the above.
     Source: Tian (2022), arXiv:2201.12680, Definition 1.
 
+    >>> import torch
     >>> z = torch.eye(4)
     >>> AlphaCLLoss("direct")(z, z)  # positives at D = 0, all candidates at D = 1
     tensor(-1.)
