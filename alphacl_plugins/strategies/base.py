@@ -44,7 +44,6 @@ class Candidates(NamedTuple):
     d2: Tensor  # [M, K], 0 where excluded
     excluded: Tensor  # [M, K] bool
 
-    @property
     def number(self) -> Tensor:
         """How many candidates each anchor has, ``[M, 1]``."""
         return (~self.excluded).sum(dim=1, keepdim=True).to(self.d2.dtype)

@@ -60,4 +60,4 @@ class Uniform:
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
         candidates = split_excluded(d2_neg)
-        return PairWeights(candidates.keep((1 / candidates.number).expand_as(d2_neg)))
+        return PairWeights(candidates.keep((1 / candidates.number()).expand_as(d2_neg)))

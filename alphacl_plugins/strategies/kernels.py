@@ -141,7 +141,7 @@ class KCL:
         candidates = split_excluded(d2_neg)
         pull, spread, factor, positive_t = _PAIRINGS[self.kernel]
         positive_t = self.t if positive_t is None else positive_t
-        strength = 2 * self.gamma * factor / candidates.number
+        strength = 2 * self.gamma * factor / candidates.number()
         neg = candidates.keep(-strength * spread.slope(candidates.d2, self.t))
         energy = candidates.keep(strength * spread.value(candidates.d2, self.t)).sum(dim=1)
         pos = -2 * pull.slope(d2_pos, positive_t)

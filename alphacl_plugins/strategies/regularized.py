@@ -197,8 +197,8 @@ class Regularized:
             return self._weights(candidates, shifts, x).sum(dim=1, keepdim=True) - 1
 
         with torch.no_grad():
-            low = self.derivative(torch.ones_like(candidates.number)).expand_as(candidates.number)
-            high = self.derivative(1 / candidates.number)
+            low = self.derivative(torch.ones_like(candidates.number())).expand_as(candidates.number())
+            high = self.derivative(1 / candidates.number())
             x = _safeguarded_newton(excess, low, high)
             slope = _slope(excess, x)
         x = x - excess(x) / slope
