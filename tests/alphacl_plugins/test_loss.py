@@ -277,6 +277,14 @@ def test_a_strategy_may_be_a_module():
     assert "strategy): Scaled()" in repr(loss)
 
 
+def test_no_gradient_reaches_a_parameter_through_alpha():
+    views = random_views(15, n=4, d=3)
+    for detach_alpha in (True, False):
+        loss = AlphaCLLoss(Scaled(), detach_alpha=detach_alpha)
+        loss(*views).backward()
+        assert (loss.strategy.log_tau.grad is None) == detach_alpha
+
+
 Z = torch.zeros(3, 2)
 
 
