@@ -79,22 +79,32 @@ def _other_family(name: str) -> ValueError:
 
 def _shrink_stem(model: ResNet, *, keep_kernel: bool) -> None:
     """Make the stem keep the resolution."""
-    if isinstance(model.conv1, nn.Conv2d):
-        model.conv1 = _small_convolution(model.conv1, keep_kernel=keep_kernel)
-    else:
-        model.conv1[0].stride = (1, 1)
-    learned = [layer for layer in model.maxpool.modules() if isinstance(layer, nn.Conv2d)]
-    if not learned:
-        model.maxpool = nn.Identity()
+    model.add_module("conv1", _small_entry(model.conv1, keep_kernel=keep_kernel))
+    model.add_module("maxpool", _without_pooling(model.maxpool))
+
+
+def _small_entry(entry: nn.Module, *, keep_kernel: bool) -> nn.Module:
+    """The plain stem's only convolution becomes small; a deep stem's first one gets stride 1."""
+    if isinstance(entry, nn.Conv2d):
+        return _small_convolution(entry, keep_kernel=keep_kernel)
+    first = next(layer for layer in entry.modules() if isinstance(layer, nn.Conv2d))
+    first.stride = (1, 1)
+    return entry
+
+
+def _without_pooling(pooling: nn.Module) -> nn.Module:
+    """Maximum, average and blur pooling go; a learned convolution stays, with stride 1."""
+    learned = [layer for layer in pooling.modules() if isinstance(layer, nn.Conv2d)]
     for layer in learned:
         layer.stride = (1, 1)
+    return pooling if learned else nn.Identity()
 
 
 def _small_convolution(large: nn.Conv2d, *, keep_kernel: bool) -> nn.Conv2d:
     """A 3x3 stride-1 convolution in place of a larger one, with the centre of its kernel or a fresh one."""
-    small = nn.utils.skip_init(  # no default initialisation, so no random numbers are drawn for nothing
-        nn.Conv2d, large.in_channels, large.out_channels, kernel_size=3, stride=1, padding=1, bias=False
-    )
+    # Made without values, so no random numbers are drawn for a default initialisation that is thrown away.
+    small = nn.Conv2d(large.in_channels, large.out_channels, 3, stride=1, padding=1, bias=False, device="meta")
+    small.to_empty(device=large.weight.device)
     if keep_kernel:
         top, left = ((size - 3) // 2 for size in large.kernel_size)
         with torch.no_grad():

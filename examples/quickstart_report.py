@@ -1,0 +1,177 @@
+"""The quickstart's results: the table on the terminal, the verdict below it, and the JSON file."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from quickstart_evaluation import FEW, Features, Scores
+
+UNTRAINED = "untrained"
+COLUMNS = {
+    "probe_all": "probe, %\nall labels",
+    "probe_few": f"probe, %\n{FEW} per class",
+    "knn": "kNN, %\n",
+    "alignment": "alignment\n(↓ closer)",
+    "uniformity": "uniformity\n(↓ wider)",
+    "effective_rank": "effective\nrank",
+}
+PACKAGES = ("torch", "lightning", "lightly", "timm", "kornia", "scikit-learn", "alphacl-plugins")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network of one seed, trained or not."""
+
+    method: str
+    seed: int
+    initial_weights: str
+    train_seconds: float
+    scores: Scores
+    curves: list[dict[str, float]]
+    test_features: Features
+
+
+def mean_and_error(runs: list[Run], method: str, column: str) -> tuple[float, float]:
+    """Return the mean over the seeds and its standard error, which is NaN for a single seed."""
+    values = np.array([getattr(run.scores, column) for run in runs if run.method == method])
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return float(values.mean()), float(error)
+
+
+def methods_of(runs: list[Run]) -> list[str]:
+    """Return the methods in the order in which they ran."""
+    return list(dict.fromkeys(run.method for run in runs))
+
+
+def print_table(console: Console, runs: list[Run]) -> None:
+    """Print one row per method, then how far α-CL is above the floor."""
+    seeds = len({run.seed for run in runs})
+    spread = f"mean ± standard error over n = {seeds} seeds" if seeds > 1 else "n = 1 seed, so no standard error"
+    table = Table(title=f"Held-out images, {spread}", box=box.SIMPLE_HEAD, padding=(0, 1), title_style="bold")
+    table.add_column("\nfeatures", no_wrap=True)
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for method in methods_of(runs):
+        table.add_row(method, *(_cell(runs, method, column) for column in COLUMNS))
+    console.print(table)
+    console.print(verdict(runs))
+
+
+def _cell(runs: list[Run], method: str, column: str) -> str:
+    mean, error = mean_and_error(runs, method, column)
+    digits = 2 if column in ("alignment", "uniformity") else 1
+    return f"{mean:.{digits}f}" if np.isnan(error) else f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def margin(runs: list[Run], column: str) -> tuple[float, float]:
+    """Return α-CL's mean minus the untrained one's, and the standard error of that difference: √(error² + error²)."""
+    trained, trained_error = mean_and_error(runs, methods_of(runs)[-1], column)
+    floor, floor_error = mean_and_error(runs, UNTRAINED, column)
+    return trained - floor, float(np.hypot(trained_error, floor_error))
+
+
+def verdict(runs: list[Run]) -> str:
+    """Say in words how far the α-CL probe is above the untrained one."""
+    parts = []
+    for column, labels in (("probe_all", "all labels"), ("probe_few", f"{FEW} per class")):
+        gain, error = margin(runs, column)
+        certainty = f" = {gain / error:.1f} standard errors of the difference" if error > 0 else ""
+        parts.append(f"{gain:+.1f} points{certainty} ({labels})")
+    return f"{methods_of(runs)[-1]} against {UNTRAINED}, linear probe: " + "; ".join(parts) + "."
+
+
+def save_json(path: Path, runs: list[Run], *, settings: dict[str, Any], data: str, seconds: float) -> None:
+    """Write every number, with what is needed to get it again."""
+    report = {
+        "settings": settings,
+        "data": data,
+        "seeds": sorted({run.seed for run in runs}),
+        "summary": {method: _summary(runs, method) for method in methods_of(runs)},
+        "verdict": verdict(runs),
+        "runs": [_run_as_json(run) for run in runs],
+        "seconds": round(seconds, 1),
+        "environment": environment(),
+    }
+    text = json.dumps(report, indent=2, default=str, allow_nan=False)
+    replace_file(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+
+
+def _summary(runs: list[Run], method: str) -> dict[str, dict[str, float | None]]:
+    values = {column: mean_and_error(runs, method, column) for column in COLUMNS}
+    return {
+        column: {"mean": mean, "standard_error": None if np.isnan(error) else error}
+        for column, (mean, error) in values.items()
+    }
+
+
+def _run_as_json(run: Run) -> dict[str, Any]:
+    return {
+        "method": run.method,
+        "seed": run.seed,
+        "initial_weights": run.initial_weights,
+        "train_seconds": round(run.train_seconds, 2),
+        "scores": asdict(run.scores),
+        "curves": run.curves,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, processor and commit."""
+    versions = {name: _version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "versions": versions,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with "-dirty" after it where files differ; None outside a checkout or without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its final name, then rename it: a run that is cut off never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
