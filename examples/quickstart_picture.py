@@ -28,10 +28,11 @@ INK = "#333333"
 def draw_picture(path: Path, runs: list[Run], images: Images) -> None:
     """Draw the features of the first seed for each method, and below them the curves and accuracies of all seeds."""
     figure = Figure(figsize=(13, 8), dpi=130, layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
-    grid = figure.add_gridspec(2, 12, height_ratios=[1.35, 1])
-    for column, run in enumerate(run for run in runs if run.seed == runs[0].seed):
-        _scatter(figure.add_subplot(grid[0, 4 * column : 4 * column + 4]), run, images)
-    loss, positives, negatives, accuracy = (figure.add_subplot(grid[1, place : place + 3]) for place in (0, 3, 6, 9))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.35, 1])[:, 0]
+    first_runs = [run for run in runs if run.seed == runs[0].seed]
+    for axes, run in zip(above.subplots(1, len(first_runs)), first_runs, strict=True):
+        _scatter(axes, run, images)
+    loss, positives, negatives, accuracy = below.subplots(1, 4)
     _losses(loss, runs)
     _curves(positives, runs, "d2_pos", "Distance to the other view (1 - cos)")
     _curves(negatives, runs, "effective_negatives", "Other images an anchor looks at")
@@ -43,7 +44,7 @@ def draw_picture(path: Path, runs: list[Run], images: Images) -> None:
         fontsize=11,
         color=INK,
     )
-    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    below.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     replace_file(path, lambda part: figure.savefig(part, format="png"))
 
 

@@ -136,7 +136,6 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
     }

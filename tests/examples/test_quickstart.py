@@ -295,6 +295,7 @@ def test_a_corrupt_image_is_named(kept, kind, tmp_path):
         ({"batch_size": 61}, r"batch_size: expected a number from 2 to the 60 training images, got 61"),
         ({"batch_size": 1}, r"batch_size: expected a number from 2 to the 60 training images, got 1"),
         ({"epochs": 0}, r"epochs: expected an int >= 1, got 0"),
+        ({"threads": 0}, r"threads: expected an int >= 1, got 0"),
         ({"seeds": 0}, r"seeds: expected an int >= 1, got 0"),
         ({"image_size": -8}, r"image_size: expected an int >= 1, got -8"),
         ({"learning_rate": 0.0}, r"learning_rate: expected a finite number > 0, got 0.0"),
