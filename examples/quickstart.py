@@ -63,8 +63,8 @@ class Settings:
     accelerator: str = "cpu"
     """What Lightning trains on: cpu (the same numbers each time), gpu, mps or auto."""
     threads: int | None = None
-    """CPU threads. Default: 1 for the digits, where more gain little, make the last digits depend on the machine and
-    are slow beside other work; for a folder, as many as the libraries take by themselves."""
+    """CPU threads. Default: 1 for the digits, where more gain little and are slow beside other work; for a folder, as
+    many as the libraries take by themselves."""
     output: Path = Path(".runs/quickstart")
     """Folder for quickstart.png and quickstart.json."""
 
@@ -126,7 +126,7 @@ def run(settings: Settings, images: Images) -> list[Run]:
         data=images.description,
         seconds=time.perf_counter() - started,
     )
-    console.print(f"Picture and numbers: {settings.output}/quickstart.png, quickstart.json")
+    console.print(f"Picture and numbers: {settings.output}/quickstart.png, quickstart.json", highlight=False)
     return runs
 
 

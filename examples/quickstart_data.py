@@ -20,7 +20,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Images:
-    """A training and a held-out set.
+    """A training and a held-out set; any first part of the latter has the classes in proportion.
 
     Shape: images ``[N, 3, size, size]`` uint8, labels ``[N]``, indices into ``classes``.
     """
@@ -90,7 +90,7 @@ def load_folder(root: Path, image_size: int = 32, limit: int | None = None) -> I
         test_classes, test_files, test_labels = _list_images(root / "test")
         if test_classes != classes:
             raise ValueError(f"data_root: expected the classes of train in test, got {classes} and {test_classes}")
-        train, test = _take(train_labels, limit), _take(test_labels, limit)
+        train, test = np.sort(_take(train_labels, limit)), _take(test_labels, limit)
     else:
         classes, train_files, train_labels = _list_images(root)
         test_files, test_labels = train_files, train_labels
@@ -130,15 +130,15 @@ def _split(labels: Labels, limit: int | None) -> tuple[Labels, Labels]:
     order = _stratified_order(labels)
     held_out = round(HELD_OUT * len(labels))
     train, test = order[:-held_out], order[-held_out:]
-    return train[_take(labels[train], limit)], test[_take(labels[test], limit)]
+    return np.sort(train[_take(labels[train], limit)]), test[_take(labels[test], limit)]
 
 
 def _take(labels: Labels, limit: int | None) -> Labels:
-    """Indices of at most ``limit`` images."""
+    """Indices of at most ``limit`` images, in an order whose every beginning has the classes in proportion."""
     n_classes = len(np.unique(labels))
     if limit is not None and limit < n_classes:
         raise ValueError(f"limit: expected at least one image for each of the {n_classes} classes, got {limit}")
-    return np.sort(_stratified_order(labels)[:limit])
+    return _stratified_order(labels)[:limit]
 
 
 def _stratified_order(labels: Labels) -> Labels:

@@ -20,6 +20,8 @@ FEW = 10
 DRAWS = 5
 """The small probe is the mean over so many draws of its labels, the same draws for every network."""
 NEIGHBOURS = 5
+GEOMETRY_IMAGES = 1000
+"""Alignment, uniformity and effective rank are of at most so many held-out images."""
 EVALUATION_BATCH = 512
 
 Features = npt.NDArray[np.float32]
@@ -50,15 +52,16 @@ def evaluate(network: Network, images: Images, augment: nn.Module, seed: int) ->
     Raises: ValueError if an embedding is not finite: the training diverged.
     """
     network.eval()
-    train, test = _batches(images.train), _batches(images.test)
-    train_features = torch.cat([network.features(batch) for batch in train]).numpy()
-    test_features = torch.cat([network.features(batch) for batch in test]).numpy()
+    train = torch.cat([network.features(batch) for batch in _batches(images.train)])
+    test = torch.cat([network.features(batch) for batch in _batches(images.test)])
+    few = _batches(images.test[:GEOMETRY_IMAGES])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        first, second = (_embed(network, [augment(batch) for batch in test]) for _ in range(2))
-    embeddings = _embed(network, test)
+        first, second = (normalize(torch.cat([network(augment(batch)) for batch in few])) for _ in range(2))
+    embeddings = normalize(network.head(test[:GEOMETRY_IMAGES]))
+    test_features = test.numpy()
     return Scores(
-        **_accuracies(train_features, images.train_labels, test_features, images.test_labels, seed),
+        **_accuracies(train.numpy(), images.train_labels, test_features, images.test_labels, seed),
         alignment=metrics.alignment(first, second).item(),
         uniformity=metrics.uniformity(embeddings).item(),
         effective_rank=metrics.effective_rank(embeddings).item(),
@@ -67,10 +70,6 @@ def evaluate(network: Network, images: Images, augment: nn.Module, seed: int) ->
 
 def _batches(images: Tensor) -> list[Tensor]:
     return [batch.float() / 255 for batch in torch.split(images, EVALUATION_BATCH)]
-
-
-def _embed(network: Network, batches: list[Tensor]) -> Tensor:
-    return normalize(torch.cat([network(batch) for batch in batches]))
 
 
 def _accuracies(

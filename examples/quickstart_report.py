@@ -21,7 +21,7 @@ from quickstart_evaluation import FEW, Features, Scores
 UNTRAINED = "untrained"
 COLUMNS = {
     "probe_all": "probe, %\nall labels",
-    "probe_few": f"probe, %\n{FEW} per class",
+    "probe_few": f"probe, %\n{FEW}/class",
     "knn": "kNN, %\n",
     "alignment": "alignment\n(↓ closer)",
     "uniformity": "uniformity\n(↓ wider)",
@@ -59,14 +59,16 @@ def print_table(console: Console, runs: list[Run]) -> None:
     """Print one row per method, then how far α-CL is above the floor."""
     seeds = len({run.seed for run in runs})
     spread = f"mean ± standard error over n = {seeds} seeds" if seeds > 1 else "n = 1 seed, so no standard error"
-    table = Table(title=f"Held-out images, {spread}", box=box.SIMPLE_HEAD, padding=(0, 1), title_style="bold")
-    table.add_column("\nfeatures", no_wrap=True)
+    table = Table(title=f"Held-out images, {spread}", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("\nfeatures")
     for title in COLUMNS.values():
         table.add_column(title, justify="right", no_wrap=True)
     for method in methods_of(runs):
         table.add_row(method, *(_cell(runs, method, column) for column in COLUMNS))
+    console.print()
     console.print(table)
-    console.print(verdict(runs))
+    console.print()
+    console.print(verdict(runs), highlight=False)
 
 
 def _cell(runs: list[Run], method: str, column: str) -> str:

@@ -1,5 +1,6 @@
 """The quickstart runs to its end, is fair and repeatable, and refuses what cannot work."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch.testing import assert_close
 
 import quickstart
@@ -15,7 +17,7 @@ import quickstart_evaluation
 from quickstart import Settings
 from quickstart_data import load_digits, load_folder
 from quickstart_evaluation import Scores, evaluate
-from quickstart_report import Run, margin, mean_and_error, replace_file, verdict
+from quickstart_report import Run, margin, mean_and_error, print_table, replace_file, verdict
 from quickstart_training import Network, augmentation, fingerprint
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
@@ -195,6 +197,19 @@ def test_a_limit_keeps_every_class_in_proportion():
     assert np.bincount(images.train_labels).tolist() == [5] * 10
     assert np.bincount(images.test_labels).tolist() == [5] * 10
     assert np.bincount(load_digits(limit=10).train_labels).tolist() == [1] * 10
+
+
+def test_any_first_part_of_the_held_out_images_has_every_class():
+    assert np.bincount(load_digits().test_labels[:100]).min() >= 9
+
+
+def test_the_table_fits_a_terminal_of_80_columns(runs):
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_table(console, runs)
+    shown = console.export_text()
+    assert "…" not in shown
+    assert shown.count("±") == 3 * 6 + shown.count("mean ±")
+    assert all(len(line) <= 80 for line in shown.splitlines())
 
 
 def check_colours(images: torch.Tensor, labels: np.ndarray, classes: tuple[str, ...]) -> None:
