@@ -92,7 +92,8 @@ def test_the_losses_start_from_the_untrained_network(runs):
 
 
 def test_both_losses_see_the_same_batches_and_augmentations(tmp_path):
-    _, first, second = quickstart.main(tiny(tmp_path, seeds=1, strategy="infonce"))
+    # 61 images: the one that is left over makes no batch of its own, in which there would be nothing to contrast
+    _, first, second = quickstart.main(tiny(tmp_path, seeds=1, strategy="infonce", limit=61))
     assert (first.curves, first.scores) == (second.curves, second.scores)
 
 
@@ -169,12 +170,13 @@ def test_each_image_of_a_batch_is_changed_by_itself(photos, tmp_path):
         write_images(tmp_path, 5)
     images = load_folder(tmp_path, 16) if photos else load_digits()
     size = images.size
-    batch = torch.rand(1, 3, size, size).expand(8, -1, -1, -1).contiguous()
-    changed = augmentation(images)(batch)
-    assert changed.shape == batch.shape
-    assert changed.min() >= 0
-    assert changed.max() <= 1
-    assert all(not torch.equal(changed[0], other) for other in changed[1:])
+    batch = torch.rand(1, 3, size, size).expand(64, -1, -1, -1).contiguous()
+    for change in augmentation(images):
+        changed = change(batch)
+        assert changed.shape == batch.shape
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        assert len({image.numpy().tobytes() for image in changed}) > 1
 
 
 def test_digits_are_split_in_proportion_and_never_shared():
