@@ -6,10 +6,14 @@ stem is therefore changed in place: 3x3 convolution, stride 1, no pooling (the u
 
 import difflib
 
-import timm
 import torch
-from timm.models import ResNet, is_model, list_models, model_entrypoint
 from torch import nn
+
+try:
+    import timm
+    from timm.models import ResNet, is_model, list_models, model_entrypoint
+except ImportError as error:
+    raise ImportError("alphacl_timm needs timm: pip install 'alphacl-plugins[timm]'") from error
 
 SMALL_IMAGE = 64
 """Largest image side, in pixels, that gets the small stem; 96-px STL-10 keeps the standard one."""
