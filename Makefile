@@ -20,10 +20,10 @@ demo: $(INSTALLED)  ## train alpha-CL and InfoNCE on real images, print the tabl
 	$(RUN) examples/quickstart.py $(ARGS)
 
 test: $(INSTALLED)  ## the tests, under 10 minutes on two cores
-	$(RUN) -m pytest --numprocesses 2 -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 -m "not slow" $(ARGS)
 
 test-full: $(INSTALLED)  ## every test, the slow ones too
-	$(RUN) -m pytest --numprocesses 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 $(ARGS)
 
 lint: $(INSTALLED)  ## ruff: lint and format
 	$(RUN) -m ruff check .
