@@ -1,7 +1,6 @@
 """Several gloo processes give the value and the parameter gradient of one process with the whole batch."""
 
-import os
-import socket
+import gc
 import warnings
 
 import pytest
@@ -40,37 +39,37 @@ def value_and_gradients(case, rows: slice, model: nn.Module, gather: bool) -> li
     return [loss.detach(), *[p.grad.clone() for p in model.parameters()]]
 
 
-def worker(rank: int, world: int, port: int, expected: dict[str, list[torch.Tensor]]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def compare(rank: int, world: int, expected: dict[str, list[torch.Tensor]]) -> None:
+    share = 12 // world
+    rows = slice(rank * share, (rank + 1) * share)
+    model = nn.parallel.DistributedDataParallel(network())
+    for name, case in CASES.items():
+        got = value_and_gradients(case, rows, model, gather=True)
+        dist.all_reduce(got[0])
+        got[0] /= world
+        for g, e in zip(got, expected[name], strict=True):
+            assert relative_error(g, e) < 1e-9, name
+    apart = value_and_gradients(CASES["infonce"], rows, model, gather=False)
+    assert relative_error(apart[1], expected["infonce"][1]) > 1e-3  # without gather the test would notice
+    z = torch.ones(2 + rank, 3)
+    with pytest.raises(ValueError, match=r"z: expected the same shape \[N, D\] on every rank .* rank 1: \[3, 3\]"):
+        AlphaCLLoss(gather_distributed=True)(z, z)
+
+
+def worker(rank: int, world: int, meeting_point: str, expected: dict[str, list[torch.Tensor]]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        share = 12 // world
-        rows = slice(rank * share, (rank + 1) * share)
-        model = nn.parallel.DistributedDataParallel(network())
-        for name, case in CASES.items():
-            got = value_and_gradients(case, rows, model, gather=True)
-            dist.all_reduce(got[0])
-            got[0] /= world
-            for g, e in zip(got, expected[name], strict=True):
-                assert relative_error(g, e) < 1e-9, name
-        apart = value_and_gradients(CASES["infonce"], rows, model, gather=False)
-        assert relative_error(apart[1], expected["infonce"][1]) > 1e-3  # without gather the test would notice
-        z = torch.ones(2 + rank, 3)
-        with pytest.raises(ValueError, match=r"z: expected the same shape \[N, D\] on every rank .* rank 1: \[3, 3\]"):
-            AlphaCLLoss(gather_distributed=True)(z, z)
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
+    compare(rank, world, expected)
+    gc.collect()  # DDP before its process group, whose threads must not outlive the interpreter
+    dist.barrier()  # nobody leaves while others still talk
+    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_parameter_gradients_are_those_of_one_process(world):
+def test_parameter_gradients_are_those_of_one_process(world, tmp_path):
     expected = {name: value_and_gradients(case, slice(None), network(), gather=False) for name, case in CASES.items()}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(worker, args=(world, port, expected), nprocs=world)
+    multiprocessing.spawn(worker, args=(world, f"file://{tmp_path}/meeting-point", expected), nprocs=world)
 
 
 def test_with_one_process_gathering_changes_nothing():
