@@ -70,6 +70,16 @@ def check_width(name: str, value: Tensor, other_name: str, other: Tensor) -> Non
         raise ValueError(f"{name}: expected {other.shape[1]} columns as {other_name} has, got {tuple(value.shape)}")
 
 
+def check_labels(name: str, value: object, rows: int) -> None:
+    """Raise unless ``value`` is an integer tensor ``[rows]``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected an integer tensor [{rows}], got {type(value).__name__}")
+    if value.is_floating_point() or value.is_complex():
+        raise TypeError(f"{name}: expected an integer tensor [{rows}], got {value.dtype}")
+    if value.shape != (rows,):
+        raise ValueError(f"{name}: expected shape [{rows}], a label for each sample, got {tuple(value.shape)}")
+
+
 def _check_number(name: str, value: object, expected: str, accepts: Callable[[float], bool]) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from alphacl_plugins._checks import check_bool, check_choice, check_same_shape, check_width
+from alphacl_plugins._checks import check_bool, check_choice, check_labels, check_same_shape, check_width
 from alphacl_plugins.functional import l2_normalize, promote
 from alphacl_plugins.metrics import alpha_entropy
-from alphacl_plugins.pairs import NEGATIVES, PairDistances, group_pairs, pair_distances
+from alphacl_plugins.pairs import NEGATIVES, PairDistances, assemble, pair_distances
+from alphacl_plugins.positives import weigh
 from alphacl_plugins.strategies import PairWeights, Strategy, build_strategy
 
 
@@ -26,9 +26,9 @@ class AlphaCLLoss(nn.Module):
         strategy: a registered name (its default options), an import path, or a strategy object such as
             ``InfoNCE(tau=0.1)``.
         negatives: candidates of an anchor are the other samples in all views ("both"), in its own view ("same"), in
-            the other view ("cross"), or the queue alone ("queue"). None: what the strategy declares, else "both".
-        symmetric: True: both views give anchors, M = 2N; False: the first alone, M = N. None: what the strategy
-            declares, else True.
+            the other views ("cross"), or the queue alone ("queue"). None: what the strategy declares, else "both".
+        symmetric: True: every view gives anchors, M = 2N for two; False: the first alone, M = N. None: what the
+            strategy declares, else True.
         l2_normalize: scale embeddings to length 1 first, so that D is 1 - cos; zero rows stay zero, without gradient.
         detach_alpha: hold α fixed. False lets the gradient through α (the paper's ablation), whose value is
             ``-E / M``.
@@ -89,33 +89,44 @@ class AlphaCLLoss(nn.Module):
         self.gather_distributed = gather_distributed
         self.last_stats = {}
 
-    def forward(self, z: Tensor, z_aug: Tensor, *, queue: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, z_aug: Tensor, *more_views: Tensor, labels: Tensor | None = None, queue: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss of a batch.
 
         Args:
             z: embeddings of one view, any floating-point dtype; computed in float32 at least.
-            z_aug: embeddings of the other view.
+            z_aug: embeddings of another view.
+            *more_views: of further views. Every other view of an anchor's sample is a positive.
+            labels: classes, integers. Every other row of the anchor's class, in any view, is a positive and never a
+                candidate. An anchor with several positives has the mean of the losses with one; an anchor without
+                candidates contributes 0.
             queue: further candidates, without gradient, beside those of ``negatives``.
 
-        Shape: ``[N, D]``, ``[N, D]``, ``[Q, D]`` -> scalar, or with reduction "none" ``[2N]`` (``[N]`` if not
-            symmetric), the anchors of ``z`` first.
-        Raises: TypeError, ValueError if shapes or dtypes are not these, or an anchor has no candidate.
+        Shape: ``[N, D]`` each, labels ``[N]``, queue ``[Q, D]`` -> scalar, or with reduction "none" ``[views * N]``
+            (``[N]`` if not symmetric), the anchors of ``z`` first.
+        Raises: TypeError, ValueError if shapes or dtypes are not these, or no anchor can have a candidate.
         """
-        distances = self._distances(z, z_aug, queue)
+        distances = self._distances([z, z_aug, *more_views], labels, queue)
         weights = self._weigh(distances)
         self._keep_stats(distances, weights)
-        per_anchor = self._per_anchor(distances, weights)
+        per_anchor = _per_anchor(distances, weights)
         return per_anchor.mean() if self.reduction == "mean" else per_anchor
 
-    def pair_weights(self, z: Tensor, z_aug: Tensor, *, queue: Tensor | None = None) -> PairWeights:
+    def pair_weights(
+        self, z: Tensor, z_aug: Tensor, *more_views: Tensor, labels: Tensor | None = None, queue: Tensor | None = None
+    ) -> PairWeights:
         """Return the α of this batch: what `forward` would hold fixed, complete with ``pos`` and ``value``.
 
-        Shape: rows are the M anchors in the loss's order. Columns are the candidates: for "both" ``z`` then ``z_aug``;
-            for "same" and "cross" the anchor's own or other view; then the queue. An excluded candidate has weight 0.
+        Shape: rows are the M anchors in the loss's order. Columns of ``neg`` are the candidates: for "both" all views,
+            for "same" and "cross" the anchor's own or the other views, in order; then the queue. An excluded one has
+            weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``: without labels the other views, beginning
+            with the next; with labels all rows of all views. Each includes its share in the mean.
         """
-        distances = self._distances(z, z_aug, queue)
+        distances = self._distances([z, z_aug, *more_views], labels, queue)
         weights = self._weigh(distances)
-        return PairWeights(weights.neg, weights.pos, self._per_anchor(distances, weights).detach())
+        pos = weights.pos[:, 0] if weights.pos.shape[1] == 1 else weights.pos
+        return PairWeights(weights.neg, pos, _per_anchor(distances, weights).detach())
 
     def extra_repr(self) -> str:
         """Show every option."""
@@ -124,49 +135,66 @@ class AlphaCLLoss(nn.Module):
         shown.update({name: getattr(self, name) for name in names})
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
-    def _distances(self, z: Tensor, z_aug: Tensor, queue: Tensor | None) -> PairDistances:
-        check_same_shape("z_aug", z_aug, "z", z)
-        views: Sequence[Tensor] = [z, z_aug]
-        if queue is not None:
-            check_width("queue", queue, "z", z)
-            views = [z, z_aug, queue.detach()]
-        views = [l2_normalize(view) for view in views] if self.l2_normalize else views
-        z, z_aug, *rest = promote(*views)
-        groups = group_pairs(
-            [z, z_aug],
+    def _distances(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> PairDistances:
+        _check_batch(views, labels, queue)
+        rows = views if queue is None else [*views, queue.detach()]
+        rows = promote(*[l2_normalize(row) for row in rows] if self.l2_normalize else rows)
+        batch = assemble(
+            rows[: len(views)],
             negatives=self.negatives,
-            symmetric=self.symmetric,
-            queue=rest[0] if rest else None,
+            labels=labels,
+            queue=None if queue is None else rows[-1],
             gather_distributed=self.gather_distributed,
         )
-        return pair_distances(groups)
+        return pair_distances(batch, negatives=self.negatives, symmetric=self.symmetric)
 
-    def _weigh(self, distances: PairDistances) -> PairWeights:
-        d2_pos, d2_neg = distances.for_strategy()
+    def _weigh(self, distances: PairDistances) -> _Weights:
+        d2_pos, d2_neg = distances.pos, distances.for_strategy()
+        if self.detach_alpha:
+            d2_pos, d2_neg = d2_pos.detach(), d2_neg.detach()
+        neg, pos, value = weigh(self.strategy, d2_pos, distances.share, d2_neg)
+        assert pos is not None  # completed by weigh
+        lonely = distances.without_candidates()
+        neg, pos = neg.masked_fill(lonely, 0.0), pos.masked_fill(lonely, 0.0)
         if not self.detach_alpha:
-            neg, pos, _ = self.strategy(d2_pos, d2_neg)
-            return PairWeights(neg, neg.sum(dim=1) if pos is None else pos)
-        neg, pos, value = self.strategy(d2_pos.detach(), d2_neg.detach())
-        neg = neg.detach()
-        return PairWeights(neg, neg.sum(dim=1) if pos is None else pos.detach(), value)
+            return _Weights(neg, pos, None)
+        return _Weights(neg.detach(), pos.detach(), None if value is None else value.masked_fill(lonely[:, 0], 0.0))
 
-    def _per_anchor(self, distances: PairDistances, weights: PairWeights) -> Tensor:
-        """``-E`` of each anchor; with α held fixed, the strategy's own value carries that gradient."""
-        assert weights.pos is not None  # completed by _weigh
-        minus_energy = weights.pos * distances.pos - (weights.neg * distances.neg).sum(dim=1)
-        if weights.value is None:
-            return minus_energy
-        return weights.value + (minus_energy - minus_energy.detach())
-
-    def _keep_stats(self, distances: PairDistances, weights: PairWeights) -> None:
+    def _keep_stats(self, distances: PairDistances, weights: _Weights) -> None:
         compared = (~distances.excluded).sum()
         entropy = alpha_entropy(weights.neg)
         self.last_stats = {
-            "d2_pos": distances.pos.detach().mean(),
+            "d2_pos": (distances.share * distances.pos.detach()).sum(dim=1).mean(),
             "d2_neg": distances.neg.detach().masked_fill(distances.excluded, 0.0).sum() / compared,
             "alpha_entropy": entropy,
             "effective_negatives": entropy.exp(),
         }
+
+
+class _Weights(NamedTuple):
+    """Complete pair weights; the value is None where it is ``-E``, as it is whenever the gradient goes through α."""
+
+    neg: Tensor  # [M, K]
+    pos: Tensor  # [M, P]
+    value: Tensor | None  # [M]
+
+
+def _per_anchor(distances: PairDistances, weights: _Weights) -> Tensor:
+    """``-E`` of each anchor; with α held fixed, the strategy's own value carries that gradient."""
+    minus_energy = (weights.pos * distances.pos).sum(dim=1) - (weights.neg * distances.neg).sum(dim=1)
+    if weights.value is None:
+        return minus_energy
+    return weights.value + (minus_energy - minus_energy.detach())
+
+
+def _check_batch(views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> None:
+    names = ["z", "z_aug", *(f"more_views[{k}]" for k in range(len(views) - 2))]
+    for name, view in zip(names[1:], views[1:], strict=True):
+        check_same_shape(name, view, "z", views[0])
+    if labels is not None:
+        check_labels("labels", labels, len(views[0]))
+    if queue is not None:
+        check_width("queue", queue, "z", views[0])
 
 
 def _as_strategy(strategy: object) -> Strategy:

@@ -10,84 +10,125 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.functional import paired_squared_distances, squared_distances
-from alphacl_plugins.ranks import gather_views
+from alphacl_plugins.ranks import gather_labels, gather_views
 
 NEGATIVES = ("both", "same", "cross", "queue")
 
-_FROM_QUEUE = -1
 
+class Batch(NamedTuple):
+    """The embeddings of a step. Rows of one class are positives of each other and never candidates."""
 
-class Group(NamedTuple):
-    """Anchors that share one set of candidates. A candidate of the anchor's own sample is excluded."""
-
-    anchors: Tensor  # [M, D]
-    positives: Tensor  # [M, D]
-    candidates: Tensor  # [K, D]
-    anchor_samples: Tensor  # [M], index of the sample in the batch of all ranks
-    candidate_samples: Tensor  # [K], the same; -1 for a row of the queue
+    views: list[Tensor]  # of this rank, each [N, D]
+    everyone: list[Tensor]  # of all ranks, each [ranks * N, D]
+    classes: Tensor  # [ranks * N], the label of each sample, or without labels its index
+    labelled: bool
+    first: int  # index of this rank's first sample in `everyone`
+    queue: Tensor | None  # [Q, D]
 
 
 class PairDistances(NamedTuple):
-    """Half squared distances of each anchor to its positive and its candidates."""
+    """Half squared distances of each anchor to its P positives and its K candidates."""
 
-    pos: Tensor  # [M]
+    pos: Tensor  # [M, P]
+    share: Tensor  # [M, P], 1 / (number of the anchor's positives), 0 where there is no positive
     neg: Tensor  # [M, K], finite everywhere
     excluded: Tensor  # [M, K] bool
 
-    def for_strategy(self) -> tuple[Tensor, Tensor]:
-        """What a strategy sees: excluded candidates at +inf."""
-        return self.pos, self.neg.masked_fill(self.excluded, math.inf)
+    @staticmethod
+    def stack(groups: Sequence[PairDistances]) -> PairDistances:
+        """Put the rows of several groups of anchors below each other."""
+        return PairDistances(*(torch.cat(parts) for parts in zip(*groups, strict=True)))
+
+    def for_strategy(self) -> Tensor:
+        """Candidates as a strategy sees them: +inf where excluded; all at 0 for an anchor that has none."""
+        lonely = self.without_candidates()
+        return self.neg.masked_fill(self.excluded, math.inf).masked_fill(lonely, 0.0)
+
+    def without_candidates(self) -> Tensor:
+        """Which anchors have no candidate, ``[M, 1]``; they contribute 0."""
+        return self.excluded.all(dim=1, keepdim=True)
 
 
-def group_pairs(
-    views: Sequence[Tensor], *, negatives: str, symmetric: bool, queue: Tensor | None, gather_distributed: bool
-) -> list[Group]:
-    """Arrange two views and a queue into groups, whose anchors stacked are the loss's anchor order.
+def assemble(
+    views: Sequence[Tensor], *, negatives: str, labels: Tensor | None, queue: Tensor | None, gather_distributed: bool
+) -> Batch:
+    """Bring together what the anchors of this rank are compared with.
+
+    Raises: ValueError if no anchor can have a candidate, or the ranks' shapes differ.
+    """
+    everyone, first = list(views), 0
+    needs_others = negatives != "queue" or labels is not None
+    if gather_distributed and needs_others:
+        everyone, first = gather_views(views)
+        labels = None if labels is None else gather_labels(labels)
+    _check_candidates(everyone[0], negatives, queue)
+    classes = torch.arange(len(everyone[0]), device=views[0].device) if labels is None else labels
+    return Batch(list(views), everyone, classes, labels is not None, first, queue)
+
+
+def pair_distances(batch: Batch, *, negatives: str, symmetric: bool) -> PairDistances:
+    """Measure every anchor against its positives and candidates.
 
     Args:
-        views: embeddings of the two views of this rank's samples, each ``[N, D]``.
-        negatives: candidates in all views ("both"), the anchor's own ("same"), the other ("cross"), or the queue alone
+        batch: the embeddings.
+        negatives: candidates in all views ("both"), the anchor's own ("same"), the others ("cross"), or the queue alone
             ("queue").
-        symmetric: whether the second view gives anchors too.
-        queue: further candidates ``[Q, D]``, or None.
-        gather_distributed: whether the views of all ranks give candidates.
+        symmetric: whether every view gives anchors, or the first alone.
 
-    Raises: ValueError if no anchor has a candidate.
+    Returns: rows in the order of the loss: the anchors of the first view, then of the second, ...
     """
-    anchor_views = range(len(views)) if symmetric else range(1)
-    in_batch = negatives != "queue"
-    everyone, first_sample = gather_views(views) if gather_distributed and in_batch else (list(views), 0)
-    _check_candidates(everyone[0], negatives, queue)
-    samples = torch.arange(len(views[0]), device=views[0].device) + first_sample
-
-    def group(anchors: Sequence[int], candidates: Sequence[int]) -> Group:
-        rows = [everyone[view] for view in candidates]
-        all_samples = torch.arange(len(everyone[0]), device=samples.device).repeat(len(rows))
-        if queue is not None:
-            rows.append(queue)
-            all_samples = torch.cat([all_samples, all_samples.new_full((len(queue),), _FROM_QUEUE)])
-        return Group(
-            anchors=torch.cat([views[view] for view in anchors]),
-            positives=torch.cat([views[1 - view] for view in anchors]),
-            candidates=torch.cat(rows),
-            anchor_samples=samples.repeat(len(anchors)),
-            candidate_samples=all_samples,
-        )
-
-    if negatives == "both":
-        return [group(anchor_views, range(len(views)))]
-    if negatives == "queue":
-        return [group(anchor_views, [])]
-    return [group([view], [view if negatives == "same" else 1 - view]) for view in anchor_views]
-
-
-def pair_distances(groups: Sequence[Group]) -> PairDistances:
-    """Measure every group; rows are stacked in the order of the groups."""
-    return PairDistances(
-        pos=torch.cat([paired_squared_distances(group.anchors, group.positives) for group in groups]),
-        neg=torch.cat([squared_distances(group.anchors, group.candidates) for group in groups]),
-        excluded=torch.cat([group.anchor_samples[:, None] == group.candidate_samples[None, :] for group in groups]),
+    n_views = len(batch.views)
+    anchor_views = list(range(n_views)) if symmetric else [0]
+    if negatives in ("both", "queue"):  # all anchors share their candidates
+        candidate_views = range(n_views) if negatives == "both" else []
+        return _measure(batch, anchor_views, candidate_views)
+    return PairDistances.stack(
+        [
+            _measure(
+                batch, [own], [own] if negatives == "same" else [other for other in range(n_views) if other != own]
+            )
+            for own in anchor_views
+        ]
     )
+
+
+def _measure(batch: Batch, anchor_views: Sequence[int], candidate_views: Sequence[int]) -> PairDistances:
+    """Distances of the anchors of some views to the candidates in some views and in the queue."""
+    anchors = torch.cat([batch.views[view] for view in anchor_views])
+    own = slice(batch.first, batch.first + len(batch.views[0]))
+    anchor_classes = batch.classes[own].repeat(len(anchor_views))
+    rows = [batch.everyone[view] for view in candidate_views]
+    same_class = anchor_classes[:, None] == batch.classes.repeat(len(rows))[None, :]
+    if batch.queue is not None:
+        rows.append(batch.queue)
+        same_class = torch.cat([same_class, same_class.new_zeros(len(anchors), len(batch.queue))], dim=1)
+    positives = _labelled_positives if batch.labelled else _other_views
+    return PairDistances(
+        *positives(batch, anchors, anchor_views), squared_distances(anchors, torch.cat(rows)), same_class
+    )
+
+
+def _other_views(batch: Batch, anchors: Tensor, anchor_views: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The positives of an anchor are its sample in every other view: distances and shares, ``[M, views - 1]``."""
+    n_views = len(batch.views)
+    columns = [
+        torch.cat([batch.views[(view + shift) % n_views] for view in anchor_views]) for shift in range(1, n_views)
+    ]
+    d2_pos = torch.stack([paired_squared_distances(anchors, column) for column in columns], dim=1)
+    return d2_pos, torch.full_like(d2_pos, 1 / (n_views - 1))
+
+
+def _labelled_positives(batch: Batch, anchors: Tensor, anchor_views: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The positives of an anchor are all other rows of its class, in any view and rank: ``[M, all rows]``."""
+    everything = torch.cat(batch.everyone)
+    n, n_all = len(batch.views[0]), len(batch.everyone[0])
+    samples = torch.arange(batch.first, batch.first + n, device=anchors.device)
+    itself = torch.cat([samples + view * n_all for view in anchor_views])
+    classes = batch.classes.repeat(len(batch.everyone))
+    positive = batch.classes[samples].repeat(len(anchor_views))[:, None] == classes[None, :]
+    positive = positive & (itself[:, None] != torch.arange(len(everything), device=anchors.device)[None, :])
+    share = positive.to(anchors.dtype) / positive.sum(dim=1, keepdim=True).clamp_min(1)
+    return squared_distances(anchors, everything), share
 
 
 def _check_candidates(everyone: Tensor, negatives: str, queue: Tensor | None) -> None:

@@ -33,6 +33,15 @@ def gather_views(views: Sequence[Tensor]) -> tuple[list[Tensor], int]:
     return list(torch.cat(list(by_rank), dim=1)), dist.get_rank() * stacked.shape[1]
 
 
+def gather_labels(labels: Tensor) -> Tensor:
+    """Gather labels ``[N]`` from all ranks, in rank order; `gather_views`, which compares N, goes first."""
+    if world_size() == 1:
+        return labels
+    by_rank = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
+    dist.all_gather(by_rank, labels.contiguous())
+    return torch.cat(by_rank)
+
+
 class _Gather(torch.autograd.Function):
     """``x`` of every rank, stacked; backward, the sum over ranks of the gradients of this rank's ``x``."""
 

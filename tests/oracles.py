@@ -53,31 +53,43 @@ def half_squared(a: Tensor, b: Tensor) -> Tensor:
     return sum((a[k] - b[k]) ** 2 for k in range(len(a))) / 2
 
 
-def loop_loss(strategy, z, z_aug, *, negatives, symmetric, queue=None, normalize=True) -> tuple[Tensor, Tensor]:
+def loop_loss(strategy, *views, negatives, symmetric, labels=None, queue=None, normalize=True) -> tuple[Tensor, Tensor]:
     """``-E`` of each anchor with α held fixed, and the value where the strategy has one, by loops.
 
-    Each anchor's row holds just its candidates, so nothing is ever excluded here.
+    Each anchor's row holds just its candidates, so nothing is ever excluded here; each positive has a row of its own.
     """
-    views = [z, z_aug]
     if normalize:
         views = [torch.stack([row / row.norm() for row in view]) for view in views]
         queue = None if queue is None else torch.stack([row / row.norm() for row in queue])
+    classes = list(range(len(views[0]))) if labels is None else labels.tolist()
     energies, values = [], []
-    for own in (0, 1) if symmetric else (0,):
+    for own in range(len(views)) if symmetric else (0,):
         for i, anchor in enumerate(views[own]):
-            d2_pos = half_squared(anchor, views[1 - own][i])
-            candidates = []
+            positives, candidates = [], []
             for view, rows in enumerate(views):
                 wanted = {"both": True, "same": view == own, "cross": view != own, "queue": False}[negatives]
-                candidates += [row for j, row in enumerate(rows) if wanted and j != i]
+                for j, row in enumerate(rows):
+                    if classes[j] == classes[i]:
+                        positives += [row] if (view, j) != (own, i) else []
+                    elif wanted:
+                        candidates.append(row)
             candidates += [] if queue is None else list(queue)
-            d2_neg = torch.stack([half_squared(anchor, row) for row in candidates])
-            neg, pos, value = strategy(d2_pos.detach()[None], d2_neg.detach()[None])
-            pos = neg.sum() if pos is None else pos[0]
-            energy = pos.detach() * d2_pos - sum(w.detach() * d2 for w, d2 in zip(neg[0], d2_neg, strict=True))
-            energies.append(energy)
-            values.append(energy.detach() if value is None else value[0])
+            parts = [_one_pair(strategy, anchor, positive, candidates) for positive in positives]
+            energies.append(sum(energy for energy, _ in parts) / len(parts))
+            values.append(sum(value for _, value in parts) / len(parts))
     return torch.stack(energies), torch.stack(values)
+
+
+def _one_pair(strategy, anchor, positive, candidates):
+    """``-E`` and value of one anchor with one positive."""
+    d2_pos = half_squared(anchor, positive)
+    if not candidates:
+        return 0 * d2_pos, 0 * d2_pos.detach()
+    d2_neg = torch.stack([half_squared(anchor, row) for row in candidates])
+    neg, pos, value = strategy(d2_pos.detach()[None], d2_neg.detach()[None])
+    pos = neg.sum() if pos is None else pos[0]
+    energy = pos.detach() * d2_pos - sum(w.detach() * d2 for w, d2 in zip(neg[0], d2_neg, strict=True))
+    return energy, energy.detach() if value is None else value[0]
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:

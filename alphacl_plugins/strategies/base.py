@@ -31,7 +31,8 @@ class Strategy(Protocol):
 
     Row by row means that a row of the result depends on the same row of the arguments alone, which is what keeps
     blocks and many processes exact. A strategy may also declare class attributes or properties ``negatives`` and
-    ``symmetric``: what it is meant for, used by the loss unless it is told otherwise.
+    ``symmetric``: what it is meant for, used by the loss unless it is told otherwise; and, for anchors with several
+    positives, ``linear_in_positive`` or ``average`` (see `alphacl_plugins.positives`).
     """
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:

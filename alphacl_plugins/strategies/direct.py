@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Direct:
     Raises: ValueError, TypeError if ``tau`` or ``p`` is not a finite number > 0.
     Source: Tian (2022), arXiv:2201.12680, Eq. 12.
     """
+
+    linear_in_positive: ClassVar[bool] = True
 
     tau: float = 0.5
     p: float = 4.0
@@ -57,6 +60,8 @@ class Uniform:
     Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
     Source: Tian (2022), Table 1 (L_quadratic).
     """
+
+    linear_in_positive: ClassVar[bool] = True
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
         candidates = split_excluded(d2_neg)

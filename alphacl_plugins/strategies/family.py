@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -93,11 +94,17 @@ class _ExponentialMember(ABC):
         """Return the sum of the row, ``ξ φ'(ξ) / τ`` (Theorem 2)."""
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        neg, pos, value = self.average(d2_pos[:, None], torch.ones_like(d2_pos)[:, None], d2_neg)
+        return PairWeights(neg, None if pos is None else pos[:, 0], value)
+
+    def average(self, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
+        """Mean over positives ``[M, P]``: each scales one and the same softmax, since ``log ξ`` is linear in D_+."""
         candidates = split_excluded(d2_neg)
-        logits = (d2_pos[:, None] - candidates.d2) / self._tau + self._shift
-        log_xi = logsumexp(logits, candidates.excluded)
-        mass = self._mass(log_xi)
-        return PairWeights(mass[:, None] * softmax(logits, candidates.excluded), pos=mass, value=self._value(log_xi))
+        logits = -candidates.d2 / self._tau
+        log_xi = d2_pos / self._tau + self._shift + logsumexp(logits, candidates.excluded)[:, None]
+        mass = share * self._mass(log_xi)
+        neg = mass.sum(dim=1, keepdim=True) * softmax(logits, candidates.excluded)
+        return PairWeights(neg, pos=mass, value=(share * self._value(log_xi)).sum(dim=1))
 
 
 def _log_add(log_xi: Tensor, log_constant: float) -> Tensor:
@@ -305,6 +312,8 @@ class TripletContrastive(_FamilyMember):
     Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, each 1.
     Source: Tian (2022), Fig. 1; Ji et al. (2021).
     """
+
+    linear_in_positive: ClassVar[bool] = True
 
     def _phi(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         return xi, torch.ones_like(xi)

@@ -29,6 +29,7 @@ class DHEL:
     """
 
     negatives: ClassVar[str] = "same"
+    linear_in_positive: ClassVar[bool] = True
 
     tau: float = 0.3
     include_augs: bool = True
@@ -138,11 +139,16 @@ class KCL:
         check_positive("KCL.gamma", self.gamma)
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        neg, pos, value = self.average(d2_pos[:, None], torch.ones_like(d2_pos)[:, None], d2_neg)
+        return PairWeights(neg, None if pos is None else pos[:, 0], value)
+
+    def average(self, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
+        """Mean over positives ``[M, P]``: the candidates do not depend on them."""
         candidates = split_excluded(d2_neg)
         pull, spread, factor, positive_t = _PAIRINGS[self.kernel]
         positive_t = self.t if positive_t is None else positive_t
         strength = 2 * self.gamma * factor / candidates.number()
         neg = candidates.keep(-strength * spread.slope(candidates.d2, self.t))
         energy = candidates.keep(strength * spread.value(candidates.d2, self.t)).sum(dim=1)
-        pos = -2 * pull.slope(d2_pos, positive_t)
-        return PairWeights(neg, pos=pos, value=energy - 2 * pull.value(d2_pos, positive_t))
+        pos = -2 * share * pull.slope(d2_pos, positive_t)
+        return PairWeights(neg, pos=pos, value=energy - 2 * (share * pull.value(d2_pos, positive_t)).sum(dim=1))

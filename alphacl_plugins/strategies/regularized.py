@@ -12,6 +12,7 @@ optimal α; it is the strategy's value wherever r is known.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class Entropy:
     Raises: ValueError, TypeError if ``tau`` is not a finite number > 0.
     Source: Tian (2022), Sec. 6 (r_H), Eq. 6; Yeh et al. (2021) for DCL.
     """
+
+    linear_in_positive: ClassVar[bool] = True
 
     tau: float = 0.5
 
@@ -71,6 +74,8 @@ class Inverse:
         beyond the range of the dtype.
     Source: Tian (2022), Sec. 6 (r_γ), Eq. 8a; exact=False: the rule behind Table 1.
     """
+
+    linear_in_positive: ClassVar[bool] = True
 
     tau: float = 0.5
     gamma: float = 2.0
@@ -140,6 +145,8 @@ class Square:
         conditions.
     """
 
+    linear_in_positive: ClassVar[bool] = True
+
     tau: float = 5.0
 
     def __post_init__(self) -> None:
@@ -181,6 +188,8 @@ class Regularized:
     >>> log_barrier(torch.zeros(1), torch.tensor([[0.0, 1.0]])).neg  # r(α) = 0.5 log α
     tensor([[0.7071, 0.2929]])
     """
+
+    linear_in_positive: ClassVar[bool] = True
 
     derivative: Callable[[Tensor], Tensor]
     inverse_derivative: Callable[[Tensor], Tensor]

@@ -10,7 +10,7 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from alphacl_plugins import AlphaCLLoss
-from alphacl_plugins.strategies import DHEL, KCL, Direct, InfoNCE, Inverse, Square
+from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, Inverse, Square, Triplet
 
 CASES = {
     "infonce": {"strategy": InfoNCE(0.2)},
@@ -20,6 +20,11 @@ CASES = {
     "dhel": {"strategy": DHEL()},
     "kcl, queue beside": {"strategy": KCL("imq"), "queued": True},
     "infonce, queue alone": {"strategy": InfoNCE(0.2), "negatives": "queue", "queued": True},
+    "entropy, three views": {"strategy": Entropy(0.2), "views": 3},
+    "infonce, three views, labels": {"strategy": InfoNCE(0.2), "views": 3, "labelled": True},
+    "triplet, labels, own view": {"strategy": Triplet(1.5), "labelled": True, "negatives": "same"},
+    "kcl, three views, labels, queue": {"strategy": KCL(), "views": 3, "labelled": True, "queued": True},
+    "direct, labels, queue alone": {"strategy": Direct(), "labelled": True, "queued": True, "negatives": "queue"},
 }
 
 
@@ -32,9 +37,10 @@ def network() -> nn.Module:
 def value_and_gradients(case, rows: slice, model: nn.Module, gather: bool) -> list[torch.Tensor]:
     options = dict(case)
     queue = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).double() if options.pop("queued", 0) else None
-    x, x_aug = (t.detach()[rows] for t in random_views(0, n=12, d=5))
+    labels = torch.tensor([0, 1, 2, 0, 3, 1, 0, 4, 5, 2, 1, 6])[rows] if options.pop("labelled", 0) else None
+    views = [random_views(seed, n=12, d=5)[0].detach()[rows] for seed in range(options.pop("views", 2))]
     model.zero_grad()
-    loss = AlphaCLLoss(gather_distributed=gather, **options)(model(x), model(x_aug), queue=queue)
+    loss = AlphaCLLoss(gather_distributed=gather, **options)(*map(model, views), labels=labels, queue=queue)
     loss.backward()
     return [loss.detach(), *[p.grad.clone() for p in model.parameters()]]
 
@@ -66,7 +72,7 @@ def worker(rank: int, world: int, meeting_point: str, expected: dict[str, list[t
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, 3, 4])
 def test_parameter_gradients_are_those_of_one_process(world, tmp_path):
     expected = {name: value_and_gradients(case, slice(None), network(), gather=False) for name, case in CASES.items()}
     multiprocessing.spawn(worker, args=(world, f"file://{tmp_path}/meeting-point", expected), nprocs=world)

@@ -1,0 +1,53 @@
+"""Anchors with several positives: the mean of the losses that each positive would give by itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.strategies.base import PairWeights, Strategy
+
+
+def weigh(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
+    """Apply a strategy, which knows one positive per anchor, to anchors with several.
+
+    Three ways, one result. A strategy that declares ``linear_in_positive`` (its candidate weights do not depend on D_+
+    and its loss is linear in it) sees the mean distance. One with a method ``average`` has a closed form. Any other
+    is asked once per positive.
+
+    Args:
+        strategy: the rule.
+        d2_pos: distances to the positives.
+        share: weight of each positive in the mean; rows sum to 1.
+        d2_neg: distances to the candidates, +inf where excluded.
+
+    Shape: ``[M, P]``, ``[M, P]``, ``[M, K]`` -> ``neg [M, K]``, ``pos [M, P]``, ``value [M]`` or None.
+    """
+    if d2_pos.shape[1] == 1:
+        neg, pos, value = _complete(strategy(d2_pos[:, 0], d2_neg))
+        return PairWeights(neg, pos[:, None], value)
+    if getattr(strategy, "linear_in_positive", False):
+        neg, pos, value = _complete(strategy((share * d2_pos).sum(dim=1), d2_neg))
+        return PairWeights(neg, share * pos[:, None], value)
+    average = getattr(strategy, "average", None)
+    if average is not None:
+        weights: PairWeights = average(d2_pos, share, d2_neg)
+        return weights
+    return _one_by_one(strategy, d2_pos, share, d2_neg)
+
+
+def _one_by_one(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
+    neg, pos, value = d2_neg.new_zeros(d2_neg.shape), [], None
+    for distance, part in zip(d2_pos.unbind(dim=1), share.unbind(dim=1), strict=True):
+        one_neg, one_pos, one_value = _complete(strategy(distance, d2_neg))
+        neg = neg + part[:, None] * one_neg
+        pos.append(part * one_pos)
+        if one_value is not None:
+            value = part * one_value + (0.0 if value is None else value)
+    return PairWeights(neg, torch.stack(pos, dim=1), value)
+
+
+def _complete(weights: PairWeights) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Fill in the weight of the positive: the row sum unless the strategy gives another."""
+    neg, pos, value = weights
+    return neg, neg.sum(dim=1) if pos is None else pos, value
