@@ -58,6 +58,9 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     check_matrix("a", a)
     check_width("b", b, "a", a)
     a, b = promote(a, b)
+    # Distances do not depend on the origin, but their rounding does: it is least at the centre.
+    centre = b.detach().mean(dim=0)
+    a, b = a - centre, b - centre
     with torch.autocast(a.device.type, enabled=False):
         half_squares = a.square().sum(dim=1)[:, None] / 2 + b.square().sum(dim=1)[None, :] / 2
         return (half_squares - a @ b.T).clamp_min(0.0)
@@ -87,9 +90,9 @@ def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | Strategy) -> Tensor:
     Raises: TypeError, ValueError if the shapes or dtypes are not these, or N < 2.
     Source: Tian (2022), Theorem 1, Eq. 3-5.
 
-    >>> z = torch.eye(3)
-    >>> energy(z, z, torch.ones(3, 3))  # six ordered pairs at D = 1, positives at 0
-    tensor(6.)
+    >>> z = torch.eye(4)
+    >>> energy(z, z, torch.ones(4, 4))  # twelve ordered pairs at D = 1, positives at 0
+    tensor(12.)
     """
     check_same_shape("z_aug", z_aug, "z", z)
     n = _check_two_rows("z", z)
@@ -97,9 +100,14 @@ def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | Strategy) -> Tensor:
     d2_neg = squared_distances(z, z)
     itself = torch.eye(n, dtype=torch.bool, device=z.device)
     if not isinstance(alpha, Tensor):
-        if not callable(alpha):
-            raise TypeError(f"alpha: expected a tensor [N, N] or a strategy, got {alpha!r}")
-        alpha = alpha(d2_pos.detach(), d2_neg.detach().masked_fill(itself, math.inf)).neg
+        if isinstance(alpha, type) or not callable(alpha):
+            raise TypeError(f"alpha: expected a tensor [N, N] or a strategy object, got {alpha!r}")
+        weights = alpha(d2_pos.detach(), d2_neg.detach().masked_fill(itself, math.inf))
+        if not isinstance(weights, tuple):
+            raise TypeError(
+                f"alpha: expected a strategy that returns PairWeights, got one that returns {type(weights)}"
+            )
+        alpha = weights[0]
     alpha = _check_alpha(alpha, n).detach().to(d2_neg.dtype).masked_fill(itself, 0.0)
     return (alpha * (d2_neg - d2_pos[:, None])).sum()
 

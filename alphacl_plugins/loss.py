@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class AlphaCLLoss(nn.Module):
     ) -> None:
         super().__init__()
         if unexpected:
-            raise TypeError(_explain_unexpected(unexpected))
+            raise TypeError(_explain_unexpected(strategy, unexpected))
         self.strategy = _as_strategy(strategy)
         negatives = _declared(negatives, self.strategy, "negatives", "both")
         symmetric = _declared(symmetric, self.strategy, "symmetric", True)
@@ -120,13 +121,13 @@ class AlphaCLLoss(nn.Module):
 
         Shape: rows are the M anchors in the loss's order. Columns of ``neg`` are the candidates: for "both" all views,
             for "same" and "cross" the anchor's own or the other views, in order; then the queue. An excluded one has
-            weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``: without labels the other views, beginning
-            with the next; with labels all rows of all views. Each includes its share in the mean.
+            weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``, each times its share in the mean:
+            without labels the other views, beginning with the next; with labels all rows of all views.
         """
         distances = self._distances([z, z_aug, *more_views], labels, queue)
         weights = self._weigh(distances)
         pos = weights.pos[:, 0] if weights.pos.shape[1] == 1 else weights.pos
-        return PairWeights(weights.neg, pos, _per_anchor(distances, weights).detach())
+        return PairWeights(weights.neg.detach(), pos.detach(), _per_anchor(distances, weights).detach())
 
     def extra_repr(self) -> str:
         """Show every option."""
@@ -155,7 +156,7 @@ class AlphaCLLoss(nn.Module):
         neg, pos, value = weigh(self.strategy, d2_pos, distances.share, d2_neg)
         assert pos is not None  # completed by weigh
         lonely = distances.without_candidates()
-        neg, pos = neg.masked_fill(lonely, 0.0), pos.masked_fill(lonely, 0.0)
+        neg, pos = neg.masked_fill(distances.excluded, 0.0), pos.masked_fill(lonely, 0.0)
         if not self.detach_alpha:
             return _Weights(neg, pos, None)
         return _Weights(neg.detach(), pos.detach(), None if value is None else value.masked_fill(lonely[:, 0], 0.0))
@@ -214,7 +215,11 @@ def _declared(option: Any, strategy: Strategy, name: str, default: object) -> An
     return default if declared is None else declared
 
 
-def _explain_unexpected(options: dict[str, Any]) -> str:
-    names = ", ".join(options)
-    hint = "the temperature is called tau and " if "temperature" in options else ""
-    return f"AlphaCLLoss: got unexpected {names}; {hint}options of a strategy go into it: InfoNCE(tau=0.5)"
+def _explain_unexpected(strategy: object, unexpected: dict[str, Any]) -> str:
+    options = [name for name in inspect.signature(AlphaCLLoss).parameters if name not in ("strategy", "unexpected")]
+    name = strategy if isinstance(strategy, str) else "infonce"
+    hint = " (the temperature is called tau)" if "temperature" in unexpected else ""
+    return (
+        f"AlphaCLLoss: expected options among {', '.join(options)}, got {', '.join(unexpected)}{hint}; "
+        f'options of a strategy go into it: AlphaCLLoss(build_strategy("{name}", ...))'
+    )

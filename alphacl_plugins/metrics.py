@@ -22,6 +22,7 @@ def alignment(z: Tensor, z_aug: Tensor) -> Tensor:
     tensor(4.)
     """
     check_same_shape("z_aug", z_aug, "z", z)
+    _check_rows("z", z)
     return 2 * paired_squared_distances(z, z_aug).mean()
 
 
@@ -37,6 +38,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
     Raises: TypeError, ValueError if ``z`` is not a floating-point matrix of at least 2 rows, or ``t`` not > 0.
     Source: Wang & Isola (2020), arXiv:2005.10242, L_uniform.
     """
+    check_matrix("z", z)
     check_positive("t", t)
     pairs = _distinct_pairs(squared_distances(z, z), "z")
     return torch.logsumexp(-2 * t * pairs, dim=0) - math.log(len(pairs))
@@ -56,8 +58,7 @@ def effective_rank(z: Tensor) -> Tensor:
     tensor(3.)
     """
     check_matrix("z", z)
-    if len(z) == 0:
-        raise ValueError(f"z: expected at least 1 row, got shape {tuple(z.shape)}")
+    _check_rows("z", z)
     (z,) = promote(z)
     singular_values = torch.linalg.svdvals(z)
     total = singular_values.sum()
@@ -80,6 +81,7 @@ def alpha_entropy(alpha: Tensor) -> Tensor:
     tensor(4.)
     """
     check_matrix("alpha", alpha)
+    _check_rows("alpha", alpha)
     (alpha,) = promote(alpha)
     total = alpha.sum(dim=1, keepdim=True)
     entropy: Tensor = torch.special.entr(alpha / total.masked_fill(total == 0, 1.0)).sum(dim=1).mean()
@@ -111,9 +113,12 @@ def wasserstein_uniformity(z: Tensor) -> Tensor:
     z = l2_normalize(z.double())
     with torch.autocast(z.device.type, enabled=False):
         cosines = _distinct_pairs(z @ z.T, "z").clamp(-1.0, 1.0).sort().values
-    if z.shape[1] == 1:  # on a line a uniform pair has cosine +1 or -1, with equal chance
-        return ((1 - cosines) / 2 - 0.5).mean().abs() * 2
     return wasserstein_to_uniform(cosines, z.shape[1])
+
+
+def _check_rows(name: str, z: Tensor) -> None:
+    if len(z) == 0:
+        raise ValueError(f"{name}: expected at least 1 row, got shape {tuple(z.shape)}")
 
 
 def _distinct_pairs(matrix: Tensor, name: str) -> Tensor:

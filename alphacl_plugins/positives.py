@@ -24,10 +24,10 @@ def weigh(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> 
     Shape: ``[M, P]``, ``[M, P]``, ``[M, K]`` -> ``neg [M, K]``, ``pos [M, P]``, ``value [M]`` or None.
     """
     if d2_pos.shape[1] == 1:
-        neg, pos, value = _complete(strategy(d2_pos[:, 0], d2_neg))
+        neg, pos, value = _apply(strategy, d2_pos[:, 0], d2_neg)
         return PairWeights(neg, pos[:, None], value)
     if getattr(strategy, "linear_in_positive", False):
-        neg, pos, value = _complete(strategy((share * d2_pos).sum(dim=1), d2_neg))
+        neg, pos, value = _apply(strategy, (share * d2_pos).sum(dim=1), d2_neg)
         return PairWeights(neg, share * pos[:, None], value)
     average = getattr(strategy, "average", None)
     if average is not None:
@@ -39,7 +39,7 @@ def weigh(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> 
 def _one_by_one(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
     neg, pos, value = d2_neg.new_zeros(d2_neg.shape), [], None
     for distance, part in zip(d2_pos.unbind(dim=1), share.unbind(dim=1), strict=True):
-        one_neg, one_pos, one_value = _complete(strategy(distance, d2_neg))
+        one_neg, one_pos, one_value = _apply(strategy, distance, d2_neg)
         neg = neg + part[:, None] * one_neg
         pos.append(part * one_pos)
         if one_value is not None:
@@ -47,7 +47,16 @@ def _one_by_one(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tenso
     return PairWeights(neg, torch.stack(pos, dim=1), value)
 
 
-def _complete(weights: PairWeights) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Fill in the weight of the positive: the row sum unless the strategy gives another."""
+def _apply(strategy: Strategy, d2_pos: Tensor, d2_neg: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Ask for one positive, check the shapes that come back, and fill in the weight of the positive."""
+    weights = strategy(d2_pos, d2_neg)
+    if not isinstance(weights, tuple):
+        raise TypeError(
+            f"strategy: expected one that returns PairWeights, got one that returns {type(weights).__name__}"
+        )
     neg, pos, value = weights
-    return neg, neg.sum(dim=1) if pos is None else pos, value
+    pos = neg.sum(dim=1) if pos is None else pos
+    for name, part, like in (("neg", neg, d2_neg), ("pos", pos, d2_pos), ("value", value, d2_pos)):
+        if part is not None and part.shape != like.shape:
+            raise ValueError(f"strategy: expected PairWeights.{name} {tuple(like.shape)}, got {tuple(part.shape)}")
+    return neg, pos, value

@@ -68,14 +68,16 @@ class UniformCosines:
 
 
 def wasserstein_to_uniform(cosines: Tensor, dim: int) -> Tensor:
-    """``∫ |F_N(c) - F(c)| dc`` between sorted cosines and the uniform law in D >= 2 dimensions, exactly.
+    """``∫ |F_N(c) - F(c)| dc`` between sorted cosines and the uniform law in D dimensions, exactly.
 
     F_N is constant, p, between two cosines a <= b, and F increases, so the integrand changes sign at most once there,
     at the quantile of p clamped to [a, b]; F itself has the antiderivative ``c F(c) - G(c)``.
     """
-    law = UniformCosines(dim, cosines.device)
     edges = torch.cat([cosines.new_full((1,), -1.0), cosines, cosines.new_ones(1)])
     p = torch.linspace(0.0, 1.0, len(cosines) + 1, dtype=cosines.dtype, device=cosines.device)
+    if dim == 1:  # on a line a uniform pair has cosine -1 or +1, with equal chance
+        return ((p - 0.5).abs() * edges.diff()).sum()
+    law = UniformCosines(dim, cosines.device)
     cdf = law.cdf(edges)
     antiderivative = edges * cdf - law.partial_mean(edges)
     a, b = edges[:-1], edges[1:]

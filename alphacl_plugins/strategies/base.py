@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,8 +30,8 @@ class PairWeights(NamedTuple):
 class Strategy(Protocol):
     """A rule that turns the distances of an anchor into pair weights, row by row.
 
-    Row by row means that a row of the result depends on the same row of the arguments alone, which is what keeps
-    blocks and many processes exact. A strategy may also declare class attributes or properties ``negatives`` and
+    Row by row means that a row of the result depends on the same row of the arguments alone, which is what keeps many
+    processes exact. A strategy may also declare class attributes or properties ``negatives`` and
     ``symmetric``: what it is meant for, used by the loss unless it is told otherwise; and, for anchors with several
     positives, ``linear_in_positive`` or ``average`` (see `alphacl_plugins.positives`).
     """
@@ -68,3 +69,9 @@ def softmax(logits: Tensor, excluded: Tensor) -> Tensor:
 def logsumexp(logits: Tensor, excluded: Tensor) -> Tensor:
     """``log Σ_j exp(logit_j)`` over the candidates. Shape: ``[M, K]``, ``[M, K]`` bool -> ``[M]``."""
     return torch.logsumexp(logits.masked_fill(excluded, -math.inf), dim=1)
+
+
+def slope_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Derivative of a function whose results each depend on one entry of x, by autograd; itself differentiable."""
+    slope: Tensor = torch.func.grad(lambda y: function(y).sum())(x)
+    return slope

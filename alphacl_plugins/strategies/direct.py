@@ -40,7 +40,10 @@ class Direct:
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
         candidates = split_excluded(d2_neg)
-        logits = -candidates.d2.clamp(*self._safe_range(d2_neg.dtype)).pow(self.p / 2) / self.tau
+        floor, ceiling = self._safe_range(d2_neg.dtype)
+        logits = -candidates.d2.clamp(floor, ceiling).pow(self.p / 2) / self.tau
+        if self.p < 2:
+            logits = logits.masked_fill(candidates.d2 < floor, 0.0)
         if self.normalize:
             return PairWeights(softmax(logits, candidates.excluded))
         return PairWeights(candidates.keep(torch.exp(logits)))

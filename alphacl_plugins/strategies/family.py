@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_callable, check_finite, check_non_negative, check_positive
-from alphacl_plugins.strategies.base import PairWeights, logsumexp, softmax, split_excluded
+from alphacl_plugins.strategies.base import PairWeights, logsumexp, slope_of, softmax, split_excluded
 
 
 class _FamilyMember(ABC):
@@ -30,7 +30,9 @@ class _FamilyMember(ABC):
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
         candidates = split_excluded(d2_neg)
-        psi, psi_slope = self._psi(d2_pos[:, None] - candidates.d2)
+        # Excluded ones stand in at a distance that occurs, since a user's ψ may overflow elsewhere.
+        closest = d2_neg.detach().amin(dim=1, keepdim=True)
+        psi, psi_slope = self._psi(d2_pos[:, None] - torch.where(candidates.excluded, closest, candidates.d2))
         value, phi_slope = self._phi(candidates.keep(psi).sum(dim=1))
         return PairWeights(candidates.keep(phi_slope[:, None] * psi_slope), value=value)
 
@@ -62,16 +64,10 @@ class Family(_FamilyMember):
         check_callable("Family.psi", self.psi)
 
     def _phi(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        return self.phi(xi), _slope(self.phi, xi)
+        return self.phi(xi), slope_of(self.phi, xi)
 
     def _psi(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.psi(x), _slope(self.psi, x)
-
-
-def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Derivative of an element-by-element function, by autograd; itself differentiable."""
-    slope: Tensor = torch.func.grad(lambda y: function(y).sum())(x)
-    return slope
+        return self.psi(x), slope_of(self.psi, x)
 
 
 class _ExponentialMember(ABC):

@@ -59,6 +59,7 @@ class Kernel(NamedTuple):
 
 
 _RIESZ_FLOOR = 1e-6
+_RIESZ_LARGEST_T = 8
 
 _GAUSSIAN = Kernel(
     lambda d2, t: torch.exp(-2 * t * d2),
@@ -119,7 +120,7 @@ class KCL:
 
     Args:
         kernel: gaussian, log, imq, riesz or gaussian_riesz.
-        t: scale or exponent of the kernel, > 0.
+        t: scale or exponent of the kernel, > 0; at most 8 with a riesz kernel, whose r^(-t) overflows beyond.
         gamma: weight γ of the candidates against the positive, > 0.
 
     Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``.
@@ -136,6 +137,9 @@ class KCL:
     def __post_init__(self) -> None:
         check_choice("KCL.kernel", self.kernel, tuple(_PAIRINGS))
         check_positive("KCL.t", self.t)
+        if "riesz" in self.kernel and self.t > _RIESZ_LARGEST_T:
+            limit = f"a number <= {_RIESZ_LARGEST_T} with a riesz kernel (beyond, r^(-t) of close pairs leaves float32)"
+            raise ValueError(f"KCL.t: expected {limit}, got {self.t!r}")
         check_positive("KCL.gamma", self.gamma)
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:

@@ -54,6 +54,11 @@ def register_strategy(name: str) -> Callable[[S], S]:
         raise ValueError(f"name: expected a name without dots, got {name!r}")
 
     def register(strategy: S) -> S:
+        is_class: bool = inspect.isclass(strategy)
+        if not is_class:
+            raise TypeError(
+                f"{name}: expected a class of strategies, got {strategy!r}; a function goes to the loss as it is"
+            )
         if name in _REGISTRY:
             raise ValueError(f"name: expected a new one, got {name!r}, which is {_REGISTRY[name]!r}")
         clash = [option for option in _options(strategy) if option in LOSS_OPTIONS]
@@ -86,17 +91,18 @@ def build_strategy(name: str, **options: Any) -> Strategy:
     known = _options(strategy)
     unknown = [option for option in options if option not in known]
     if unknown:
-        raise TypeError(f"{name}: expected options among {_listing(known)}, got {_listing(unknown)}{_hint(unknown)}")
+        expected = f"options among {', '.join(known)}" if known else "no options"
+        raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{_hint(unknown)}")
     return strategy(**options)
 
 
 def _look_up(name: str) -> Callable[..., Strategy]:
     if name not in _REGISTRY:
-        close = get_close_matches(name, _REGISTRY, n=1)
+        close = get_close_matches(name.lower(), _REGISTRY, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ""
         takes_functions = name.lower() in ("family", "regularized")
         note = f"; {name.capitalize()} takes functions, so pass the object itself" if takes_functions else ""
-        raise ValueError(f"strategy: expected one of {_listing(strategy_names())}, got {name!r}{guess}{note}")
+        raise ValueError(f"strategy: expected one of {', '.join(strategy_names())}, got {name!r}{guess}{note}")
     return _REGISTRY[name]
 
 
@@ -104,7 +110,7 @@ def _import(path: str) -> Callable[..., Strategy]:
     module_name, _, attribute = path.rpartition(".")
     try:
         strategy = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ImportError(f"strategy: expected an import path such as package.module.MyAlpha, got {path!r}") from error
     if not callable(strategy):
         raise TypeError(f"strategy: expected a class at {path!r}, got {strategy!r}")
@@ -112,13 +118,7 @@ def _import(path: str) -> Callable[..., Strategy]:
 
 
 def _options(strategy: Callable[..., Strategy]) -> list[str]:
-    if not callable(strategy):
-        raise TypeError(f"strategy: expected a class, got {strategy!r}")
     return list(inspect.signature(strategy).parameters)
-
-
-def _listing(names: list[str]) -> str:
-    return ", ".join(names) if names else "none"
 
 
 def _hint(unknown: list[str]) -> str:

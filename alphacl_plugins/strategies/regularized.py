@@ -6,7 +6,8 @@ unknown is ``x = D_min - μ``, and ``r'(1) <= x <= r'(1/K)``. The solvers run a 
 sync. Their last step is part of autograd: at the root one Newton step has the derivative of the implicit function.
 
 By Danskin's theorem ``D_+ - min_α (Σ_j α_j D_j - Σ_j r(α_j))`` is a loss whose gradient is that of ``-E`` at the
-optimal α; it is the strategy's value wherever r is known.
+optimal α: the value of Entropy and Square. (That of Inverse is known too, but it is a number of size τ K^γ whose
+changes drown in rounding, so Inverse shows ``-E``.)
 """
 
 import math
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_above, check_bool, check_callable, check_positive
-from alphacl_plugins.strategies.base import Candidates, PairWeights, logsumexp, softmax, split_excluded
+from alphacl_plugins.strategies.base import Candidates, PairWeights, logsumexp, slope_of, softmax, split_excluded
 
 _INVERSE_STEPS = 8  # 6 reach float64 for every γ, τ, K tried
 _REGULARIZED_STEPS = 64
@@ -70,8 +71,7 @@ class Inverse:
         exact: whether to solve for μ.
 
     Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
-    Raises: ValueError, TypeError if a parameter is outside its range, or ``K^γ`` (the largest ``(D_j - μ)/τ``) is
-        beyond the range of the dtype.
+    Raises: ValueError, TypeError if a parameter is outside its range.
     Source: Tian (2022), Sec. 6 (r_γ), Eq. 8a; exact=False: the rule behind Table 1.
     """
 
@@ -96,38 +96,32 @@ class Inverse:
         candidates = split_excluded(d2_neg)
         if not self.exact:
             return PairWeights(softmax(-self.gamma * torch.log(candidates.d2 + self.tau), candidates.excluded))
-        if self.gamma * math.log(max(d2_neg.shape[1], 1)) > math.log(torch.finfo(d2_neg.dtype).max):
-            raise ValueError(
-                f"Inverse.gamma: expected K^gamma within the range of {d2_neg.dtype}, "
-                f"got gamma {self.gamma} with K = {d2_neg.shape[1]} candidates"
-            )
-        weights, slopes = self._solve(candidates)
-        regulariser = self.tau / (1 - self.gamma) * weights * slopes  # r(α) = α r'(α) / (1 - γ)
-        return PairWeights(weights, value=_danskin(d2_pos, candidates, weights, regulariser))
+        return PairWeights(candidates.keep(self._solve(candidates)))
 
-    def _solve(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+    def _solve(self, candidates: Candidates) -> Tensor:
         """Newton's method for ``y = (D_min - μ)/τ``, on ``F(y) = S(y)^(-γ) - 1`` with ``S = Σ_j (δ_j/τ + y)^(-1/γ)``.
 
         F is a power mean of negative exponent, hence concave and increasing, and F(1) <= 0 since the closest candidate
-        alone gives S(1) >= 1: from y = 1 the steps approach the root from below, and none can overshoot.
-
-        Returns: the weights α and ``r'(α)/τ = (D_j - μ)/τ``.
+        alone gives S(1) >= 1: from y = 1 the steps approach the root from below, and none can overshoot. They are
+        taken in ``w = log(y)/γ``, which lies in [0, log K], so no γ and no K leaves the range of the dtype.
         """
         shifts = _above_closest(candidates) / self.tau
-        power = -1 / self.gamma
 
-        def terms(y: Tensor) -> Tensor:
-            return candidates.keep((shifts + y).pow(power))
+        def terms(w: Tensor) -> tuple[Tensor, Tensor]:
+            """``α = (δ/τ + y)^(-1/γ)``, and ``-dα/dw = α y / (δ/τ + y)``."""
+            ratio = 1 + shifts * torch.exp(-self.gamma * w)
+            alpha = candidates.keep(torch.exp(-w) * ratio.pow(-1 / self.gamma))
+            return alpha, alpha / ratio
 
         with torch.no_grad():
-            y = torch.ones_like(shifts[:, :1])
+            w = torch.zeros_like(shifts[:, :1])
             for _ in range(_INVERSE_STEPS):
-                rows = terms(y)
-                total = rows.sum(dim=1, keepdim=True)
-                y = y + (total.pow(self.gamma) - 1) * total / (rows / (shifts + y)).sum(dim=1, keepdim=True)
-            slope = power * (terms(y) / (shifts + y)).sum(dim=1, keepdim=True)
-        y = y - (terms(y).sum(dim=1, keepdim=True) - 1) / slope
-        return terms(y), shifts + y
+                total, slope = (part.sum(dim=1, keepdim=True) for part in terms(w))
+                g = self.gamma * torch.log(total)
+                w = w + (g + torch.log(torch.exp(-g) - total / slope * torch.expm1(-g))) / self.gamma
+            slope = terms(w)[1].sum(dim=1, keepdim=True)
+        w = w + (terms(w)[0].sum(dim=1, keepdim=True) - 1) / slope
+        return terms(w)[0]
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,8 @@ class Square:
         chosen = self._nearest(shifts.detach().masked_fill(candidates.excluded, math.inf))
         level = (self.tau + (shifts * chosen).sum(dim=1, keepdim=True)) / chosen.sum(dim=1, keepdim=True)
         weights = candidates.keep((level - shifts).clamp_min(0.0) / self.tau)
-        return PairWeights(weights, value=_danskin(d2_pos, candidates, weights, -self.tau / 2 * weights.square()))
+        optimum = weights.detach()  # Danskin: α counts as a constant
+        return PairWeights(weights, value=d2_pos - (optimum * (candidates.d2 + self.tau / 2 * optimum)).sum(dim=1))
 
     def _nearest(self, shifts: Tensor) -> Tensor:
         """Which candidates have weight: the k closest, for the largest k whose k-th lies below their common level μ."""
@@ -209,7 +204,7 @@ class Regularized:
             low = self.derivative(torch.ones_like(candidates.number())).expand_as(candidates.number())
             high = self.derivative(1 / candidates.number())
             x = _safeguarded_newton(excess, low, high)
-            slope = _slope(excess, x)
+            slope = slope_of(excess, x)
         x = x - excess(x) / slope
         return PairWeights(self._weights(candidates, shifts, x))
 
@@ -223,23 +218,12 @@ def _above_closest(candidates: Candidates) -> Tensor:
     return candidates.keep(candidates.d2 - closest)
 
 
-def _danskin(d2_pos: Tensor, candidates: Candidates, weights: Tensor, regulariser: Tensor) -> Tensor:
-    """The loss ``D_+ - (Σ_j α_j D_j - Σ_j r(α_j))``; at the optimal α its gradient is the one with α held fixed."""
-    return d2_pos - (weights.detach() * candidates.d2).sum(dim=1) + regulariser.detach().sum(dim=1)
-
-
 def _safeguarded_newton(excess: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
     """Root of a decreasing function in ``[low, high]``: Newton's step where it stays inside, else the midpoint."""
     x = low
     for _ in range(_REGULARIZED_STEPS):
         residual = excess(x)
         low, high = torch.where(residual >= 0, x, low), torch.where(residual <= 0, x, high)
-        step = x - residual / _slope(excess, x)
+        step = x - residual / slope_of(excess, x)
         x = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
     return x
-
-
-def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Derivative of a function of one number per row, by autograd."""
-    slope: Tensor = torch.func.grad(lambda y: function(y).sum())(x)
-    return slope

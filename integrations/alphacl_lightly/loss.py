@@ -9,7 +9,7 @@ from torch import Tensor
 
 import alphacl_plugins
 from alphacl_plugins import PairWeights, build_strategy
-from alphacl_plugins._checks import check_matrix, check_width
+from alphacl_plugins._checks import check_same_shape, check_width
 from alphacl_plugins.functional import l2_normalize
 from alphacl_plugins.strategies import Strategy
 
@@ -87,10 +87,12 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
 
         Shape: ``[N, D]``, ``[N, D]`` -> scalar, or one loss per anchor with reduction "none".
         """
+        check_same_shape("out1", out1, "out0", out0)
         return super().forward(out0, out1, queue=self._bank(out1, update=out0.requires_grad))
 
     def pair_weights(self, out0: Tensor, out1: Tensor) -> PairWeights:  # type: ignore[override]
         """Return the α of this batch, as `alphacl_plugins.AlphaCLLoss.pair_weights`; the bank stays as it is."""
+        check_same_shape("out1", out1, "out0", out0)
         return super().pair_weights(out0, out1, queue=self._bank(out1, update=False))
 
     def extra_repr(self) -> str:
@@ -100,7 +102,6 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
     def _bank(self, keys: Tensor, *, update: bool) -> Tensor | None:
         if self.memory_bank_size == 0:
             return None
-        check_matrix("out1", keys)
         if self.memory_bank is None:
             self.memory_bank = self._new_bank(keys.shape[1]).to(keys.device)
         check_width("out1", keys, "the memory bank", self.memory_bank.bank)
@@ -116,13 +117,14 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         )
 
 
-def _bank_shape(size: int | Sequence[int]) -> tuple[int, int]:
+def _bank_shape(size: Any) -> tuple[int, int]:
     """Read lightly's ways to give the size of a bank: 0, rows, or (rows, width)."""
-    shape = [size, 0] if isinstance(size, int) else list(size)
-    whole = all(isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0 for entry in shape)
-    if not whole or len(shape) != 2 or (shape[0] > 0 and shape[1] == 0 and not isinstance(size, int)):
+    rows, *width = list(size) if isinstance(size, Sequence) else [size, 0]
+    whole = all(hasattr(entry, "__index__") and not isinstance(entry, bool) and entry >= 0 for entry in (rows, *width))
+    widthless = isinstance(size, Sequence) and width in ([], [0])
+    if not whole or len(width) > 1 or (rows and widthless):
         raise ValueError(f"memory_bank_size: expected an int >= 0 or (rows, width), got {size!r}")
-    return shape[0], shape[1]
+    return int(rows), int(width[0]) if width else 0
 
 
 def _with_options(strategy: str | Strategy, options: dict[str, Any]) -> str | Strategy:

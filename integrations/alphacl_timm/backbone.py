@@ -37,7 +37,7 @@ def create_backbone(name: str, image_size: int = 32, pretrained: bool = False) -
 
     Shape: the module maps ``[N, 3, image_size, image_size]`` to ``[N, module.num_features]``.
     Raises: ValueError for an unknown name, a model of another family, or a size that is not positive or that the model
-        cannot process; TypeError if ``image_size`` is not an int.
+        cannot process; TypeError if ``name`` is not a string or ``image_size`` not an int.
     """
     _check_image_size(image_size)
     _check_name(name)
@@ -59,6 +59,8 @@ def _check_image_size(image_size: int) -> None:
 
 def _check_name(name: str) -> None:
     """Refuse what can be refused before any weight is made."""
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a timm model name, got {name!r}")
     if not is_model(name):
         close = difflib.get_close_matches(name, list_models(), n=5)
         hint = f"; close names: {', '.join(close)}" if close else ""

@@ -123,6 +123,8 @@ def test_it_copies_with_its_bank():
             r"strategy: expected a name to go with the options p",
         ),
         (lambda: AlphaCLLoss(memory_bank_size=-1), ValueError, r"memory_bank_size: expected an int >= 0 or .*, got -1"),
+        (lambda: AlphaCLLoss(memory_bank_size=4096.0), ValueError, r"memory_bank_size: expected .*, got 4096.0"),
+        (lambda: AlphaCLLoss(memory_bank_size=None), ValueError, r"memory_bank_size: expected .*, got None"),
         (lambda: AlphaCLLoss(memory_bank_size=(8,)), ValueError, r"memory_bank_size: expected .*, got \(8,\)"),
         (lambda: AlphaCLLoss(memory_bank_size=(8, 0)), ValueError, r"memory_bank_size: expected .*, got \(8, 0\)"),
         (lambda: AlphaCLLoss(negatives="queue"), ValueError, r'memory_bank_size: expected .* as negatives is "queue"'),
@@ -131,6 +133,14 @@ def test_it_copies_with_its_bank():
 def test_errors_say_what_was_expected(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_refused_batch_does_not_enter_the_bank():
+    loss = AlphaCLLoss("infonce", memory_bank_size=8)
+    z, z_aug = random_views(0, n=4, d=3)
+    with pytest.raises(ValueError, match=r"out1: expected the shape of out0 \(3, 3\), got \(4, 3\)"):
+        loss(z[:3], z_aug)
+    assert loss.memory_bank is None
 
 
 def test_keys_of_another_width_than_the_bank_are_refused():

@@ -33,6 +33,16 @@ def test_distances_of_half_precision_are_formed_in_float32_even_under_autocast(d
     assert relative_error(d2, squared_distances(z.double(), z.double())) < 1e-6
 
 
+def test_an_offset_does_not_cost_precision():
+    z = random_views(6, n=20, d=8)[0].detach() + 1000
+    assert (
+        relative_error(
+            squared_distances(z.float(), z.float()), squared_distances(z.float().double(), z.float().double())
+        )
+        < 1e-5
+    )
+
+
 def test_energy_by_loops_ignores_the_diagonal_and_holds_alpha_fixed():
     z, z_aug = random_views(1, n=5, d=3)
     alpha = random_alpha(5).requires_grad_()
@@ -110,7 +120,9 @@ Z = torch.zeros(3, 2)
         (lambda: energy(Z, Z[:2], Z), ValueError, r"z_aug: expected the shape of z \(3, 2\), got \(2, 2\)"),
         (lambda: energy(Z[:1], Z[:1], Z), ValueError, r"z: expected at least 2 samples to compare, got 1"),
         (lambda: energy(Z, Z, Z), ValueError, r"alpha: expected shape \[3, 3\], got \(3, 2\)"),
-        (lambda: energy(Z, Z, 0.5), TypeError, r"alpha: expected a tensor \[N, N\] or a strategy, got 0.5"),
+        (lambda: energy(Z, Z, 0.5), TypeError, r"alpha: expected a tensor \[N, N\] or a strategy object, got 0.5"),
+        (lambda: energy(Z, Z, strategies.Direct), TypeError, r"alpha: expected a .* or a strategy object, got <class"),
+        (lambda: energy(Z, Z, lambda p, n: n), TypeError, r"alpha: expected a strategy that returns PairWeights"),
         (
             lambda: contrastive_covariance(Z, Z[:2], Z, Z, Z[:2]),
             ValueError,

@@ -209,6 +209,35 @@ def test_a_queue_makes_one_sample_enough_and_gets_no_gradient(name, negatives):
     assert queue.grad is None
 
 
+def test_a_users_weights_at_excluded_candidates_do_not_count():
+    views = random_views(16, n=4, d=3)
+
+    def careless(d2_pos, d2_neg):
+        return PairWeights(torch.where(torch.isinf(d2_neg), torch.nan, 1.0))
+
+    def careful(d2_pos, d2_neg):
+        return PairWeights((~torch.isinf(d2_neg)).double(), pos=torch.full_like(d2_pos, 6.0))
+
+    def careless_with_pos(d2_pos, d2_neg):
+        return PairWeights(careless(d2_pos, d2_neg).neg, pos=torch.full_like(d2_pos, 6.0))
+
+    assert AlphaCLLoss(careless_with_pos)(*views).item() == AlphaCLLoss(careful)(*views).item()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (lambda p, n: n, TypeError, r"strategy: expected one that returns PairWeights, got one that returns Tensor"),
+        (lambda p, n: PairWeights(n[:, :1]), ValueError, r"strategy: expected PairWeights.neg \(6, 6\), got \(6, 1\)"),
+        (lambda p, n: PairWeights(n, p[:, None]), ValueError, r"expected PairWeights.pos \(6,\), got \(6, 1\)"),
+        (lambda p, n: PairWeights(n, p, p.mean()), ValueError, r"expected PairWeights.value \(6,\), got \(\)"),
+    ],
+)
+def test_a_users_strategy_with_wrong_shapes_is_refused(answer, error, message):
+    with pytest.raises(error, match=message):
+        AlphaCLLoss(answer)(*random_views(16, n=3, d=3))
+
+
 def test_views_and_queue_of_different_precision_mix():
     z, z_aug = random_views(12, n=4, d=3)
     expected = AlphaCLLoss("infonce")(z, z_aug, queue=random_queue()).item()
@@ -292,8 +321,12 @@ Z = torch.zeros(3, 2)
     ("call", "error", "message"),
     [
         (lambda: AlphaCLLoss(0.5), TypeError, r"strategy: expected a name or a strategy object, got 0.5; .*tau=0.5"),
-        (lambda: AlphaCLLoss(temperature=0.5), TypeError, r"got unexpected temperature; the temperature is called tau"),
-        (lambda: AlphaCLLoss("infonce", tau=0.5), TypeError, r"got unexpected tau; options of a strategy go into it"),
+        (lambda: AlphaCLLoss(temperature=0.5), TypeError, r"got temperature \(the temperature is called tau\)"),
+        (
+            lambda: AlphaCLLoss("infonce", tau=0.5),
+            TypeError,
+            r'got tau; .*AlphaCLLoss\(build_strategy\("infonce", ...\)\)',
+        ),
         (
             lambda: AlphaCLLoss(strategies.Direct),
             TypeError,

@@ -80,6 +80,7 @@ def test_wasserstein_uniformity_tells_collapse_from_spread():
 def test_wasserstein_uniformity_on_a_line():
     z = torch.tensor([[1.0], [1.0], [-1.0]])  # cosines 1, -1, -1
     assert metrics.wasserstein_uniformity(z).item() == pytest.approx(2 * abs(2 / 3 - 1 / 2))
+    assert metrics.wasserstein_uniformity(torch.zeros(4, 1)).item() == pytest.approx(1.0)  # cosines 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -97,6 +98,9 @@ Z = torch.zeros(3, 2)
     [
         (lambda: metrics.alignment(Z, Z[:2]), ValueError, r"z_aug: expected the shape of z \(3, 2\), got \(2, 2\)"),
         (lambda: metrics.uniformity(Z[:1]), ValueError, r"z: expected at least 2 rows to compare, got 1"),
+        (lambda: metrics.uniformity(Z.long()), TypeError, r"z: expected a floating-point tensor, got torch.int64"),
+        (lambda: metrics.alignment(Z[:0], Z[:0]), ValueError, r"z: expected at least 1 row, got shape \(0, 2\)"),
+        (lambda: metrics.alpha_entropy(Z[:0]), ValueError, r"alpha: expected at least 1 row, got shape \(0, 2\)"),
         (lambda: metrics.uniformity(Z, t=0), ValueError, r"t: expected a finite number > 0, got 0"),
         (lambda: metrics.wasserstein_uniformity(Z[:1]), ValueError, r"z: expected at least 2 rows to compare, got 1"),
         (lambda: metrics.effective_rank(Z[:0]), ValueError, r"z: expected at least 1 row, got shape \(0, 2\)"),

@@ -89,13 +89,16 @@ def test_every_option_of_the_losses_is_reserved():
             ValueError,
             r"strategy: expected one of dhel, .*'direkt'; did you mean 'direct'",
         ),
+        (lambda: build_strategy("InfoNCE"), ValueError, r"got 'InfoNCE'; did you mean 'infonce'"),
+        (lambda: build_strategy(".x"), ImportError, r"strategy: expected an import path .*, got '.x'"),
+        (lambda: register_strategy("mine_too")(lambda a, b: a), TypeError, r"mine_too: expected a class of strategies"),
         (lambda: build_strategy("family"), ValueError, r"Family takes functions, so pass the object itself"),
         (
             lambda: build_strategy("direct", gamma=3),
             TypeError,
             r"direct: expected options among tau, p, normalize, got gam",
         ),
-        (lambda: build_strategy("uniform", tau=3), TypeError, r"uniform: expected options among none, got tau"),
+        (lambda: build_strategy("uniform", tau=3), TypeError, r"uniform: expected no options, got tau"),
         (
             lambda: build_strategy("infonce", temperature=1),
             TypeError,

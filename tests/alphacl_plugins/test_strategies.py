@@ -111,7 +111,7 @@ def test_value_and_weights_belong_together(strategy, seed):
     torch.testing.assert_close(rise, -(weights.neg * direction).sum(dim=1), rtol=1e-6, atol=1e-8)
 
 
-WITHOUT_OWN_LOSS = {"direct", "uniform"}
+WITHOUT_OWN_LOSS = {"direct", "uniform", "inverse"}
 
 
 def test_which_strategies_have_their_own_loss():
@@ -141,6 +141,29 @@ def test_extreme_exponents_of_direct_are_finite(p, normalize):
     assert is_finite(weights, slope)
     if normalize:
         torch.testing.assert_close(weights.sum(dim=1), torch.ones(6))
+
+
+def test_direct_at_distance_zero_is_exact_for_small_exponents():
+    weights = Direct(0.5, p=0.1)(torch.zeros(1), torch.tensor([[0.0, 1.0]])).neg
+    torch.testing.assert_close(weights, torch.softmax(torch.tensor([[0.0, -2.0]]), dim=1))
+
+
+@pytest.mark.parametrize("kernel", ["riesz", "gaussian_riesz"])
+def test_the_steepest_riesz_kernel_is_finite_for_duplicates(kernel):
+    weights = KCL(kernel, t=8, gamma=1e3)(torch.zeros(2), torch.zeros(2, 3))
+    assert is_finite(*complete(weights))
+
+
+def test_a_users_psi_may_overflow_at_distance_zero():
+    from alphacl_plugins.strategies import Family
+
+    steep = Family(lambda x: 0.01 * torch.log1p(x), lambda x: torch.exp(x / 0.01))
+    d2_pos = torch.tensor([1.5], requires_grad=True)
+    with_excluded = steep(d2_pos, torch.tensor([[1.9, 1.6, math.inf]])).neg.sum()
+    without = steep(d2_pos, torch.tensor([[1.9, 1.6]])).neg.sum()
+    slopes = [torch.autograd.grad(total, d2_pos)[0] for total in (with_excluded, without)]
+    torch.testing.assert_close(*slopes)
+    assert float(slopes[0]) > 0
 
 
 def test_triplet_counts_only_violations():
@@ -186,6 +209,7 @@ POSITIVE = "expected a finite number > 0"
         (lambda: Inverse(gamma=0, exact=False), ValueError, rf"Inverse.gamma: {POSITIVE}, got 0"),
         (lambda: Square(tau=None), TypeError, rf"Square.tau: {POSITIVE}, got None"),
         (lambda: KCL("cubic"), ValueError, r"KCL.kernel: expected one of 'gaussian', .*, got 'cubic'"),
+        (lambda: KCL("riesz", t=12.0), ValueError, r"KCL.t: expected a number <= 8 with a riesz kernel .*, got 12.0"),
         (lambda: KCL(t=0), ValueError, rf"KCL.t: {POSITIVE}, got 0"),
         (lambda: Triplet(eps=math.inf), ValueError, r"Triplet.eps: expected a finite number, got inf"),
     ],
