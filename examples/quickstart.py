@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,11 @@ class Settings:
     strategy: str = "direct"
     """Which pair weights α-CL uses: any registered name."""
     tau: float | None = None
-    """Temperature of both losses, > 0. Default: each one's own, 0.5."""
+    """Temperature τ of both losses, > 0. Default: each strategy's own (0.5 for InfoNCE and direct)."""
     epochs: int = 25
     """Passes over the training images."""
     batch_size: int = 256
-    """Images in a batch; each gives two views."""
+    """Images in a batch, each with two views; at most: fewer images make a smaller batch."""
     learning_rate: float = 0.01
     """Largest learning rate (AdamW, warm-up and cosine)."""
     seeds: int = 3
@@ -61,7 +61,7 @@ class Settings:
     first_seed: int = 0
     """Seeds are first_seed, first_seed + 1, ..."""
     accelerator: str = "cpu"
-    """What Lightning trains on: cpu (the same numbers each time), gpu, mps or auto."""
+    """What Lightning trains on: cpu (the same numbers each time, for one number of threads), gpu, mps or auto."""
     threads: int | None = None
     """CPU threads. Default: 1 for the digits, where more gain little and are slow beside other work; for a folder, as
     many as the libraries take by themselves."""
@@ -83,6 +83,8 @@ def prepare(settings: Settings) -> Images:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected an int >= 1, got {value}")
+    if settings.batch_size < 2:
+        raise ValueError(f"batch_size: expected an int >= 2, got {settings.batch_size}")
     if not 0 < settings.learning_rate < math.inf:
         raise ValueError(f"learning_rate: expected a finite number > 0, got {settings.learning_rate}")
     losses(settings)
@@ -90,11 +92,14 @@ def prepare(settings: Settings) -> Images:
         images = load_digits(settings.image_size or 8, settings.limit)
     else:
         images = load_folder(settings.data_root, settings.image_size or 32, settings.limit)
-    if not 2 <= settings.batch_size <= len(images.train):
-        bounds = f"from 2 to the {len(images.train)} training images"
-        raise ValueError(f"batch_size: expected a number {bounds}, got {settings.batch_size}")
     Network(settings.backbone, images)
     return images
+
+
+def effective(settings: Settings, images: Images) -> Settings:
+    """Fill in what depends on the images: the batch is at most all of them, and digits take one thread."""
+    threads = settings.threads or (None if images.photos else 1)
+    return replace(settings, batch_size=min(settings.batch_size, len(images.train)), threads=threads)
 
 
 def losses(settings: Settings) -> dict[str, AlphaCLLoss]:
@@ -110,9 +115,10 @@ def run(settings: Settings, images: Images) -> list[Run]:
     """Train and judge for each seed, then write the report."""
     started = time.perf_counter()
     console = Console(width=None if sys.stdout.isatty() else 100)
+    settings = effective(settings, images)
     console.print(f"{images.description}\n{settings.backbone}, {settings.epochs} epochs, batch {settings.batch_size}")
     runs: list[Run] = []
-    with threadpool_limits(settings.threads or (None if images.photos else 1)):
+    with threadpool_limits(settings.threads):
         for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
             for result in run_seed(settings, images, seed):
                 runs.append(result)
@@ -131,7 +137,7 @@ def run(settings: Settings, images: Images) -> list[Run]:
 
 
 def progress_line(result: Run) -> str:
-    """Return what is said when one network is done."""
+    """Return the line that is printed when one network is done."""
     trained = f", trained in {result.train_seconds:.0f} s" if result.curves else ""
     return f"seed {result.seed}  {result.method}: linear probe {result.scores.probe_all:.1f} %{trained}"
 

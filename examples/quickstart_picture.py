@@ -35,10 +35,10 @@ def draw_picture(path: Path, runs: list[Run], images: Images) -> None:
     loss, positives, negatives, accuracy = below.subplots(1, 4)
     _losses(loss, runs)
     _curves(positives, runs, "d2_pos", "Distance to the other view (1 - cos)")
-    _curves(negatives, runs, "effective_negatives", "Other images an anchor looks at")
+    _curves(negatives, runs, "effective_negatives", "Effective number of candidates")
     _accuracies(accuracy, runs)
     n_seeds = len({run.seed for run in runs})
-    note = "one seed" if n_seeds == 1 else f"mean over {n_seeds} seeds, with standard errors"
+    note = "one seed" if n_seeds == 1 else f"mean over {n_seeds} seeds (accuracies: ± standard error)"
     figure.suptitle(
         f"{images.description}\nabove: t-SNE of held-out features, seed {runs[0].seed}; below: {note}",
         fontsize=11,
@@ -107,7 +107,7 @@ def _curve(axes: Axes, runs: list[Run], method: str, name: str, colour: str) -> 
     marker = "o" if n_epochs < 5 else ""  # a line through one point is not seen
     axes.plot(np.arange(1, n_epochs + 1), values.mean(axis=0), color=colour, linewidth=2, marker=marker)
     axes.set_xlim(0.5, n_epochs + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     _tidy(axes)
 
