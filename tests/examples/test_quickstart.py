@@ -92,7 +92,7 @@ def test_the_losses_start_from_the_untrained_network(runs):
 
 
 def test_a_batch_is_at_most_all_images(tmp_path):
-    main(tiny(tmp_path, batch_size=256, epochs=1, seeds=1))
+    quickstart.main(tiny(tmp_path, batch_size=256, epochs=1, seeds=1))
     report = json.loads((tmp_path / "quickstart.json").read_text())
     assert report["settings"]["batch_size"] == 60
     assert report["settings"]["threads"] == 1
