@@ -13,7 +13,8 @@ from alphacl_plugins.strategies.base import Strategy
 S = TypeVar("S", bound=Callable[..., Strategy])
 
 # Flat configurations (lightly's keywords, solo-learn's `loss.*`) hold the options of the loss and of its strategy side
-# by side, so a strategy may not take an option of one of these names.
+# by side, so a strategy may not take an option of one of these names. ("name" is a config's own key, and "block_size"
+# is kept free for computing the loss in blocks.)
 LOSS_OPTIONS = (
     "strategy",
     "negatives",

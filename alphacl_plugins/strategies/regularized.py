@@ -96,7 +96,7 @@ class Inverse:
         candidates = split_excluded(d2_neg)
         if not self.exact:
             return PairWeights(softmax(-self.gamma * torch.log(candidates.d2 + self.tau), candidates.excluded))
-        return PairWeights(candidates.keep(self._solve(candidates)))
+        return PairWeights(self._solve(candidates))
 
     def _solve(self, candidates: Candidates) -> Tensor:
         """Newton's method for ``y = (D_min - μ)/τ``, on ``F(y) = S(y)^(-γ) - 1`` with ``S = Σ_j (δ_j/τ + y)^(-1/γ)``.
