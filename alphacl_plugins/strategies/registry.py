@@ -38,7 +38,7 @@ def register_strategy(name: str) -> Callable[[S], S]:
         name: the name for `build_strategy`, the adapters and configs; no dot, which would read as an import path.
 
     Raises: ValueError if the name is taken or not usable, or an option of the strategy is named like one of the loss;
-        TypeError if the name is not a string or the strategy cannot be called.
+        TypeError if the name is not a string or the strategy is not a class.
 
     Example::
 

@@ -62,8 +62,8 @@ class Inverse:
     ``α_j = (D_j + τ)^(-γ)``, divided by the row sum.
 
     The two are different rules, not an answer and its approximation. With 254 candidates and the paper's τ and γ the
-    exact rows are nearly uniform and learn like the quadratic loss, while the row α-CL-r_γ of the paper's Table 1,
-    close to InfoNCE, comes from ``exact=False``.
+    exact rows are nearly uniform, as those of the quadratic loss; the row α-CL-r_γ of the paper's Table 1, which is
+    close to InfoNCE's there, comes from ``exact=False``.
 
     Args:
         tau: strength τ of the regulariser, > 0; not exact: the distance τ, in the unit of D, that is added to D.
