@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -59,16 +58,6 @@ def split_excluded(d2_neg: Tensor) -> Candidates:
     """Tell the excluded candidates (+inf) from the others."""
     excluded = torch.isinf(d2_neg)
     return Candidates(d2_neg.masked_fill(excluded, 0.0), excluded)
-
-
-def softmax(logits: Tensor, excluded: Tensor) -> Tensor:
-    """Softmax over the candidates, exactly 0 where excluded. Shape: ``[M, K]``, ``[M, K]`` bool -> ``[M, K]``."""
-    return torch.softmax(logits.masked_fill(excluded, -math.inf), dim=1)
-
-
-def logsumexp(logits: Tensor, excluded: Tensor) -> Tensor:
-    """``log Σ_j exp(logit_j)`` over the candidates. Shape: ``[M, K]``, ``[M, K]`` bool -> ``[M]``."""
-    return torch.logsumexp(logits.masked_fill(excluded, -math.inf), dim=1)
 
 
 def slope_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -2,17 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_bool, check_positive
-from alphacl_plugins.strategies.base import PairWeights, softmax, split_excluded
+from alphacl_plugins.strategies.factored import Factored, Factors, Totals
 
 
 @dataclass(frozen=True)
-class Direct:
+class Direct(Factored):
     """Weight close pairs directly: a softmax over ``-d^p / τ``.
 
     ``α_j = exp(-d_j^p / τ) / Σ_k exp(-d_k^p / τ)``, with ``d_j = √D_j``; unnormalised ``α_j = exp(-d_j^p / τ)``.
@@ -27,8 +26,6 @@ class Direct:
     Source: Tian (2022), arXiv:2201.12680, Eq. 12.
     """
 
-    linear_in_positive: ClassVar[bool] = True
-
     tau: float = 0.5
     p: float = 4.0
     normalize: bool = True
@@ -38,15 +35,14 @@ class Direct:
         check_positive("Direct.p", self.p)
         check_bool("Direct.normalize", self.normalize)
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        candidates = split_excluded(d2_neg)
-        floor, ceiling = self._safe_range(d2_neg.dtype)
-        logits = -candidates.d2.clamp(floor, ceiling).pow(self.p / 2) / self.tau
-        if self.p < 2:
-            logits = logits.masked_fill(candidates.d2 < floor, 0.0)
-        if self.normalize:
-            return PairWeights(softmax(logits, candidates.excluded))
-        return PairWeights(candidates.keep(torch.exp(logits)))
+    def log_weight(self, d2: Tensor) -> Tensor:
+        floor, ceiling = self._safe_range(d2.dtype)
+        log_weight = -d2.clamp(floor, ceiling).pow(self.p / 2) / self.tau
+        return log_weight.masked_fill(d2 < floor, 0.0) if self.p < 2 else log_weight
+
+    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+        mass = torch.ones_like(d2_pos) if self.normalize else totals.log_weight.exp().expand_as(d2_pos)
+        return Factors(mass, pos=mass)
 
     def _safe_range(self, dtype: torch.dtype) -> tuple[float, float]:
         """Where ``D^(p/2) / τ`` is finite and so is its slope, which for p < 2 is not finite at D = 0."""
@@ -57,15 +53,16 @@ class Direct:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Factored):
     """Weigh all candidates alike: ``α_j = 1 / K``, the loss that the paper calls quadratic.
 
     Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
     Source: Tian (2022), Table 1 (L_quadratic).
     """
 
-    linear_in_positive: ClassVar[bool] = True
+    def log_weight(self, d2: Tensor) -> Tensor:
+        return torch.zeros_like(d2)
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        candidates = split_excluded(d2_neg)
-        return PairWeights(candidates.keep((1 / candidates.number()).expand_as(d2_neg)))
+    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+        mass = torch.ones_like(d2_pos)
+        return Factors(mass, pos=mass)

@@ -8,13 +8,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_callable, check_finite, check_non_negative, check_positive
-from alphacl_plugins.strategies.base import PairWeights, logsumexp, slope_of, softmax, split_excluded
+from alphacl_plugins.strategies.base import PairWeights, slope_of, split_excluded
+from alphacl_plugins.strategies.factored import Factored, Factors, Totals
 
 
 class _FamilyMember(ABC):
@@ -70,7 +70,7 @@ class Family(_FamilyMember):
         return self.psi(x), slope_of(self.psi, x)
 
 
-class _ExponentialMember(ABC):
+class _ExponentialMember(Factored):
     """A member with ``ψ(x) = exp(x/τ + shift)``, written in ``log ξ`` and therefore safe at any temperature."""
 
     @property
@@ -89,18 +89,13 @@ class _ExponentialMember(ABC):
     def _mass(self, log_xi: Tensor) -> Tensor:
         """Return the sum of the row, ``ξ φ'(ξ) / τ`` (Theorem 2)."""
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        neg, pos, value = self.average(d2_pos[:, None], torch.ones_like(d2_pos)[:, None], d2_neg)
-        return PairWeights(neg, None if pos is None else pos[:, 0], value)
+    def log_weight(self, d2: Tensor) -> Tensor:
+        return -d2 / self._tau
 
-    def average(self, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
-        """Mean over positives ``[M, P]``: each scales one and the same softmax, since ``log ξ`` is linear in D_+."""
-        candidates = split_excluded(d2_neg)
-        logits = -candidates.d2 / self._tau
-        log_xi = d2_pos / self._tau + self._shift + logsumexp(logits, candidates.excluded)[:, None]
-        mass = share * self._mass(log_xi)
-        neg = mass.sum(dim=1, keepdim=True) * softmax(logits, candidates.excluded)
-        return PairWeights(neg, pos=mass, value=(share * self._value(log_xi)).sum(dim=1))
+    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+        log_xi = d2_pos / self._tau + self._shift + totals.log_weight
+        mass = self._mass(log_xi)
+        return Factors(mass, pos=mass, value=self._value(log_xi))
 
 
 def _log_add(log_xi: Tensor, log_constant: float) -> Tensor:
@@ -300,7 +295,7 @@ class ModifiedTriplet(_FamilyMember):
 
 
 @dataclass(frozen=True)
-class TripletContrastive(_FamilyMember):
+class TripletContrastive(Factored):
     """The linear member: ``φ(x) = x``, ``ψ(x) = x``.
 
     ``α_j = 1``: a plain difference of squared distances; K times `Uniform`.
@@ -309,10 +304,12 @@ class TripletContrastive(_FamilyMember):
     Source: Tian (2022), Fig. 1; Ji et al. (2021).
     """
 
-    linear_in_positive: ClassVar[bool] = True
+    def log_weight(self, d2: Tensor) -> Tensor:
+        return torch.zeros_like(d2)
 
-    def _phi(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        return xi, torch.ones_like(xi)
+    def potential(self, d2: Tensor) -> Tensor:
+        return d2
 
-    def _psi(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, torch.ones_like(x)
+    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+        mass = totals.number.expand_as(d2_pos)
+        return Factors(mass, pos=mass, value=mass * d2_pos - totals.potential)

@@ -1,5 +1,6 @@
 """The losses of the second paper (ICML 2024) as α-strategies: DHEL and kernel contrastive learning, KCL."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -8,11 +9,11 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_bool, check_choice, check_positive
-from alphacl_plugins.strategies.base import PairWeights, logsumexp, softmax, split_excluded
+from alphacl_plugins.strategies.factored import Factored, Factors, Totals
 
 
 @dataclass(frozen=True)
-class DHEL:
+class DHEL(Factored):
     """Decoupled hyperspherical energy loss: the energy of each view by itself, decoupled from the alignment.
 
     ``α_j = exp(-D_j/τ) / Σ_k exp(-D_k/τ)`` over the anchor's own view, with weight ½ for the positive, since it is
@@ -29,7 +30,6 @@ class DHEL:
     """
 
     negatives: ClassVar[str] = "same"
-    linear_in_positive: ClassVar[bool] = True
 
     tau: float = 0.3
     include_augs: bool = True
@@ -43,19 +43,20 @@ class DHEL:
         """Both views give anchors if the second is included."""
         return self.include_augs
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        candidates = split_excluded(d2_neg)
-        logits = -candidates.d2 / self.tau
+    def log_weight(self, d2: Tensor) -> Tensor:
+        return -d2 / self.tau
+
+    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
         pos = torch.full_like(d2_pos, 0.5 if self.include_augs else 1.0)
-        value = pos * d2_pos + self.tau * logsumexp(logits, candidates.excluded)
-        return PairWeights(softmax(logits, candidates.excluded), pos=pos, value=value)
+        value = pos * d2_pos + self.tau * totals.log_weight
+        return Factors(torch.ones_like(d2_pos), pos, value)
 
 
 class Kernel(NamedTuple):
-    """A decreasing kernel k of the half squared distance D, with its derivative; ``r² = 2D``."""
+    """A decreasing kernel k of the half squared distance D, and ``log(-k'(D))``; ``r² = 2D``."""
 
     value: Callable[[Tensor, float], Tensor]
-    slope: Callable[[Tensor, float], Tensor]
+    log_slope: Callable[[Tensor, float], Tensor]
 
 
 _RIESZ_FLOOR = 1e-6
@@ -63,29 +64,29 @@ _RIESZ_LARGEST_T = 8
 
 _GAUSSIAN = Kernel(
     lambda d2, t: torch.exp(-2 * t * d2),
-    lambda d2, t: -2 * t * torch.exp(-2 * t * d2),
+    lambda d2, t: math.log(2 * t) - 2 * t * d2,
 )
 _LOG = Kernel(
     lambda d2, t: -torch.log1p(2 * t * d2),
-    lambda d2, t: -2 * t / (1 + 2 * t * d2),
+    lambda d2, t: math.log(2 * t) - torch.log1p(2 * t * d2),
 )
 _INVERSE_MULTIQUADRIC = Kernel(
     lambda d2, t: t * (t**2 + 2 * d2).rsqrt(),
-    lambda d2, t: -t * (t**2 + 2 * d2).pow(-1.5),
+    lambda d2, t: math.log(t) - 1.5 * torch.log(t**2 + 2 * d2),
 )
 
 
-def _riesz_slope(d2: Tensor, t: float) -> Tensor:
-    return -t * (2 * d2.clamp_min(_RIESZ_FLOOR)).pow(-t / 2 - 1)
+def _riesz_log_slope(d2: Tensor, t: float) -> Tensor:
+    return math.log(t) - (t / 2 + 1) * torch.log(2 * d2.clamp_min(_RIESZ_FLOOR))
 
 
 def _riesz_value(d2: Tensor, t: float) -> Tensor:
     """``r^(-t)``, and its tangent below the floor, so that value and weight belong together there too."""
     floored = d2.clamp_min(_RIESZ_FLOOR)
-    return (2 * floored).pow(-t / 2) + _riesz_slope(d2, t) * (d2 - floored)
+    return (2 * floored).pow(-t / 2) - _riesz_log_slope(d2, t).exp() * (d2 - floored)
 
 
-_RIESZ = Kernel(_riesz_value, _riesz_slope)
+_RIESZ = Kernel(_riesz_value, _riesz_log_slope)
 
 
 class _Pairing(NamedTuple):
@@ -108,7 +109,7 @@ _PAIRINGS = {
 
 
 @dataclass(frozen=True)
-class KCL:
+class KCL(Factored):
     """Kernel contrastive learning: ``-2 k(D_+) + 2γ mean_j k(D_j)`` for a kernel k of the distance ``r = √(2D)``.
 
     ``α_j = -2γ k'(D_j) / K``, with weight ``-2 k'(D_+)`` for the positive: no softmax, so the expected loss does not
@@ -142,17 +143,20 @@ class KCL:
             raise ValueError(f"KCL.t: expected {limit}, got {self.t!r}")
         check_positive("KCL.gamma", self.gamma)
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        neg, pos, value = self.average(d2_pos[:, None], torch.ones_like(d2_pos)[:, None], d2_neg)
-        return PairWeights(neg, None if pos is None else pos[:, 0], value)
+    def log_weight(self, d2: Tensor) -> Tensor:
+        return self._pairing.candidates.log_slope(d2, self.t)
 
-    def average(self, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
-        """Mean over positives ``[M, P]``: the candidates do not depend on them."""
-        candidates = split_excluded(d2_neg)
-        pull, spread, factor, positive_t = _PAIRINGS[self.kernel]
+    def potential(self, d2: Tensor) -> Tensor:
+        return self._pairing.candidates.value(d2, self.t)
+
+    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+        pull, _, factor, positive_t = self._pairing
         positive_t = self.t if positive_t is None else positive_t
-        strength = 2 * self.gamma * factor / candidates.number()
-        neg = candidates.keep(-strength * spread.slope(candidates.d2, self.t))
-        energy = candidates.keep(strength * spread.value(candidates.d2, self.t)).sum(dim=1)
-        pos = -2 * share * pull.slope(d2_pos, positive_t)
-        return PairWeights(neg, pos=pos, value=energy - 2 * (share * pull.value(d2_pos, positive_t)).sum(dim=1))
+        strength = 2 * self.gamma * factor / totals.number
+        mass = (strength * totals.log_weight.exp()).expand_as(d2_pos)
+        pos = 2 * pull.log_slope(d2_pos, positive_t).exp()
+        return Factors(mass, pos, strength * totals.potential - 2 * pull.value(d2_pos, positive_t))
+
+    @property
+    def _pairing(self) -> _Pairing:
+        return _PAIRINGS[self.kernel]

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_above, check_bool, check_callable, check_positive
-from alphacl_plugins.strategies.base import Candidates, PairWeights, logsumexp, slope_of, softmax, split_excluded
+from alphacl_plugins.strategies.base import Candidates, PairWeights, slope_of, split_excluded
+from alphacl_plugins.strategies.factored import Factored, Factors, Totals
 
 _INVERSE_STEPS = 8  # 6 reach float64 for every γ, τ, K tried
 _REGULARIZED_STEPS = 64
 
 
 @dataclass(frozen=True)
-class Entropy:
+class Entropy(Factored):
     """Entropy regulariser: ``r_H(α) = -τ α log α``.
 
     ``α_j = exp(-D_j/τ) / Σ_k exp(-D_k/τ)``, InfoNCE at ε = 0; the loss is ``D_+ + τ log Σ_j exp(-D_j/τ)``, which is τ
@@ -40,18 +41,17 @@ class Entropy:
     Source: Tian (2022), Sec. 6 (r_H), Eq. 6; Yeh et al. (2021) for DCL.
     """
 
-    linear_in_positive: ClassVar[bool] = True
-
     tau: float = 0.5
 
     def __post_init__(self) -> None:
         check_positive("Entropy.tau", self.tau)
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        candidates = split_excluded(d2_neg)
-        logits = -candidates.d2 / self.tau
-        value = d2_pos + self.tau * logsumexp(logits, candidates.excluded)
-        return PairWeights(softmax(logits, candidates.excluded), value=value)
+    def log_weight(self, d2: Tensor) -> Tensor:
+        return -d2 / self.tau
+
+    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+        mass = torch.ones_like(d2_pos)
+        return Factors(mass, pos=mass, value=d2_pos + self.tau * totals.log_weight)
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,15 @@ class Inverse:
         else:
             check_positive("Inverse.gamma", self.gamma)
 
+    @property
+    def factored(self) -> Factored | None:
+        """In this form where it is not exact: exact rows need all candidates at once."""
+        return None if self.exact else _ShiftedPower(self.tau, self.gamma)
+
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        candidates = split_excluded(d2_neg)
-        if not self.exact:
-            return PairWeights(softmax(-self.gamma * torch.log(candidates.d2 + self.tau), candidates.excluded))
-        return PairWeights(self._solve(candidates))
+        if self.factored is not None:
+            return self.factored(d2_pos, d2_neg)
+        return PairWeights(self._solve(split_excluded(d2_neg)))
 
     def _solve(self, candidates: Candidates) -> Tensor:
         """Newton's method for ``y = (D_min - μ)/τ``, on ``F(y) = S(y)^(-γ) - 1`` with ``S = Σ_j (δ_j/τ + y)^(-1/γ)``.
@@ -122,6 +126,21 @@ class Inverse:
             slope = terms(w)[1].sum(dim=1, keepdim=True)
         w = w + (terms(w)[0].sum(dim=1, keepdim=True) - 1) / slope
         return terms(w)[0]
+
+
+@dataclass(frozen=True)
+class _ShiftedPower(Factored):
+    """``α_j ∝ (D_j + τ)^(-γ)``."""
+
+    tau: float
+    gamma: float
+
+    def log_weight(self, d2: Tensor) -> Tensor:
+        return -self.gamma * torch.log(d2 + self.tau)
+
+    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+        mass = torch.ones_like(d2_pos)
+        return Factors(mass, pos=mass)
 
 
 @dataclass(frozen=True)
