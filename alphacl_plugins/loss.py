@@ -13,7 +13,9 @@ from alphacl_plugins.functional import l2_normalize, promote
 from alphacl_plugins.metrics import alpha_entropy
 from alphacl_plugins.pairs import NEGATIVES, PairDistances, assemble, pair_distances
 from alphacl_plugins.positives import weigh
+from alphacl_plugins.ring import ring_loss
 from alphacl_plugins.strategies import PairWeights, Strategy, build_strategy
+from alphacl_plugins.strategies.factored import Factored
 
 
 class AlphaCLLoss(nn.Module):
@@ -35,7 +37,9 @@ class AlphaCLLoss(nn.Module):
             ``-E / M``.
         reduction: "mean" over the anchors, or "none".
         gather_distributed: take candidates from all ranks, exactly: after DDP has averaged, parameter gradients equal
-            those of one process with the whole batch. Without several processes it changes nothing.
+            those of one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes
+            them round instead, for the same gradient in O(N / ranks) memory, for strategies whose weights factor: the
+            softmax types and the kernels. With one process True changes nothing; "ring" still saves the N x N matrix.
 
     Attributes:
         last_stats: of the latest batch, detached scalars: ``d2_pos`` and ``d2_neg`` (means), ``alpha_entropy`` (mean
@@ -61,7 +65,7 @@ class AlphaCLLoss(nn.Module):
         l2_normalize: bool = True,
         detach_alpha: bool = True,
         reduction: str = "mean",
-        gather_distributed: bool = False,
+        gather_distributed: bool | str = False,
         **unexpected: Any,
     ) -> None:
         super().__init__()
@@ -76,12 +80,14 @@ class AlphaCLLoss(nn.Module):
             "symmetric": symmetric,
             "l2_normalize": l2_normalize,
             "detach_alpha": detach_alpha,
-            "gather_distributed": gather_distributed,
         }
         for name, flag in flags.items():
             check_bool(name, flag)
+        check_choice("gather_distributed", gather_distributed, (True, False, "ring"))
         if gather_distributed and not dist.is_available():
             raise ValueError("gather_distributed: expected a torch build with torch.distributed, got one without")
+        if gather_distributed == "ring":
+            _check_for_ring(self.strategy, detach_alpha)
         self.negatives = negatives
         self.symmetric = symmetric
         self.l2_normalize = l2_normalize
@@ -108,10 +114,14 @@ class AlphaCLLoss(nn.Module):
             (``[N]`` if not symmetric), the anchors of ``z`` first.
         Raises: TypeError, ValueError if shapes or dtypes are not these, or no anchor can have a candidate.
         """
-        distances = self._distances([z, z_aug, *more_views], labels, queue)
-        weights = self._weigh(distances)
-        self._keep_stats(distances, weights)
-        per_anchor = _per_anchor(distances, weights)
+        views, queue = self._prepare([z, z_aug, *more_views], labels, queue)
+        if self.gather_distributed == "ring":
+            per_anchor = self._in_ring(views, labels, queue)
+        else:
+            distances = self._distances(views, labels, queue)
+            weights = self._weigh(distances)
+            self._keep_stats(distances, weights)
+            per_anchor = _per_anchor(distances, weights)
         return per_anchor.mean() if self.reduction == "mean" else per_anchor
 
     def pair_weights(
@@ -124,7 +134,8 @@ class AlphaCLLoss(nn.Module):
             weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``, each times its share in the mean:
             without labels the other views, beginning with the next; with labels all rows of all views.
         """
-        distances = self._distances([z, z_aug, *more_views], labels, queue)
+        views, queue = self._prepare([z, z_aug, *more_views], labels, queue)
+        distances = self._distances(views, labels, queue)
         weights = self._weigh(distances)
         pos = weights.pos[:, 0] if weights.pos.shape[1] == 1 else weights.pos
         return PairWeights(weights.neg.detach(), pos.detach(), _per_anchor(distances, weights).detach())
@@ -136,18 +147,26 @@ class AlphaCLLoss(nn.Module):
         shown.update({name: getattr(self, name) for name in names})
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
-    def _distances(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> PairDistances:
+    def _prepare(
+        self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Check the batch; normalise it and bring it to one dtype."""
         _check_batch(views, labels, queue)
         rows = views if queue is None else [*views, queue.detach()]
         rows = promote(*[l2_normalize(row) for row in rows] if self.l2_normalize else rows)
-        batch = assemble(
-            rows[: len(views)],
-            negatives=self.negatives,
-            labels=labels,
-            queue=None if queue is None else rows[-1],
-            gather_distributed=self.gather_distributed,
-        )
+        return rows[: len(views)], None if queue is None else rows[-1]
+
+    def _distances(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> PairDistances:
+        gather = bool(self.gather_distributed)
+        batch = assemble(views, negatives=self.negatives, labels=labels, queue=queue, gather_distributed=gather)
         return pair_distances(batch, negatives=self.negatives, symmetric=self.symmetric)
+
+    def _in_ring(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> Tensor:
+        strategy: Factored = self.strategy.factored  # type: ignore[attr-defined]  # __init__ has seen to it
+        minus_energy, value, self.last_stats = ring_loss(
+            strategy, views, negatives=self.negatives, symmetric=self.symmetric, labels=labels, queue=queue
+        )
+        return _with_gradient(value, minus_energy)
 
     def _weigh(self, distances: PairDistances) -> _Weights:
         d2_pos, d2_neg = distances.pos, distances.for_strategy()
@@ -181,11 +200,14 @@ class _Weights(NamedTuple):
 
 
 def _per_anchor(distances: PairDistances, weights: _Weights) -> Tensor:
-    """``-E`` of each anchor; with α held fixed, the strategy's own value carries that gradient."""
+    """The loss of each anchor."""
     minus_energy = (weights.pos * distances.pos).sum(dim=1) - (weights.neg * distances.neg).sum(dim=1)
-    if weights.value is None:
-        return minus_energy
-    return weights.value + (minus_energy - minus_energy.detach())
+    return _with_gradient(weights.value, minus_energy)
+
+
+def _with_gradient(value: Tensor | None, minus_energy: Tensor) -> Tensor:
+    """The strategy's own value, if it has one, with the gradient of ``-E``."""
+    return minus_energy if value is None else value + (minus_energy - minus_energy.detach())
 
 
 def _check_batch(views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> None:
@@ -196,6 +218,18 @@ def _check_batch(views: list[Tensor], labels: Tensor | None, queue: Tensor | Non
         check_labels("labels", labels, len(views[0]))
     if queue is not None:
         check_width("queue", queue, "z", views[0])
+
+
+def _check_for_ring(strategy: Strategy, detach_alpha: bool) -> None:
+    if getattr(strategy, "factored", None) is None:
+        raise ValueError(
+            "gather_distributed: expected True or False with a strategy that needs all candidates of an anchor at "
+            f'once, got "ring" with {strategy!r}; a ring needs α_j = c · w(D_j): the softmax types and the kernels'
+        )
+    if not detach_alpha:
+        raise ValueError(
+            'gather_distributed: expected True or False with detach_alpha=False, got "ring", which holds α fixed'
+        )
 
 
 def _as_strategy(strategy: object) -> Strategy:

@@ -61,7 +61,7 @@ def assemble(
     if gather_distributed and needs_others:
         everyone, first = gather_views(views)
         labels = None if labels is None else gather_labels(labels)
-    _check_candidates(everyone[0], negatives, queue)
+    check_candidates(len(everyone[0]), negatives, queue)
     classes = torch.arange(len(everyone[0]), device=views[0].device) if labels is None else labels
     return Batch(list(views), everyone, classes, labels is not None, first, queue)
 
@@ -79,17 +79,10 @@ def pair_distances(batch: Batch, *, negatives: str, symmetric: bool) -> PairDist
     """
     n_views = len(batch.views)
     anchor_views = list(range(n_views)) if symmetric else [0]
-    if negatives in ("both", "queue"):  # all anchors share their candidates
-        candidate_views = range(n_views) if negatives == "both" else []
-        return _measure(batch, anchor_views, candidate_views)
-    return PairDistances.stack(
-        [
-            _measure(
-                batch, [own], [own] if negatives == "same" else [other for other in range(n_views) if other != own]
-            )
-            for own in anchor_views
-        ]
-    )
+    wanted = [candidate_views(negatives, own, n_views) for own in anchor_views]
+    if all(views == wanted[0] for views in wanted):  # all anchors share their candidates
+        return _measure(batch, anchor_views, wanted[0])
+    return PairDistances.stack([_measure(batch, [own], views) for own, views in zip(anchor_views, wanted, strict=True)])
 
 
 def _measure(batch: Batch, anchor_views: Sequence[int], candidate_views: Sequence[int]) -> PairDistances:
@@ -131,12 +124,22 @@ def _labelled_positives(batch: Batch, anchors: Tensor, anchor_views: Sequence[in
     return squared_distances(anchors, everything), share
 
 
-def _check_candidates(everyone: Tensor, negatives: str, queue: Tensor | None) -> None:
+def candidate_views(negatives: str, own: int, n_views: int) -> list[int]:
+    """In which views the candidates of an anchor of view ``own`` lie."""
+    if negatives == "queue":
+        return []
+    if negatives == "same":
+        return [own]
+    return [view for view in range(n_views) if negatives == "both" or view != own]
+
+
+def check_candidates(n: int, negatives: str, queue: Tensor | None) -> None:
+    """Raise unless n samples and the queue leave candidates to an anchor."""
     queued = 0 if queue is None else len(queue)
-    if len(everyone) == 0:
+    if n == 0:
         raise ValueError("z: expected at least 1 sample, got 0")
     if negatives == "queue":
         if queued == 0:
             raise ValueError('queue: expected embeddings [Q, D] with Q >= 1, as negatives is "queue", got none')
-    elif len(everyone) < 2 and queued == 0:
-        raise ValueError(f"z: expected at least 2 samples (or a queue) to have candidates, got {len(everyone)}")
+    elif n < 2 and queued == 0:
+        raise ValueError(f"z: expected at least 2 samples (or a queue) to have candidates, got {n}")

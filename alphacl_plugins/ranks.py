@@ -28,7 +28,7 @@ def gather_views(views: Sequence[Tensor]) -> tuple[list[Tensor], int]:
     if world_size() == 1:
         return list(views), 0
     stacked = torch.stack(list(views))
-    _check_equal_shapes(stacked)
+    check_equal_shapes(stacked)
     by_rank: Tensor = _Gather.apply(stacked)
     return list(torch.cat(list(by_rank), dim=1)), dist.get_rank() * stacked.shape[1]
 
@@ -58,8 +58,11 @@ class _Gather(torch.autograd.Function):
         return summed[dist.get_rank()]
 
 
-def _check_equal_shapes(stacked: Tensor) -> None:
-    """Compare shapes across ranks before anything large is exchanged: a mismatch would hang or corrupt later."""
+def check_equal_shapes(stacked: Tensor) -> None:
+    """Compare shapes across ranks before anything large is exchanged: a mismatch would hang or corrupt later.
+
+    Raises: ValueError, on every rank, if the views ``[V, N, D]`` of the ranks differ in shape.
+    """
     mine = torch.tensor(stacked.shape, device=stacked.device)
     others = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(others, mine)

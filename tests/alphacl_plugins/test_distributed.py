@@ -5,11 +5,12 @@ import warnings
 
 import pytest
 import torch
+from memory import LiveBytes
 from oracles import random_views, relative_error
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
-from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins import AlphaCLLoss, ring
 from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, Inverse, Square, Triplet
 
 CASES = {
@@ -24,8 +25,22 @@ CASES = {
     "infonce, three views, labels": {"strategy": InfoNCE(0.2), "views": 3, "labelled": True},
     "triplet, labels, own view": {"strategy": Triplet(1.5), "labelled": True, "negatives": "same"},
     "kcl, three views, labels, queue": {"strategy": KCL(), "views": 3, "labelled": True, "queued": True},
+    "dhel, three views, labels, queue": {"strategy": DHEL(), "views": 3, "labelled": True, "queued": True},
+    "infonce, three views, labels, queue, cross": {
+        "strategy": InfoNCE(0.2),
+        "views": 3,
+        "labelled": True,
+        "queued": True,
+        "negatives": "cross",
+    },
     "direct, labels, queue alone": {"strategy": Direct(), "labelled": True, "queued": True, "negatives": "queue"},
 }
+
+
+def ways_to_gather(case) -> tuple:
+    """Gathering, and the ring for strategies whose weights factor."""
+    in_ring = getattr(case["strategy"], "factored", None) is not None and case.get("detach_alpha", True)
+    return (True, "ring") if in_ring else (True,)
 
 
 def network() -> nn.Module:
@@ -34,7 +49,7 @@ def network() -> nn.Module:
         return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
 
 
-def value_and_gradients(case, rows: slice, model: nn.Module, gather: bool) -> list[torch.Tensor]:
+def value_and_gradients(case, rows: slice, model: nn.Module, gather: bool | str) -> list[torch.Tensor]:
     options = dict(case)
     queue = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).double() if options.pop("queued", 0) else None
     labels = torch.tensor([0, 1, 2, 0, 3, 1, 0, 4, 5, 2, 1, 6])[rows] if options.pop("labelled", 0) else None
@@ -50,34 +65,80 @@ def compare(rank: int, world: int, expected: dict[str, list[torch.Tensor]]) -> N
     rows = slice(rank * share, (rank + 1) * share)
     model = nn.parallel.DistributedDataParallel(network())
     for name, case in CASES.items():
-        got = value_and_gradients(case, rows, model, gather=True)
-        dist.all_reduce(got[0])
-        got[0] /= world
-        for g, e in zip(got, expected[name], strict=True):
-            assert relative_error(g, e) < 1e-9, name
-    apart = value_and_gradients(CASES["infonce"], rows, model, gather=False)
-    assert relative_error(apart[1], expected["infonce"][1]) > 1e-3  # without gather the test would notice
+        for gather in ways_to_gather(case):
+            got = value_and_gradients(case, rows, model, gather)
+            dist.all_reduce(got[0])
+            got[0] /= world
+            for g, e in zip(got, expected[name], strict=True):
+                assert relative_error(g, e) < 1e-9, (name, gather)
+    if world > 1:
+        apart = value_and_gradients(CASES["infonce"], rows, model, gather=False)
+        assert relative_error(apart[1], expected["infonce"][1]) > 1e-3  # without gather the test would notice
+        check_that_unequal_batches_are_refused(rank)
+
+
+def check_that_unequal_batches_are_refused(rank: int) -> None:
     z = torch.ones(2 + rank, 3)
-    with pytest.raises(ValueError, match=r"z: expected the same shape \[N, D\] on every rank .* rank 1: \[3, 3\]"):
-        AlphaCLLoss(gather_distributed=True)(z, z)
+    for gather in (True, "ring"):
+        with pytest.raises(ValueError, match=r"z: expected the same shape \[N, D\] on every rank .* rank 1: \[3, 3\]"):
+            AlphaCLLoss(gather_distributed=gather)(z, z)
 
 
-def worker(rank: int, world: int, meeting_point: str, expected: dict[str, list[torch.Tensor]]) -> None:
+def compare_traffic_and_memory(rank: int, world: int) -> None:
+    """What a rank sends and holds in a ring: two views of n rows, in blocks, whatever the number of ranks."""
+    ring.TILE = tile = 8
+    n, width = 24, 64
+    block = 2 * n * width * 8
+    classes = n * 8
+    sent = [0]
+    exchange = dist.batch_isend_irecv
+
+    def counted(operations):
+        sent[0] += sum(o.tensor.nbytes for o in operations if o.op is dist.isend)
+        return exchange(operations)
+
+    dist.batch_isend_irecv = counted
+    views = random_views(rank, n, width)
+    for labels, forward_trips in ((None, 1), (torch.arange(n) % 3, 2)):
+        sent[0] = 0
+        loss = AlphaCLLoss("infonce", gather_distributed="ring")(*views, labels=labels)
+        assert sent[0] == forward_trips * (world - 1) * (block + classes)
+        loss.backward()
+        assert sent[0] == (forward_trips + 1) * (world - 1) * (block + classes) + world * block
+    peaks = {}
+    for gather in (True, "ring"):
+        with LiveBytes() as memory:
+            AlphaCLLoss("infonce", gather_distributed=gather)(*views).backward()
+        peaks[gather] = memory.peak
+    assert peaks["ring"] < 9 * block + 20 * tile * tile * 8, peaks["ring"] / block
+    assert peaks[True] > (2 * world + 1) * block
+
+
+def meet(rank: int, world: int, meeting_point: str, task, *arguments) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
-    compare(rank, world, expected)
+    task(rank, world, *arguments)
     gc.collect()  # DDP before its process group, whose threads must not outlive the interpreter
     dist.barrier()  # nobody leaves while others still talk
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_parameter_gradients_are_those_of_one_process(world, tmp_path):
     expected = {name: value_and_gradients(case, slice(None), network(), gather=False) for name, case in CASES.items()}
-    multiprocessing.spawn(worker, args=(world, f"file://{tmp_path}/meeting-point", expected), nprocs=world)
+    arguments = (world, f"file://{tmp_path}/meeting-point", compare, expected)
+    multiprocessing.spawn(meet, args=arguments, nprocs=world)
 
 
-def test_with_one_process_gathering_changes_nothing():
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_ring_sends_and_holds_blocks(world, tmp_path):
+    arguments = (world, f"file://{tmp_path}/meeting-point", compare_traffic_and_memory)
+    multiprocessing.spawn(meet, args=arguments, nprocs=world)
+
+
+@pytest.mark.parametrize("gather", [True, "ring"])
+def test_without_a_process_group_the_loss_is_that_of_one_process(gather):
     views = random_views(0, n=4, d=3)
-    assert AlphaCLLoss(gather_distributed=True)(*views).item() == AlphaCLLoss()(*views).item()
+    loss = AlphaCLLoss(gather_distributed=gather)(*views)
+    assert loss.item() == pytest.approx(AlphaCLLoss()(*views).item(), rel=1e-14)
