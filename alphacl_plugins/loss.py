@@ -14,7 +14,7 @@ from alphacl_plugins.metrics import alpha_entropy
 from alphacl_plugins.pairs import NEGATIVES, PairDistances, assemble, pair_distances
 from alphacl_plugins.positives import weigh
 from alphacl_plugins.ring import ring_loss
-from alphacl_plugins.strategies import PairWeights, Strategy, build_strategy
+from alphacl_plugins.strategies import PairWeights, Strategy, Tempered, build_strategy
 from alphacl_plugins.strategies.factored import Factored
 
 
@@ -43,7 +43,7 @@ class AlphaCLLoss(nn.Module):
 
     Attributes:
         last_stats: of the latest batch, detached scalars: ``d2_pos`` and ``d2_neg`` (means), ``alpha_entropy`` (mean
-            over anchors, nats), ``effective_negatives`` (its exponential).
+            over anchors, nats), ``effective_negatives`` (its exponential), and ``tau`` if it is one that changes.
 
     Raises: ValueError, TypeError for an option outside the above.
     Source: Tian (2022), arXiv:2201.12680, Definition 1.
@@ -166,6 +166,9 @@ class AlphaCLLoss(nn.Module):
         minus_energy, value, self.last_stats = ring_loss(
             strategy, views, negatives=self.negatives, symmetric=self.symmetric, labels=labels, queue=queue
         )
+        self._keep_tau()
+        if isinstance(self.strategy, Tempered) and self.strategy.learnable and value is not None:
+            value = self.strategy.learn_from(value, -minus_energy)
         return _with_gradient(value, minus_energy)
 
     def _weigh(self, distances: PairDistances) -> _Weights:
@@ -189,6 +192,11 @@ class AlphaCLLoss(nn.Module):
             "alpha_entropy": entropy,
             "effective_negatives": entropy.exp(),
         }
+        self._keep_tau()
+
+    def _keep_tau(self) -> None:
+        if isinstance(self.strategy, Tempered):
+            self.last_stats["tau"] = self.strategy.tau
 
 
 class _Weights(NamedTuple):
@@ -225,6 +233,12 @@ def _check_for_ring(strategy: Strategy, detach_alpha: bool) -> None:
         raise ValueError(
             "gather_distributed: expected True or False with a strategy that needs all candidates of an anchor at "
             f'once, got "ring" with {strategy!r}; a ring needs α_j = c · w(D_j): the softmax types and the kernels'
+        )
+    learns = isinstance(strategy, nn.Module) and any(p.requires_grad for p in strategy.parameters())
+    if learns and not isinstance(strategy, Tempered):
+        raise ValueError(
+            "gather_distributed: expected True or False with a strategy that has parameters of its own, got "
+            f'"ring", which passes them no gradient, with {strategy!r}'
         )
     if not detach_alpha:
         raise ValueError(

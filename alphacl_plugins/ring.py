@@ -10,7 +10,6 @@ the block at hand, tile by tile. That suffices for weights that factor (see `alp
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +17,10 @@ from torch import Tensor
 from torch import distributed as dist
 
 from alphacl_plugins.functional import squared_distances
-from alphacl_plugins.pairs import candidate_views, check_candidates
+from alphacl_plugins.pairs import check_candidates
 from alphacl_plugins.ranks import check_equal_shapes, world_size
 from alphacl_plugins.strategies.factored import Factored, Totals
-
-TILE = 1024  # anchors, and candidates, that are compared at once
+from alphacl_plugins.tiles import Block, Comparison, Tile
 
 
 class RingLoss(NamedTuple):
@@ -31,77 +29,6 @@ class RingLoss(NamedTuple):
     minus_energy: Tensor  # with gradient
     value: Tensor | None  # without, to the embeddings; None stands for -E
     stats: dict[str, Tensor]
-
-
-class Block(NamedTuple):
-    """The embeddings of one rank, on their way."""
-
-    views: Tensor  # [V, n, D]
-    classes: Tensor  # [n]
-    home: int  # the rank they belong to
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Some anchors against some rows of a block, or of the queue."""
-
-    anchors: slice  # in the order of the loss
-    place: tuple[int, slice] | None  # view and rows of the block; None: the queue, which takes no gradient
-    a: Tensor  # [m, D]
-    b: Tensor  # [k, D]
-    candidate: Tensor | None  # [m, k] bool; None: no pair is
-    positive: Tensor | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Who is compared with whom: `alphacl_plugins.pairs` for a ring of blocks."""
-
-    own: Block
-    queue: Tensor | None
-    negatives: str
-    symmetric: bool
-    labelled: bool
-
-    @property
-    def n_anchors(self) -> int:
-        """M."""
-        n_views, n, _ = self.own.views.shape
-        return n_views * n if self.symmetric else n
-
-    @property
-    def steps(self) -> int:
-        """How many blocks this rank's anchors have to meet."""
-        return 1 if self.negatives == "queue" and not self.labelled else world_size()
-
-    def tiles(self, block: Block) -> Iterator[Tile]:
-        """This rank's anchors against a block, and with its own block, against the queue."""
-        n_views, n, _ = self.own.views.shape
-        at_home = block.home == self.own.home
-        for view in range(n_views if self.symmetric else 1):
-            wanted = candidate_views(self.negatives, view, n_views)
-            for rows in _pieces(n):
-                anchors = slice(view * n + rows.start, view * n + rows.stop)
-                for other in range(n_views) if self.labelled or at_home else wanted:
-                    for columns in _pieces(n):
-                        same_class = self.own.classes[rows, None] == block.classes[None, columns]
-                        positive = same_class
-                        if at_home and other == view:
-                            positive = same_class & ~_diagonal(rows, columns, same_class.device)
-                        yield Tile(
-                            anchors,
-                            (other, columns),
-                            self.own.views[view, rows],
-                            block.views[other, columns],
-                            ~same_class if other in wanted else None,
-                            positive if self.labelled or at_home else None,
-                        )
-                if at_home and self.queue is not None:
-                    for columns in _pieces(len(self.queue)):
-                        everything = rows.stop - rows.start, columns.stop - columns.start
-                        candidate = self.own.classes.new_ones(everything, dtype=torch.bool)
-                        a, b = self.own.views[view, rows], self.queue[columns]
-                        yield Tile(anchors, None, a, b, candidate, None)
 
 
 class Sums:
@@ -321,17 +248,6 @@ def _send_to_next(sent: Tensor) -> Tensor:
     for request in dist.batch_isend_irecv(swap):
         request.wait()
     return received
-
-
-def _pieces(n: int) -> Iterator[slice]:
-    for start in range(0, n, TILE):
-        yield slice(start, min(start + TILE, n))
-
-
-def _diagonal(rows: slice, columns: slice, device: torch.device) -> Tensor:
-    """Where row i meets column i."""
-    i, j = (torch.arange(piece.start, piece.stop, device=device) for piece in (rows, columns))
-    return i[:, None] == j[None, :]
 
 
 def _sum_where(chosen: Tensor, x: Tensor) -> Tensor:

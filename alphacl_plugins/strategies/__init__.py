@@ -20,6 +20,7 @@ from alphacl_plugins.strategies.family import (
 from alphacl_plugins.strategies.kernels import DHEL, KCL
 from alphacl_plugins.strategies.registry import build_strategy, register_strategy, strategy_names
 from alphacl_plugins.strategies.regularized import Entropy, Inverse, Regularized, Square
+from alphacl_plugins.strategies.tempered import Tempered
 
 __all__ = [
     "DHEL",
@@ -38,6 +39,7 @@ __all__ = [
     "SoftTriplet",
     "Square",
     "Strategy",
+    "Tempered",
     "Triplet",
     "TripletContrastive",
     "Uniform",

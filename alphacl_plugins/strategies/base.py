@@ -32,7 +32,9 @@ class Strategy(Protocol):
     Row by row means that a row of the result depends on the same row of the arguments alone, which is what keeps many
     processes exact. A strategy may also declare class attributes or properties ``negatives`` and
     ``symmetric``: what it is meant for, used by the loss unless it is told otherwise; and, for anchors with several
-    positives, ``linear_in_positive`` or ``average`` (see `alphacl_plugins.positives`).
+    positives, ``linear_in_positive`` or ``average`` (see `alphacl_plugins.positives`). One with a temperature ``tau``
+    that declares ``tau_power`` (``α(D; τ) = α(D / τ^tau_power; 1)``) and ``has_loss`` (whether there is a loss
+    ``L(D; τ) = τ L(D / τ; 1)`` with the gradient of ``-E``) can be `Tempered`.
     """
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:

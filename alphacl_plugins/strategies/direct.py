@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class Direct(Factored):
     Source: Tian (2022), arXiv:2201.12680, Eq. 12.
     """
 
+    has_loss: ClassVar[bool] = False
+
     tau: float = 0.5
     p: float = 4.0
     normalize: bool = True
@@ -34,6 +37,11 @@ class Direct(Factored):
         check_positive("Direct.tau", self.tau)
         check_positive("Direct.p", self.p)
         check_bool("Direct.normalize", self.normalize)
+
+    @property
+    def tau_power(self) -> float:
+        """``α(D; τ) = α(D / τ^(2/p); 1)``."""
+        return 2 / self.p
 
     def log_weight(self, d2: Tensor) -> Tensor:
         floor, ceiling = self._safe_range(d2.dtype)

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -118,6 +119,9 @@ class InfoNCE(_ExponentialMember):
     Source: Tian (2022), Eq. 2 and 4.
     """
 
+    tau_power: ClassVar[float] = 1.0
+    has_loss: ClassVar[bool] = True
+
     tau: float = 0.5
     eps: float = 1.0
 
@@ -171,6 +175,9 @@ class SoftTriplet(_ExponentialMember):
     Raises: ValueError, TypeError if ``tau`` is not a finite number > 0 or ``eps`` not a finite number.
     Source: Tian (2022), Fig. 1; Tian et al. (2020), arXiv:2010.00578.
     """
+
+    tau_power: ClassVar[float] = 1.0
+    has_loss: ClassVar[bool] = True
 
     tau: float = 0.5
     eps: float = 0.0

@@ -30,6 +30,8 @@ class DHEL(Factored):
     """
 
     negatives: ClassVar[str] = "same"
+    tau_power: ClassVar[float] = 1.0
+    has_loss: ClassVar[bool] = True
 
     tau: float = 0.3
     include_augs: bool = True

@@ -8,19 +8,22 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from alphacl_plugins._checks import check_bool
 from alphacl_plugins.strategies.base import Strategy
+from alphacl_plugins.strategies.tempered import Tempered
 
 S = TypeVar("S", bound=Callable[..., Strategy])
 
-# Flat configurations (lightly's keywords, solo-learn's `loss.*`) hold the options of the loss and of its strategy side
-# by side, so a strategy may not take an option of one of these names. ("name" is a config's own key, and "block_size"
-# is kept free for computing the loss in blocks.)
+# Flat configurations (lightly's keywords, solo-learn's `loss.*`) hold the options of the loss, of its strategy and of
+# `build_strategy` side by side, so a strategy may not take an option of one of these names. ("name" is a config's own
+# key, and "block_size" is kept free for computing the loss in blocks.)
 LOSS_OPTIONS = (
     "strategy",
     "negatives",
     "symmetric",
     "l2_normalize",
     "detach_alpha",
+    "learnable_tau",
     "reduction",
     "block_size",
     "gather_distributed",
@@ -76,11 +79,12 @@ def strategy_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def build_strategy(name: str, **options: Any) -> Strategy:
+def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) -> Strategy:
     """Build a strategy from its registered name or its import path.
 
     Args:
         name: a name of `strategy_names`, or an import path such as ``my_package.my_module.MyAlpha``.
+        learnable_tau: whether the temperature is a parameter, which begins at ``tau``: `Tempered` in its default form.
         **options: the strategy's own options, such as ``tau``.
 
     Raises: ValueError if the name is unknown; TypeError if the strategy does not have an option; ImportError if the
@@ -94,7 +98,8 @@ def build_strategy(name: str, **options: Any) -> Strategy:
     if unknown:
         expected = f"options among {', '.join(known)}" if known else "no options"
         raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{_hint(unknown)}")
-    return strategy(**options)
+    check_bool("learnable_tau", learnable_tau)
+    return Tempered(strategy(**options)) if learnable_tau else strategy(**options)
 
 
 def _look_up(name: str) -> Callable[..., Strategy]:

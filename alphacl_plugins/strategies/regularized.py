@@ -41,6 +41,9 @@ class Entropy(Factored):
     Source: Tian (2022), Sec. 6 (r_H), Eq. 6; Yeh et al. (2021) for DCL.
     """
 
+    tau_power: ClassVar[float] = 1.0
+    has_loss: ClassVar[bool] = True
+
     tau: float = 0.5
 
     def __post_init__(self) -> None:
@@ -76,6 +79,7 @@ class Inverse:
     """
 
     linear_in_positive: ClassVar[bool] = True
+    tau_power: ClassVar[float] = 1.0
 
     tau: float = 0.5
     gamma: float = 2.0
@@ -91,6 +95,11 @@ class Inverse:
             check_above("Inverse.gamma", self.gamma, 1, why)
         else:
             check_positive("Inverse.gamma", self.gamma)
+
+    @property
+    def has_loss(self) -> bool:
+        """Only the min-player's answer is the α of a loss."""
+        return self.exact
 
     @property
     def factored(self) -> Factored | None:
@@ -159,6 +168,8 @@ class Square:
     """
 
     linear_in_positive: ClassVar[bool] = True
+    tau_power: ClassVar[float] = 1.0
+    has_loss: ClassVar[bool] = True
 
     tau: float = 5.0
 

@@ -10,7 +10,7 @@ from oracles import random_views, relative_error
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
-from alphacl_plugins import AlphaCLLoss, ring
+from alphacl_plugins import AlphaCLLoss, tiles
 from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, Inverse, Square, Triplet
 
 CASES = {
@@ -86,7 +86,7 @@ def check_that_unequal_batches_are_refused(rank: int) -> None:
 
 def compare_traffic_and_memory(rank: int, world: int) -> None:
     """What a rank sends and holds in a ring: two views of n rows, in blocks, whatever the number of ranks."""
-    ring.TILE = tile = 8
+    tiles.SIDE = side = 8
     n, width = 24, 64
     block = 2 * n * width * 8
     classes = n * 8
@@ -110,7 +110,7 @@ def compare_traffic_and_memory(rank: int, world: int) -> None:
         with LiveBytes() as memory:
             AlphaCLLoss("infonce", gather_distributed=gather)(*views).backward()
         peaks[gather] = memory.peak
-    assert peaks["ring"] < 9 * block + 20 * tile * tile * 8, peaks["ring"] / block
+    assert peaks["ring"] < 9 * block + 20 * side * side * 8, peaks["ring"] / block
     assert peaks[True] > (2 * world + 1) * block
 
 

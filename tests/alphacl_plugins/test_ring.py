@@ -8,7 +8,7 @@ import torch
 from memory import LiveBytes
 from oracles import ALL_STRATEGIES, relative_error, strategy_id
 
-from alphacl_plugins import AlphaCLLoss, ring, strategies
+from alphacl_plugins import AlphaCLLoss, strategies, tiles
 
 FACTORED = [strategy for strategy in ALL_STRATEGIES if getattr(strategy, "factored", None) is not None]
 OTHERS = [strategy for strategy in ALL_STRATEGIES if strategy not in FACTORED]
@@ -37,7 +37,7 @@ def random_batch(n_views, labels="none", queued=False, n=5, d=3):
 
 @pytest.fixture(autouse=True)
 def several_tiles(monkeypatch):
-    monkeypatch.setattr(ring, "TILE", 2)
+    monkeypatch.setattr(tiles, "SIDE", 2)
 
 
 def check_against_gathering(strategy, n_views, labels, negatives, symmetric, queued):
@@ -112,7 +112,7 @@ def test_the_gradient_cannot_be_differentiated_again():
 
 
 def test_memory_grows_with_the_batch_and_not_with_its_square(monkeypatch):
-    monkeypatch.setattr(ring, "TILE", 16)
+    monkeypatch.setattr(tiles, "SIDE", 16)
     peaks = []
     for n in (128, 256):
         views, _ = random_batch(2, n=n, d=32)
