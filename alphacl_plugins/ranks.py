@@ -28,7 +28,7 @@ def gather_views(views: Sequence[Tensor]) -> tuple[list[Tensor], int]:
     if world_size() == 1:
         return list(views), 0
     stacked = torch.stack(list(views))
-    _check_equal_shapes(stacked)
+    _check_equal_shapes("z", stacked)
     by_rank: Tensor = _Gather.apply(stacked)
     return list(torch.cat(list(by_rank), dim=1)), dist.get_rank() * stacked.shape[1]
 
@@ -39,6 +39,19 @@ def gather_labels(labels: Tensor) -> Tensor:
         return labels
     by_rank = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
     dist.all_gather(by_rank, labels.contiguous())
+    return torch.cat(by_rank)
+
+
+def gather_rows(name: str, rows: Tensor) -> Tensor:
+    """Gather rows ``[N, D]`` from all ranks, in rank order, without gradient.
+
+    Raises: ValueError, on every rank, if the shapes differ between ranks; ``name`` is what the message calls them.
+    """
+    if world_size() == 1:
+        return rows
+    _check_equal_shapes(name, rows[None])
+    by_rank = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(by_rank, rows.contiguous())
     return torch.cat(by_rank)
 
 
@@ -58,7 +71,7 @@ class _Gather(torch.autograd.Function):
         return summed[dist.get_rank()]
 
 
-def _check_equal_shapes(stacked: Tensor) -> None:
+def _check_equal_shapes(name: str, stacked: Tensor) -> None:
     """Compare shapes across ranks before anything large is exchanged: a mismatch would hang or corrupt later."""
     mine = torch.tensor(stacked.shape, device=stacked.device)
     others = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
@@ -66,4 +79,4 @@ def _check_equal_shapes(stacked: Tensor) -> None:
     shapes = torch.stack(others).tolist()
     if any(shape != shapes[0] for shape in shapes):
         listing = ", ".join(f"rank {rank}: {shape[1:]}" for rank, shape in enumerate(shapes))
-        raise ValueError(f"z: expected the same shape [N, D] on every rank to gather, got {listing}")
+        raise ValueError(f"{name}: expected the same shape [N, D] on every rank to gather, got {listing}")
