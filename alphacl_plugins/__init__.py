@@ -3,12 +3,14 @@
 from alphacl_plugins import metrics, strategies
 from alphacl_plugins.functional import contrastive_covariance, energy, squared_distances
 from alphacl_plugins.loss import AlphaCLLoss
+from alphacl_plugins.queue import EmbeddingQueue
 from alphacl_plugins.strategies import PairWeights, build_strategy, register_strategy, strategy_names
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AlphaCLLoss",
+    "EmbeddingQueue",
     "PairWeights",
     "build_strategy",
     "contrastive_covariance",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 from torch import Tensor
 
@@ -25,6 +25,14 @@ def check_non_negative(name: str, value: object) -> None:
 def check_finite(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite number."""
     _check_number(name, value, "a finite number", lambda x: True)
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise unless ``value`` is an int >= 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an int >= 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected an int >= 1, got {value!r}")
 
 
 def check_bool(name: str, value: object) -> None:

@@ -28,18 +28,25 @@ def gather_views(views: Sequence[Tensor]) -> tuple[list[Tensor], int]:
     if world_size() == 1:
         return list(views), 0
     stacked = torch.stack(list(views))
-    check_equal_shapes(stacked)
+    check_equal_shapes("z", stacked)
     by_rank: Tensor = _Gather.apply(stacked)
     return list(torch.cat(list(by_rank), dim=1)), dist.get_rank() * stacked.shape[1]
 
 
 def gather_labels(labels: Tensor) -> Tensor:
     """Gather labels ``[N]`` from all ranks, in rank order; `gather_views`, which compares N, goes first."""
+    return labels if world_size() == 1 else torch.cat(_from_all_ranks(labels))
+
+
+def gather_rows(name: str, rows: Tensor) -> Tensor:
+    """Gather rows ``[N, D]`` from all ranks, in rank order, without gradient.
+
+    Raises: ValueError, on every rank, if the shapes differ between ranks; ``name`` is what the message calls them.
+    """
     if world_size() == 1:
-        return labels
-    by_rank = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
-    dist.all_gather(by_rank, labels.contiguous())
-    return torch.cat(by_rank)
+        return rows
+    check_equal_shapes(name, rows[None])
+    return torch.cat(_from_all_ranks(rows))
 
 
 class _Gather(torch.autograd.Function):
@@ -47,9 +54,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        by_rank = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(by_rank, x.contiguous())
-        return torch.stack(by_rank)
+        return torch.stack(_from_all_ranks(x))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -58,15 +63,19 @@ class _Gather(torch.autograd.Function):
         return summed[dist.get_rank()]
 
 
-def check_equal_shapes(stacked: Tensor) -> None:
+def check_equal_shapes(name: str, stacked: Tensor) -> None:
     """Compare shapes across ranks before anything large is exchanged: a mismatch would hang or corrupt later.
 
     Raises: ValueError, on every rank, if the views ``[V, N, D]`` of the ranks differ in shape.
     """
     mine = torch.tensor(stacked.shape, device=stacked.device)
-    others = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(others, mine)
-    shapes = torch.stack(others).tolist()
+    shapes = torch.stack(_from_all_ranks(mine)).tolist()
     if any(shape != shapes[0] for shape in shapes):
         listing = ", ".join(f"rank {rank}: {shape[1:]}" for rank, shape in enumerate(shapes))
-        raise ValueError(f"z: expected the same shape [N, D] on every rank to gather, got {listing}")
+        raise ValueError(f"{name}: expected the same shape [N, D] on every rank to gather, got {listing}")
+
+
+def _from_all_ranks(x: Tensor) -> list[Tensor]:
+    by_rank = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(by_rank, x.contiguous())
+    return by_rank

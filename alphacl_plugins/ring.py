@@ -135,7 +135,7 @@ def _compare(
     own = Block(stacked.detach(), classes, rank)
     comparison = Comparison(own, queue, negatives, symmetric, labels is not None)
     if comparison.steps > 1:
-        check_equal_shapes(stacked)
+        check_equal_shapes("z", stacked)
     return stacked, comparison
 
 

@@ -8,15 +8,10 @@ from typing import Any
 from torch import Tensor
 
 import alphacl_plugins
-from alphacl_plugins import PairWeights, build_strategy
+from alphacl_plugins import EmbeddingQueue, PairWeights, build_strategy
 from alphacl_plugins._checks import check_same_shape, check_width
 from alphacl_plugins.functional import l2_normalize
 from alphacl_plugins.strategies import Strategy
-
-try:
-    from lightly.models.modules.memory_bank import MemoryBankModule
-except ImportError as error:
-    raise ImportError("alphacl_lightly needs lightly: pip install 'alphacl-plugins[lightly]'") from error
 
 
 class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
@@ -27,15 +22,17 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
 
     With a memory bank the loss is lightly's MoCo form: the anchors are ``out0``, their positives ``out1``, and the
     candidates the bank as it was before this batch (``negatives="queue"``, ``symmetric=False``, unless told otherwise).
-    ``out1`` enters the bank while ``out0`` requires a gradient. As in lightly, the bank is not part of the state dict.
+    ``out1`` enters the bank while ``out0`` requires a gradient. The bank is an `alphacl_plugins.EmbeddingQueue`: filled
+    as lightly's, but part of the state dict, so that a run resumes exactly. lightly itself need not be installed.
 
     Args:
         strategy: a registered name, an import path or a strategy object.
-        memory_bank_size: rows of the bank, 0 for none; (rows, width), or an int if the first batch may set the width
-            (with several processes give both).
-        gather_distributed: candidates from all ranks; with a memory bank, ranks instead share what enters the bank.
+        memory_bank_size: rows of the bank, 0 for none; (rows, width), or an int: the first batch or the state dict sets
+            the width.
+        gather_distributed: candidates from all ranks, by gathering (True) or passed round ("ring"); with a memory bank,
+            ranks instead share what enters the bank.
         negatives, symmetric, l2_normalize, detach_alpha, reduction: as in `alphacl_plugins.AlphaCLLoss`.
-        **strategy_options: options of a strategy given by name: ``tau``, ``p``, ``gamma``, ...
+        **strategy_options: options of a strategy given by name: ``tau``, ``p``, ``gamma``, ..., ``learnable_tau``.
 
     Raises: ValueError, TypeError if an option is unknown or outside its range.
 
@@ -45,14 +42,14 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
     torch.Size([])
     """
 
-    memory_bank: MemoryBankModule | None
+    memory_bank: EmbeddingQueue | None
 
     def __init__(
         self,
         strategy: str | Strategy = "direct",
         *,
         memory_bank_size: int | Sequence[int] = 0,
-        gather_distributed: bool = False,
+        gather_distributed: bool | str = False,
         negatives: str | None = None,
         symmetric: bool | None = None,
         l2_normalize: bool = True,
@@ -76,7 +73,11 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
             gather_distributed=gather_distributed,
         )
         self.memory_bank_size = rows
-        self.memory_bank = self._new_bank(width) if rows and width else None
+        self.memory_bank = None
+        if rows:
+            self.memory_bank = EmbeddingQueue(
+                rows, width or None, gather_distributed=bool(gather_distributed), overflow="drop"
+            )
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:  # type: ignore[override]  # the bank is the queue
         """Compute the loss of a batch and, with a memory bank, remember ``out1``.
@@ -87,34 +88,31 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
 
         Shape: ``[N, D]``, ``[N, D]`` -> scalar, or one loss per anchor with reduction "none".
         """
-        check_same_shape("out1", out1, "out0", out0)
-        return super().forward(out0, out1, queue=self._bank(out1, update=out0.requires_grad))
+        loss = super().forward(out0, out1, queue=self._candidates(out0, out1))
+        if self.memory_bank is not None and out0.requires_grad:
+            keys = out1.detach()
+            self.memory_bank.enqueue(l2_normalize(keys) if self.l2_normalize else keys)
+        return loss
 
     def pair_weights(self, out0: Tensor, out1: Tensor) -> PairWeights:  # type: ignore[override]
         """Return the α of this batch, as `alphacl_plugins.AlphaCLLoss.pair_weights`; the bank stays as it is."""
-        check_same_shape("out1", out1, "out0", out0)
-        return super().pair_weights(out0, out1, queue=self._bank(out1, update=False))
+        return super().pair_weights(out0, out1, queue=self._candidates(out0, out1))
 
     def extra_repr(self) -> str:
         """Show every option."""
         return f"{super().extra_repr()}, memory_bank_size={self.memory_bank_size}"
 
-    def _bank(self, keys: Tensor, *, update: bool) -> Tensor | None:
-        if self.memory_bank_size == 0:
+    def _candidates(self, out0: Tensor, out1: Tensor) -> Tensor | None:
+        check_same_shape("out1", out1, "out0", out0)
+        bank = self.memory_bank
+        if bank is None:
             return None
-        if self.memory_bank is None:
-            self.memory_bank = self._new_bank(keys.shape[1]).to(keys.device)
-        check_width("out1", keys, "the memory bank", self.memory_bank.bank)
-        keys = l2_normalize(keys) if self.l2_normalize else keys
-        queue: Tensor = self.memory_bank(keys, update=update)[1]
-        return queue
-
-    def _new_bank(self, width: int) -> MemoryBankModule:
-        return MemoryBankModule(
-            size=(self.memory_bank_size, width),
-            gather_distributed=self.gather_distributed,
-            feature_dim_first=False,
-        )
+        if bank.pointer.device != out1.device:  # in lightly too the loss need not be moved to the device of the model
+            bank.to(out1.device)
+        if bank.embeddings.shape[1] == 0:
+            bank.set_width(out1.shape[1])
+        check_width("out1", out1, "the memory bank", bank.embeddings)
+        return bank.embeddings
 
 
 def _bank_shape(size: Any) -> tuple[int, int]:

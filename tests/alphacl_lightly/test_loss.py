@@ -1,11 +1,14 @@
 """The lightly adapter equals lightly's own losses, in value and gradient, the memory bank included."""
 
 import copy
+import io
 
 import pytest
 import torch
 from lightly.loss import DCLLoss, NTXentLoss
 from oracles import random_views, relative_error
+from processes import run_in_processes
+from torch import nn
 
 import alphacl_plugins
 from alphacl_lightly import AlphaCLLoss
@@ -33,20 +36,20 @@ def test_value_and_gradient_are_tau_times_lightlys(name, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("rows", [4, 7, 16])
+@pytest.mark.parametrize("rows", [2, 4, 7, 16, 64])
 def test_the_memory_bank_is_lightlys_over_several_steps(rows, seed):
     n, d, tau = draw(seed)
     ours = AlphaCLLoss("infonce", tau=tau, memory_bank_size=(rows, d)).double()
     theirs = NTXentLoss(tau, (rows, d)).double()
-    for loss in (ours, theirs):  # the same rows, and of length 1 in float64 too
-        loss.memory_bank.bank.copy_(torch.nn.functional.normalize(ours.memory_bank.bank))
+    for bank in (ours.memory_bank.embeddings, theirs.memory_bank.bank):  # the same rows, of length 1 in float64 too
+        bank.copy_(nn.functional.normalize(theirs.memory_bank.bank))
     for step in range(6):
         views = random_views(100 * seed + step, n, d)
         if step == 3:  # without a gradient, as in validation, nothing enters the bank
             views = tuple(view.detach() for view in views)
         loss, expected = ours(*views), tau * theirs(*views)
         assert relative_error(loss, expected) < 1e-11
-        torch.testing.assert_close(ours.memory_bank.bank, theirs.memory_bank.bank)
+        torch.testing.assert_close(ours.memory_bank.embeddings, theirs.memory_bank.bank)
         if step != 3:
             for g, e in zip(torch.autograd.grad(loss, views), torch.autograd.grad(expected, views), strict=True):
                 assert relative_error(g, e) < 1e-9
@@ -56,14 +59,14 @@ def test_the_bank_holds_the_latest_keys():
     loss = AlphaCLLoss("infonce", memory_bank_size=(8, 3))
     z, z_aug = random_views(0, n=4, d=3)
     loss(z, z_aug)
-    torch.testing.assert_close(loss.memory_bank.bank[:4].double(), torch.nn.functional.normalize(z_aug.detach()))
+    torch.testing.assert_close(loss.memory_bank.embeddings[:4].double(), torch.nn.functional.normalize(z_aug.detach()))
 
 
 def test_an_int_bank_takes_its_width_from_the_first_batch():
     loss = AlphaCLLoss("direct", memory_bank_size=8)
-    assert loss.memory_bank is None
+    assert loss.memory_bank.embeddings.shape == (8, 0)
     loss(*random_views(0, n=4, d=3))
-    assert loss.memory_bank.bank.shape == (8, 3)
+    assert loss.memory_bank.embeddings.shape == (8, 3)
     assert loss.negatives == "queue"
     assert loss.symmetric is False
 
@@ -71,10 +74,10 @@ def test_an_int_bank_takes_its_width_from_the_first_batch():
 def test_a_bank_beside_the_batch_when_asked():
     loss = AlphaCLLoss("direct", memory_bank_size=(8, 3), negatives="both", symmetric=True)
     views = random_views(0, n=4, d=3)
-    bank = loss.memory_bank.bank.clone()
+    bank = loss.memory_bank.embeddings.clone()
     weights = loss.pair_weights(*views)
     assert weights.neg.shape == (8, 8 + 8)
-    assert torch.equal(loss.memory_bank.bank, bank)  # looking changes nothing
+    assert torch.equal(loss.memory_bank.embeddings, bank)  # looking changes nothing
     core = alphacl_plugins.AlphaCLLoss("direct")
     assert loss(*views).item() == pytest.approx(core(*views, queue=bank).item(), rel=1e-12)
 
@@ -83,7 +86,7 @@ def test_without_normalisation_keys_enter_as_they_are():
     loss = AlphaCLLoss("direct", memory_bank_size=(8, 3), l2_normalize=False)
     z, z_aug = random_views(0, n=4, d=3)
     loss(z, z_aug)
-    torch.testing.assert_close(loss.memory_bank.bank[:4].double(), z_aug.detach())
+    torch.testing.assert_close(loss.memory_bank.embeddings[:4].double(), z_aug.detach())
 
 
 def test_every_option_arrives():
@@ -97,6 +100,84 @@ def test_every_option_arrives():
         gather_distributed=True,
     )  # fmt: skip
     assert repr(loss) == repr(core)[:-1] + ", memory_bank_size=0)"
+
+
+@pytest.mark.parametrize("size", [(7, 3), 7])
+@pytest.mark.parametrize("interrupted", [0, 2])
+def test_a_resumed_loss_sees_the_candidates_that_it_would_have_seen(size, interrupted):
+    batches = [random_views(step, n=4, d=3) for step in range(5)]
+    whole, first, second = (AlphaCLLoss("infonce", memory_bank_size=size) for _ in range(3))
+    expected = [whole(*views).item() for views in batches]
+    for views in batches[:interrupted]:
+        first(*views)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert [second(*views).item() for views in batches[interrupted:]] == expected[interrupted:]
+
+
+def test_without_a_bank_there_is_nothing_to_save():
+    assert not AlphaCLLoss("infonce").state_dict()
+    assert list(AlphaCLLoss(memory_bank_size=8).state_dict()) == ["memory_bank.embeddings", "memory_bank.pointer"]
+
+
+def test_the_bank_follows_the_batch_to_its_device():
+    loss = AlphaCLLoss("infonce", memory_bank_size=(8, 3))
+    views = [view.to("meta") for view in random_views(0, n=4, d=3)]
+    assert loss._candidates(*views).device.type == "meta"  # all that a machine without a second device can run
+    assert loss.memory_bank.pointer.device.type == "meta"
+
+
+def test_compiled_without_graph_breaks_the_bank_holds_the_same():
+    compiled, plain = (AlphaCLLoss("infonce", memory_bank_size=(8, 3)) for _ in range(2))
+    step = torch.compile(compiled, fullgraph=True, backend="aot_eager")
+    for seed in range(3):
+        views = random_views(seed, n=5, d=3)
+        gradient, expected = (torch.autograd.grad(loss(*views), views)[0] for loss in (step, plain))
+        assert relative_error(gradient, expected) < 1e-12
+        assert torch.equal(compiled.memory_bank.embeddings, plain.memory_bank.embeddings)
+
+
+class Training(nn.Module):
+    """Network and loss in one module, as a LightningModule is."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.network = nn.Linear(3, 4)
+        self.criterion = AlphaCLLoss("infonce", memory_bank_size=size, gather_distributed=True)
+
+    def forward(self, x, x_aug):
+        return self.criterion(self.network(x), self.network(x_aug))
+
+
+def compare_gathered(rank, world):
+    theirs = NTXentLoss(0.5, (7, 3), gather_distributed=True).double()
+    ours = AlphaCLLoss("infonce", tau=0.5, memory_bank_size=7, gather_distributed=True).double()
+    ours.memory_bank.set_width(3)
+    for bank in (ours.memory_bank.embeddings, theirs.memory_bank.bank):  # the same rows, of length 1 in float64 too
+        bank.copy_(nn.functional.normalize(ours.memory_bank.embeddings))
+    for step in range(6):
+        views = [view.chunk(world)[rank] for view in random_views(step, n=2 * world, d=3)]
+        loss, expected = ours(*views), 0.5 * theirs(*views)
+        assert relative_error(loss, expected) < 1e-11, step
+        torch.testing.assert_close(ours.memory_bank.embeddings, theirs.memory_bank.bank)
+    with pytest.raises(ValueError, match=r"keys: expected the same shape \[N, D\] on every rank to gather"):
+        ours(*random_views(0, n=2 + rank, d=3))
+    torch.testing.assert_close(ours.memory_bank.embeddings, theirs.memory_bank.bank)
+    banks = []
+    for size in (7, (7, 4)):
+        torch.manual_seed(0)
+        training = nn.parallel.DistributedDataParallel(Training(size))
+        for step in range(3):
+            x, x_aug = (view.detach().float().chunk(world)[rank] for view in random_views(step, n=2 * world, d=3))
+            training(x, x_aug).backward()
+        banks.append(training.module.criterion.memory_bank.embeddings)
+    assert torch.equal(*banks)
+
+
+def test_the_gathered_bank_is_lightlys(tmp_path):
+    run_in_processes(2, tmp_path, compare_gathered)
 
 
 def test_it_copies_with_its_bank():
@@ -140,7 +221,17 @@ def test_a_refused_batch_does_not_enter_the_bank():
     z, z_aug = random_views(0, n=4, d=3)
     with pytest.raises(ValueError, match=r"out1: expected the shape of out0 \(3, 3\), got \(4, 3\)"):
         loss(z[:3], z_aug)
-    assert loss.memory_bank is None
+    with pytest.raises(TypeError, match=r"out0: expected a floating-point tensor"):
+        loss(z.long(), z_aug)
+    assert loss.memory_bank.embeddings.shape == (8, 0)
+
+
+def test_a_batch_that_the_strategy_refuses_does_not_enter_the_bank():
+    loss = AlphaCLLoss(lambda d2_pos, d2_neg: None, memory_bank_size=(8, 3))
+    before = copy.deepcopy(loss.state_dict())
+    with pytest.raises(TypeError, match=r"strategy: expected one that returns PairWeights"):
+        loss(*random_views(0, n=4, d=3))
+    assert all(torch.equal(loss.state_dict()[name], tensor) for name, tensor in before.items())
 
 
 def test_keys_of_another_width_than_the_bank_are_refused():

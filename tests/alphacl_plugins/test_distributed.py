@@ -1,17 +1,15 @@
 """Several gloo processes give the value and the parameter gradient of one process with the whole batch."""
 
-import gc
-import warnings
-
 import pytest
 import torch
-from memory import LiveBytes
 from oracles import random_views, relative_error
+from processes import run_in_processes
 from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 
 from alphacl_plugins import AlphaCLLoss, tiles
 from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, Inverse, Square, Triplet
+from live_bytes import LiveBytes
 
 CASES = {
     "infonce": {"strategy": InfoNCE(0.2)},
@@ -114,27 +112,15 @@ def compare_traffic_and_memory(rank: int, world: int) -> None:
     assert peaks[True] > (2 * world + 1) * block
 
 
-def meet(rank: int, world: int, meeting_point: str, task, *arguments) -> None:
-    torch.set_num_threads(1)
-    warnings.simplefilter("error")
-    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
-    task(rank, world, *arguments)
-    gc.collect()  # DDP before its process group, whose threads must not outlive the interpreter
-    dist.barrier()  # nobody leaves while others still talk
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_parameter_gradients_are_those_of_one_process(world, tmp_path):
     expected = {name: value_and_gradients(case, slice(None), network(), gather=False) for name, case in CASES.items()}
-    arguments = (world, f"file://{tmp_path}/meeting-point", compare, expected)
-    multiprocessing.spawn(meet, args=arguments, nprocs=world)
+    run_in_processes(world, tmp_path, compare, expected)
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_ring_sends_and_holds_blocks(world, tmp_path):
-    arguments = (world, f"file://{tmp_path}/meeting-point", compare_traffic_and_memory)
-    multiprocessing.spawn(meet, args=arguments, nprocs=world)
+    run_in_processes(world, tmp_path, compare_traffic_and_memory)
 
 
 @pytest.mark.parametrize("gather", [True, "ring"])

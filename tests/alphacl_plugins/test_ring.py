@@ -5,10 +5,10 @@ import re
 
 import pytest
 import torch
-from memory import LiveBytes
 from oracles import ALL_STRATEGIES, relative_error, strategy_id
 
 from alphacl_plugins import AlphaCLLoss, strategies, tiles
+from live_bytes import LiveBytes
 
 FACTORED = [strategy for strategy in ALL_STRATEGIES if getattr(strategy, "factored", None) is not None]
 OTHERS = [strategy for strategy in ALL_STRATEGIES if strategy not in FACTORED]

@@ -1,0 +1,26 @@
+"""Run a check in several gloo processes at once."""
+
+import gc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+
+def run_in_processes(world: int, folder: Path, check: Callable[..., None], *args: Any) -> None:
+    """Call ``check(rank, world, *args)`` in ``world`` processes that can talk; an exception in one fails the test."""
+    multiprocessing.spawn(_worker, args=(world, f"file://{folder}/meeting-point", check, args), nprocs=world)
+
+
+def _worker(rank: int, world: int, meeting_point: str, check: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
+    check(rank, world, *args)
+    gc.collect()  # DDP before its process group, whose threads must not outlive the interpreter
+    dist.barrier()  # nobody leaves while others still talk
+    dist.destroy_process_group()
