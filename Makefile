@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-full lint types clean
+.PHONY: help demo test test-full lint types docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -31,6 +31,10 @@ lint: $(INSTALLED)  ## ruff: lint and format
 
 types: $(INSTALLED)  ## mypy
 	$(RUN) -m mypy
+
+docs: $(INSTALLED)  ## the manual, into site/
+	$(RUN) -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist site .runs .mypy_cache .pytest_cache .ruff_cache
