@@ -118,7 +118,7 @@ def ring_loss(
     entropy = torch.where(rows.mass > 0, sums.log_weight - sums.mean_log_weight, 0.0).mean()
     stats = {
         "d2_pos": positives.d2.mean(),
-        "d2_neg": sums.d2.sum() / sums.number.sum(),
+        "d2_neg": sums.d2.sum() / sums.number.sum().clamp_min(1),
         "alpha_entropy": entropy,
         "effective_negatives": entropy.exp(),
     }

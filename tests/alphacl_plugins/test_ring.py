@@ -36,7 +36,7 @@ def random_batch(n_views, labels="none", queued=False, n=5, d=3):
 
 
 @pytest.fixture(autouse=True)
-def several_tiles(monkeypatch):
+def _several_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "SIDE", 2)
 
 
@@ -132,3 +132,23 @@ def test_under_autocast_it_computes_in_float32(dtype):
         got = torch.autograd.grad(loss(*views), views)
     for g, e in zip(got, expected, strict=True):
         assert relative_error(g, e) < 1e-6
+
+
+def test_far_from_the_origin_the_gradient_keeps_its_precision():
+    views, _ = random_batch(2, n=6, d=4)
+    far = [(1e3 + view.detach()).float().requires_grad_() for view in views]
+    exact = [view.detach().double().requires_grad_() for view in far]
+    loss = AlphaCLLoss("infonce", l2_normalize=False, gather_distributed="ring")
+    expected = torch.autograd.grad(loss(*exact), exact)
+    for g, e in zip(torch.autograd.grad(loss(*far), far), expected, strict=True):
+        assert relative_error(g, e) < 1e-5
+
+
+def test_compiled_in_one_process_it_is_the_same():
+    torch._dynamo.reset()
+    views, options = random_batch(3, "unequal", queued=True)
+    loss = AlphaCLLoss("infonce", gather_distributed="ring")
+    expected = torch.autograd.grad(loss(*views, **options), views)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    for g, e in zip(torch.autograd.grad(compiled(*views, **options), views), expected, strict=True):
+        assert relative_error(g, e) < 1e-12
