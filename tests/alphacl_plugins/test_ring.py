@@ -144,7 +144,8 @@ def test_far_from_the_origin_the_gradient_keeps_its_precision():
         assert relative_error(g, e) < 1e-5
 
 
-def test_compiled_in_one_process_it_is_the_same():
+def test_compiled_in_one_process_it_is_the_same(monkeypatch):
+    monkeypatch.setattr(tiles, "SIDE", 1024)
     torch._dynamo.reset()
     views, options = random_batch(3, "unequal", queued=True)
     loss = AlphaCLLoss("infonce", gather_distributed="ring")
