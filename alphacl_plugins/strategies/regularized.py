@@ -161,7 +161,7 @@ class Square:
         ranks = torch.arange(1, shifts.shape[1] + 1, device=shifts.device, dtype=shifts.dtype)
         levels = (self.tau + ascending.cumsum(dim=1)) / ranks
         count = (ascending < levels).sum(dim=1, keepdim=True)
-        return shifts < levels.gather(1, count - 1)
+        return shifts < levels.gather(1, (count - 1).clamp_min(0))  # 0 only for a row with NaN, which stays NaN
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,13 @@
+"""The smallest form of each bug that this suite has found."""
+
+import pytest
+import torch
+
+from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins.strategies import Square
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_square_passes_a_nan_on_instead_of_indexing_out_of_bounds(bad):
+    z = torch.eye(3).index_fill(0, torch.tensor([0]), bad)
+    assert torch.isnan(AlphaCLLoss(Square())(z, torch.eye(3)))
