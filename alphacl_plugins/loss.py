@@ -166,7 +166,7 @@ class AlphaCLLoss(nn.Module):
         entropy = alpha_entropy(weights.neg)
         self.last_stats = {
             "d2_pos": (distances.share * distances.pos.detach()).sum(dim=1).mean(),
-            "d2_neg": distances.neg.detach().masked_fill(distances.excluded, 0.0).sum() / compared,
+            "d2_neg": distances.neg.detach().masked_fill(distances.excluded, 0.0).sum() / compared.clamp_min(1),
             "alpha_entropy": entropy,
             "effective_negatives": entropy.exp(),
         }

@@ -11,3 +11,9 @@ from alphacl_plugins.strategies import Square
 def test_square_passes_a_nan_on_instead_of_indexing_out_of_bounds(bad):
     z = torch.eye(3).index_fill(0, torch.tensor([0]), bad)
     assert torch.isnan(AlphaCLLoss(Square())(z, torch.eye(3)))
+
+
+def test_the_mean_distance_to_no_candidates_is_zero():
+    loss = AlphaCLLoss()
+    assert loss(torch.eye(3), torch.eye(3), labels=torch.zeros(3, dtype=torch.long)) == 0
+    assert loss.last_stats["d2_neg"] == 0
