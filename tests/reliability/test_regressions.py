@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins import AlphaCLLoss, squared_distances
 from alphacl_plugins.strategies import Square
 
 
@@ -17,3 +17,9 @@ def test_the_mean_distance_to_no_candidates_is_zero():
     loss = AlphaCLLoss()
     assert loss(torch.eye(3), torch.eye(3), labels=torch.zeros(3, dtype=torch.long)) == 0
     assert loss.last_stats["d2_neg"] == 0
+
+
+def test_eight_bit_floats_are_refused_by_name():
+    z = torch.eye(2).to(torch.float8_e4m3fn)
+    with pytest.raises(TypeError, match=r"a: expected a floating-point tensor of 16 bits or more, got torch.float8_e4m3fn"):
+        squared_distances(z, z)
