@@ -187,7 +187,7 @@ def cases(
         classes=draw(st.sampled_from([0, 0, 1, 2, 5])),
         kind="random" if benign else draw(st.sampled_from(sorted(EMBEDDINGS))),
         equal_views=draw(hard),
-        scale=1.0 if benign else draw(st.just(1.0) | between(1e-30, 1e30)),
+        scale=1.0 if benign else draw(st.just(1.0) | between(1e-3, 1e6) | between(1e-30, 1e30)),
         dtype=dtype or draw(any_dtype),
         seed=draw(st.integers(0, 2**31)),
     )

@@ -16,6 +16,13 @@ _FILE = os.environ.get("RELIABILITY_RECORD")
 _started = time.monotonic()
 
 
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+_commit = _output("git", "rev-parse", "--short=10", "HEAD") if _FILE else ""  # of the code that is imported now
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if _FILE is None or "PYTEST_XDIST_WORKER" in os.environ:
         return
@@ -27,7 +34,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         "failed tests": session.testsfailed,
         "minutes": round((time.monotonic() - _started) / 60, 1),
         "date": time.strftime("%Y-%m-%d"),
-        "commit": _output("git", "rev-parse", "--short=10", "HEAD"),
+        "commit": _commit,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "hypothesis": hypothesis.__version__,
@@ -35,10 +42,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         "system": f"{platform.system()} {platform.machine()}",
     }
     Path(_FILE).write_text(json.dumps(report, indent=1) + "\n")
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _cpu() -> str:

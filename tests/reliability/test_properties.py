@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -155,6 +156,22 @@ def test_appending_excluded_candidates_changes_nothing(name, form):
             for got, expected in ((long.pos, short.pos), (long.value, short.value)):
                 assert (got is None) == (expected is None)
                 assert got is None or relative_error(got, expected) < scale
+
+    check()
+
+
+@every_name
+@both_forms
+def test_lengths_do_not_matter_where_they_are_normalised(name, form):
+    """To the last bit, as powers of two only change exponents, from near the smallest length up to the largest."""
+
+    @FORMS[form]
+    @given(case=cases(drawn_strategies(name), benign=True, dtype=torch.float32), exponent=st.integers(-30, 120))
+    def check(case: Case, exponent: int):
+        with record.case("lengths do not matter where they are normalised", name):
+            unit = replace(case, l2_normalize=True)
+            scaled = replace(unit, scale=2.0**exponent)
+            assert torch.equal(value_and_gradients(scaled)[0], value_and_gradients(unit)[0])
 
     check()
 
