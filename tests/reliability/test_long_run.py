@@ -13,7 +13,7 @@ from torch import nn
 
 from alphacl_plugins import AlphaCLLoss
 
-WARM_UP = 50
+WARM_UP = 20
 
 
 def live_tensors() -> int:
