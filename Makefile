@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-full lint types docs clean
+.PHONY: help demo test test-full reliability audit lint types docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -24,6 +24,16 @@ test: $(INSTALLED)  ## the tests, under 10 minutes on two cores
 
 test-full: $(INSTALLED)  ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 $(ARGS)
+
+reliability: $(INSTALLED)  ## the hard tests of the loss, whole, and their table in docs/reliability.md
+	OMP_NUM_THREADS=1 RELIABILITY_RECORD=$(VENV)/reliability.json $(RUN) -m pytest tests/reliability $(ARGS)
+	$(RUN) tests/reliability/report.py $(VENV)/reliability.json docs/reliability.md
+
+audit: $(INSTALLED)  ## known vulnerabilities of the direct dependencies, from PyPI (ARGS="-s osv": from OSV)
+	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit
+	test -x $(VENV)/audit/bin/pip-audit || $(VENV)/audit/bin/python -m pip install --quiet "pip-audit>=2.7"
+	$(RUN) .ci/direct_dependencies.py >$(VENV)/audit/direct.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/audit/direct.txt $(ARGS)
 
 lint: $(INSTALLED)  ## ruff: lint and format
 	$(RUN) -m ruff check .

@@ -59,6 +59,8 @@ def check_matrix(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a tensor [rows, columns], got {type(value).__name__}")
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
+    if value.dtype.itemsize < 2:
+        raise TypeError(f"{name}: expected a floating-point tensor of 16 bits or more, got {value.dtype}")
     if value.ndim != 2 or value.shape[1] == 0:
         raise ValueError(f"{name}: expected shape [rows, columns], got {tuple(value.shape)}")
 

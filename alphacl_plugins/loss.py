@@ -33,6 +33,8 @@ class AlphaCLLoss(nn.Module):
         symmetric: True: every view gives anchors, M = 2N for two; False: the first alone, M = N. None: what the
             strategy declares, else True.
         l2_normalize: scale embeddings to length 1 first, so that D is 1 - cos; zero rows stay zero, without gradient.
+            False: squared lengths, times what the strategy makes of them (D / τ), must fit the dtype (float32 at
+            least); distances beyond it make the loss inf or NaN, never a wrong finite number.
         detach_alpha: hold α fixed. False lets the gradient through α (the paper's ablation), whose value is
             ``-E / M``.
         reduction: "mean" over the anchors, or "none".
@@ -43,7 +45,8 @@ class AlphaCLLoss(nn.Module):
 
     Attributes:
         last_stats: of the latest batch, detached scalars: ``d2_pos`` and ``d2_neg`` (means), ``alpha_entropy`` (mean
-            over anchors, nats), ``effective_negatives`` (its exponential), and ``tau`` if it is one that changes.
+            over anchors, nats), ``effective_negatives`` (its exponential), and ``tau`` of a `Tempered` strategy.
+            Within torch.func's transforms they can be read inside the transform only.
 
     Raises: ValueError, TypeError for an option outside the above.
     Source: Tian (2022), arXiv:2201.12680, Definition 1.
@@ -188,7 +191,7 @@ class AlphaCLLoss(nn.Module):
         entropy = alpha_entropy(weights.neg)
         self.last_stats = {
             "d2_pos": (distances.share * distances.pos.detach()).sum(dim=1).mean(),
-            "d2_neg": distances.neg.detach().masked_fill(distances.excluded, 0.0).sum() / compared,
+            "d2_neg": distances.neg.detach().masked_fill(distances.excluded, 0.0).sum() / compared.clamp_min(1),
             "alpha_entropy": entropy,
             "effective_negatives": entropy.exp(),
         }

@@ -3,7 +3,8 @@
 Stationarity (KKT) reads ``r'(α_j) = D_j - μ`` wherever ``α_j > 0``, so ``α_j = r'⁻¹(D_j - μ)`` and the multiplier μ is
 the root of one increasing function. With distances measured from the closest candidate, ``δ_j = D_j - D_min``, the
 unknown is ``x = D_min - μ``, and ``r'(1) <= x <= r'(1/K)``. The solvers run a fixed number of steps, without a host
-sync. Their last step is part of autograd: at the root one Newton step has the derivative of the implicit function.
+sync. Their last two steps are part of autograd: at the root one Newton step has the first derivative of the implicit
+function, two have the second one too.
 
 By Danskin's theorem ``D_+ - min_α (Σ_j α_j D_j - Σ_j r(α_j))`` is a loss whose gradient is that of ``-E`` at the
 optimal α: the value of Entropy and Square. (That of Inverse is known too, but it is a number of size τ K^γ whose
@@ -24,6 +25,7 @@ from alphacl_plugins.strategies.factored import Factored, Factors, Totals
 
 _INVERSE_STEPS = 8  # 6 reach float64 for every γ, τ, K tried
 _REGULARIZED_STEPS = 64
+_DIFFERENTIABLE_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,9 @@ class Inverse:
                 total, slope = (part.sum(dim=1, keepdim=True) for part in terms(w))
                 g = self.gamma * torch.log(total)
                 w = w + (g + torch.log(torch.exp(-g) - total / slope * torch.expm1(-g))) / self.gamma
-            slope = terms(w)[1].sum(dim=1, keepdim=True)
-        w = w + (terms(w)[0].sum(dim=1, keepdim=True) - 1) / slope
+        for _ in range(_DIFFERENTIABLE_STEPS):
+            total, slope = (part.sum(dim=1, keepdim=True) for part in terms(w))
+            w = w + (total - 1) / slope
         return terms(w)[0]
 
 
@@ -191,7 +194,7 @@ class Square:
         ranks = torch.arange(1, shifts.shape[1] + 1, device=shifts.device, dtype=shifts.dtype)
         levels = (self.tau + ascending.cumsum(dim=1)) / ranks
         count = (ascending < levels).sum(dim=1, keepdim=True)
-        return shifts < levels.gather(1, count - 1)
+        return shifts < levels.gather(1, (count - 1).clamp_min(0))  # 0 only for a row with NaN, which stays NaN
 
 
 @dataclass(frozen=True)
@@ -234,8 +237,8 @@ class Regularized:
             low = self.derivative(torch.ones_like(candidates.number())).expand_as(candidates.number())
             high = self.derivative(1 / candidates.number())
             x = _safeguarded_newton(excess, low, high)
-            slope = slope_of(excess, x)
-        x = x - excess(x) / slope
+        for _ in range(_DIFFERENTIABLE_STEPS):
+            x = x - excess(x) / slope_of(excess, x)
         return PairWeights(self._weights(candidates, shifts, x))
 
     def _weights(self, candidates: Candidates, shifts: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,198 @@
+"""What the suite draws: strategies with their options, embeddings of every kind, and ways to call the loss.
+
+A registered strategy whose options should vary gets a line in OPTIONS, one that is not registered a line in OTHERS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from alphacl_plugins import AlphaCLLoss, build_strategy, strategy_names
+from alphacl_plugins.strategies import Family, InfoNCE, Regularized, Strategy, Tempered
+
+_FIXED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+FORMS = {"short": settings(max_examples=20, **_FIXED), "full": settings(max_examples=300, **_FIXED)}
+both_forms = pytest.mark.parametrize("form", ["short", pytest.param("full", marks=pytest.mark.slow)])
+
+
+def between(low: float, high: float) -> SearchStrategy[float]:
+    """Numbers > 0, evenly in their logarithm, and the two ends."""
+    exponents = st.floats(math.log10(low), math.log10(high))
+    return st.sampled_from([low, high]) | exponents.map(lambda exponent: min(max(10.0**exponent, low), high))
+
+
+def options(**drawn: SearchStrategy[Any]) -> SearchStrategy[dict[str, Any]]:
+    """Keyword arguments."""
+    return st.fixed_dictionaries(drawn)
+
+
+TAU = between(1e-3, 1e3)
+OPTIONS: dict[str, SearchStrategy[dict[str, Any]]] = {
+    "infonce": options(tau=TAU, eps=st.just(0.0) | between(1e-3, 1e3)),
+    "entropy": options(tau=TAU),
+    "inverse": options(tau=TAU, gamma=between(1.01, 20), exact=st.just(True))
+    | options(tau=TAU, gamma=between(0.05, 20), exact=st.just(False)),
+    "square": options(tau=TAU),
+    "direct": options(tau=TAU, p=between(0.1, 20), normalize=st.booleans()),
+    "dhel": options(tau=TAU, include_augs=st.booleans()),
+    "kcl": options(kernel=st.sampled_from(["gaussian", "log", "imq"]), t=between(1e-3, 1e3), gamma=between(1e-3, 1e3))
+    | options(kernel=st.sampled_from(["riesz", "gaussian_riesz"]), t=between(1e-3, 8), gamma=between(1e-3, 1e3)),
+    "triplet": options(eps=st.floats(-2, 2)),
+    "soft_triplet": options(tau=TAU, eps=st.floats(-20, 20)),
+    "lifted_structured": options(eps=st.floats(-20, 20)),
+    "modified_triplet": options(c=between(1e-3, 1e3)),
+}
+OTHERS: dict[str, Callable[[], Strategy]] = {
+    "Regularized": lambda: Regularized(derivative=lambda a: 0.5 / a, inverse_derivative=lambda v: 0.5 / v),
+    "Tempered": lambda: Tempered(InfoNCE(tau=0.2)),
+    "Family": lambda: Family(phi=torch.log1p, psi=torch.nn.functional.softplus),
+}
+NAMES = [*strategy_names(), *OTHERS]
+every_name = pytest.mark.parametrize("name", NAMES)
+
+
+def default_strategy(name: str) -> Strategy:
+    """A strategy with the options it has if none is given."""
+    return OTHERS[name]() if name in OTHERS else build_strategy(name)
+
+
+def drawn_strategies(name: str) -> SearchStrategy[Strategy]:
+    """A strategy with any of its options."""
+    if name not in OPTIONS:
+        return st.builds(default_strategy, st.just(name))
+    return OPTIONS[name].map(lambda drawn: build_strategy(name, **drawn))
+
+
+def moderate(name: str) -> SearchStrategy[Strategy]:
+    """A strategy with options of ordinary size: rounding errors stay small."""
+    ranges = {
+        "tau": (0.1, 2.0),
+        "p": (1.0, 6.0),
+        "gamma": (0.5, 4.0),
+        "t": (0.5, 2.0),
+        "c": (0.5, 5.0),
+        "eps": (0.0, 2.0),
+    }
+
+    def clip(strategy: Strategy) -> Strategy:
+        numbers = {key: value for key, value in ranges.items() if isinstance(getattr(strategy, key, None), float)}
+        clipped = {key: min(max(getattr(strategy, key), low), high) for key, (low, high) in numbers.items()}
+        return replace(strategy, **clipped) if clipped else strategy
+
+    return drawn_strategies(name).map(clip)
+
+
+EMBEDDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "random": lambda z: z,
+    "all equal": lambda z: z[:1].expand_as(z),
+    "all zero": torch.zeros_like,
+    "a zero row": lambda z: z * (_rows(z) > 0),
+    "one-hot": lambda z: torch.eye(z.shape[1], dtype=z.dtype)[_rows(z)[:, 0] % z.shape[1]],
+    "duplicates": lambda z: z[_rows(z)[:, 0] % 2],
+    "nearly equal": lambda z: z[:1] + 1e-6 * z,
+    "nearly opposite": lambda z: (z[:1] + 1e-6 * z) * (1 - 2 * (_rows(z) % 2)),
+    "one huge row": lambda z: z * torch.where(_rows(z) == 0, 1e12, 1.0),
+    "one tiny row": lambda z: z * torch.where(_rows(z) == 0, 1e-12, 1.0),
+}
+
+
+def _rows(z: Tensor) -> Tensor:
+    return torch.arange(len(z))[:, None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of the loss, in numbers small enough to read when it fails."""
+
+    strategy: Strategy
+    negatives: str | None
+    symmetric: bool | None
+    l2_normalize: bool
+    detach_alpha: bool
+    samples: int
+    width: int
+    views: int
+    queue_rows: int
+    classes: int  # 0: no labels
+    kind: str
+    equal_views: bool
+    scale: float
+    dtype: torch.dtype
+    seed: int
+    ring: bool
+
+    def loss(self) -> AlphaCLLoss:
+        """The loss, of each anchor; tile by tile, if so drawn and possible."""
+        in_ring = self.ring and self.detach_alpha and getattr(self.strategy, "factored", None) is not None
+        return AlphaCLLoss(
+            self.strategy,
+            negatives=self.negatives,
+            symmetric=self.symmetric,
+            l2_normalize=self.l2_normalize,
+            detach_alpha=self.detach_alpha,
+            reduction="none",
+            gather_distributed="ring" if in_ring else False,
+        )
+
+    def embeddings(self) -> list[Tensor]:
+        """The views, in the dtype of the case."""
+        generator = torch.Generator().manual_seed(self.seed)
+        first = self._draw(generator, self.samples)
+        others = [
+            first if self.equal_views else first + 0.3 * self._draw(generator, self.samples)
+            for _ in range(self.views - 1)
+        ]
+        return [self._scaled(EMBEDDINGS[self.kind](view)) for view in (first, *others)]
+
+    def arguments(self) -> dict[str, Tensor | None]:
+        """Labels and queue."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        labels = torch.randint(self.classes, (self.samples,), generator=generator) if self.classes else None
+        queue = self._draw(generator, self.queue_rows)
+        return {"labels": labels, "queue": self._scaled(EMBEDDINGS[self.kind](queue)) if self.queue_rows else None}
+
+    def _draw(self, generator: torch.Generator, rows: int) -> Tensor:
+        return torch.randn(rows, self.width, generator=generator, dtype=torch.float64)
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        largest = torch.finfo(self.dtype).max
+        return (z * self.scale).clamp(-largest, largest).to(self.dtype)
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn, strategies: SearchStrategy[Strategy], *, benign: bool = False, dtype: torch.dtype | None = None
+) -> Case:
+    """Calls of the loss: any there are, or benign ones (random embeddings of ordinary length, none close)."""
+    hard = st.just(False) if benign else st.booleans()
+    any_dtype = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    negatives = draw(st.sampled_from([None, "both", "same", "cross", "queue"]))
+    queue_rows = draw(st.sampled_from([0, 1, 2, 20]) | st.integers(0, 20))
+    return Case(
+        strategy=draw(strategies),
+        negatives=negatives,
+        symmetric=draw(st.sampled_from([None, True, False])),
+        l2_normalize=draw(st.booleans()),
+        detach_alpha=draw(st.booleans()),
+        samples=draw(st.sampled_from([2, 3]) | st.integers(2, 40)),
+        width=draw(st.integers(8, 64) if benign else st.sampled_from([1, 2, 64]) | st.integers(1, 64)),
+        views=draw(st.sampled_from([2, 2, 3, 4])),
+        queue_rows=max(queue_rows, 1) if benign and negatives == "queue" else queue_rows,
+        classes=draw(st.sampled_from([0, 0, 1, 2, 5])),
+        kind="random" if benign else draw(st.sampled_from(sorted(EMBEDDINGS))),
+        equal_views=draw(hard),
+        scale=1.0 if benign else draw(st.just(1.0) | between(1e-3, 1e6) | between(1e-30, 1e30)),
+        dtype=dtype or draw(any_dtype),
+        seed=draw(st.integers(0, 2**31)),
+        ring=draw(st.booleans()),
+    )

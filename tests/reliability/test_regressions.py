@@ -1,0 +1,36 @@
+"""The smallest form of each bug that this suite has found."""
+
+import pytest
+import torch
+from oracles import random_views
+
+from alphacl_plugins import AlphaCLLoss, squared_distances
+from alphacl_plugins.strategies import Inverse, Regularized, Square
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_square_passes_a_nan_on_instead_of_indexing_out_of_bounds(bad):
+    z = torch.eye(3).index_fill(0, torch.tensor([0]), bad)
+    assert torch.isnan(AlphaCLLoss(Square())(z, torch.eye(3)))
+
+
+def test_the_mean_distance_to_no_candidates_is_zero():
+    loss = AlphaCLLoss()
+    assert loss(torch.eye(3), torch.eye(3), labels=torch.zeros(3, dtype=torch.long)) == 0
+    assert loss.last_stats["d2_neg"] == 0
+
+
+def test_eight_bit_floats_are_refused_by_name():
+    z = torch.eye(2).to(torch.float8_e4m3fn)
+    with pytest.raises(
+        TypeError, match=r"a: expected a floating-point tensor of 16 bits or more, got torch.float8_e4m3fn"
+    ):
+        squared_distances(z, z)
+
+
+@pytest.mark.parametrize(
+    "strategy", [Inverse(), Regularized(lambda a: 0.5 / a, lambda v: 0.5 / v)], ids=["inverse", "own"]
+)
+def test_second_derivatives_through_a_solved_alpha(strategy):
+    loss = AlphaCLLoss(strategy, detach_alpha=False)
+    assert torch.autograd.gradgradcheck(loss, random_views(0, n=3, d=2))
