@@ -32,13 +32,17 @@ class RingLoss(NamedTuple):
 
 
 class Sums:
-    """Sums over the candidates of each anchor, ``[M, 1]``, that grow tile by tile."""
+    """Sums over the candidates of each anchor, ``[M, 1]``, that grow tile by tile.
+
+    Weights are taken relative to the largest so far, ``v_j = w(D_j) / top``: no temperature overflows or cancels.
+    """
 
     def __init__(self, comparison: Comparison) -> None:
         zeros = comparison.own.views.new_zeros(comparison.n_anchors, 1)
-        self.log_weight = zeros - torch.inf  # log Σ_j w(D_j)
-        self.mean_d2 = zeros.clone()  # Σ_j p_j D_j with p = w / Σ w
-        self.mean_log_weight = zeros.clone()  # Σ_j p_j log w(D_j)
+        self.log_top = torch.full_like(zeros, torch.finfo(zeros.dtype).min)
+        self.weight = zeros.clone()  # Σ_j v_j
+        self.weighted_d2 = zeros.clone()  # Σ_j v_j D_j
+        self.weighted_log = zeros.clone()  # Σ_j v_j log v_j
         self.potential = zeros.clone()
         self.number = zeros.clone()
         self.d2 = zeros.clone()
@@ -52,34 +56,64 @@ class Sums:
         if tile.candidate is None:
             return
         d2 = squared_distances(tile.a, tile.b)
-        log_weight = strategy.log_weight(d2)
-        here = log_weight.masked_fill(~tile.candidate, -torch.inf)
-        total = torch.logaddexp(self.log_weight[i], torch.logsumexp(here, dim=1, keepdim=True))
-        reference = total.clamp_min(torch.finfo(total.dtype).min)  # -inf while there is no candidate
-        before, p = torch.exp(self.log_weight[i] - reference), torch.exp(here - reference)
-        self.log_weight[i] = total
-        self.mean_d2[i] = before * self.mean_d2[i] + (p * d2).sum(dim=1, keepdim=True)
-        self.mean_log_weight[i] = before * self.mean_log_weight[i] + (p * log_weight).sum(dim=1, keepdim=True)
+        self._add_weights(i, d2, strategy.log_weight(d2), tile.candidate)
         self.number[i] += tile.candidate.sum(dim=1, keepdim=True)
         self.d2[i] += _sum_where(tile.candidate, d2)
         potential = strategy.potential(d2)
         if potential is not None:
             self.potential[i] += _sum_where(tile.candidate, potential)
 
+    def _add_weights(self, i: slice, d2: Tensor, log_weight: Tensor, candidate: Tensor) -> None:
+        log_top = torch.maximum(
+            self.log_top[i], log_weight.masked_fill(~candidate, -torch.inf).amax(dim=1, keepdim=True)
+        )
+        fall = torch.where(self.weight[i] > 0, self.log_top[i] - log_top, 0.0)  # of all that was there before
+        log_v = log_weight - log_top
+        v = torch.where(candidate, log_v.exp(), 0.0)
+        rescale = fall.exp()
+        self.weighted_log[i] = rescale * (self.weighted_log[i] + fall * self.weight[i]) + _sum_where(
+            candidate, v * log_v
+        )
+        self.weighted_d2[i] = rescale * self.weighted_d2[i] + (v * d2).sum(dim=1, keepdim=True)
+        self.weight[i] = rescale * self.weight[i] + v.sum(dim=1, keepdim=True)
+        self.log_top[i] = log_top
+
     def lonely(self) -> Tensor:
         """Which anchors have no candidate; they contribute 0."""
         return self.number == 0
 
-    def totals(self) -> Totals:
-        """What a strategy may know of the candidates; harmless numbers for an anchor that has none."""
+    def softmax(self) -> Softmax:
+        """What forms the rows; harmless numbers for an anchor that has no candidate."""
         lonely = self.lonely()
-        return Totals(self.log_weight.masked_fill(lonely, 0.0), self.potential, self.number.masked_fill(lonely, 1.0))
+        return Softmax(self.log_top.masked_fill(lonely, 0.0), self.weight.masked_fill(lonely, 1.0))
+
+    def totals(self) -> Totals:
+        """What a strategy may know of the candidates."""
+        log_top, weight = self.softmax()
+        return Totals(log_top + weight.log(), self.potential, self.number.masked_fill(self.lonely(), 1.0))
+
+    def mean_d2(self) -> Tensor:
+        """Distance of the candidates, weighted by α."""
+        return self.weighted_d2 / self.softmax().weight
+
+    def entropy(self) -> Tensor:
+        """``-Σ_j p_j log p_j`` with ``p = w / Σ w``."""
+        weight = self.softmax().weight
+        return weight.log() - self.weighted_log / weight
+
+
+class Softmax(NamedTuple):
+    """``p_j = exp(log w_j - log_top) / weight``, ``[M, 1]``."""
+
+    log_top: Tensor
+    weight: Tensor
 
 
 class Rows(NamedTuple):
     """All that α needs beside the distances, ``[M, 1]``."""
 
     totals: Totals
+    softmax: Softmax
     share: Tensor  # of each positive in the mean
     mass: Tensor  # sum of the candidates' weights
     counted: Tensor  # 1, or 0 for an anchor without candidates
@@ -113,9 +147,9 @@ def ring_loss(
             for tile in comparison.tiles(block):
                 sums.add(tile, strategy)
         rows, positives = _meet_positives(strategy, comparison, sums)
-        minus_energy = (positives.pull - rows.mass * sums.mean_d2)[:, 0]
+        minus_energy = (positives.pull - rows.mass * sums.mean_d2())[:, 0]
     through: Tensor = _MinusEnergy.apply(stacked, minus_energy, strategy, comparison, rows)
-    entropy = torch.where(rows.mass > 0, sums.log_weight - sums.mean_log_weight, 0.0).mean()
+    entropy = torch.where(rows.mass > 0, sums.entropy(), 0.0).mean()
     stats = {
         "d2_pos": positives.d2.mean(),
         "d2_neg": sums.d2.sum() / sums.number.sum().clamp_min(1),
@@ -166,7 +200,7 @@ def _meet_positives(strategy: Factored, comparison: Comparison, sums: Sums) -> t
                 value[i] += share[i] * _sum_where(tile.positive, factors.value)
     counted = (~sums.lonely()).to(share.dtype)
     return (
-        Rows(totals, share, mass * counted, counted),
+        Rows(totals, sums.softmax(), share, mass * counted, counted),
         _Positives(pull * counted, mean_d2, (value * counted)[:, 0] if has_value else None),
     )
 
@@ -219,7 +253,8 @@ def _coefficients(strategy: Factored, rows: Rows, tile: Tile) -> Tensor:
         pos = rows.counted[i] * rows.share[i] * strategy.factors(d2, totals).pos
         coefficients = torch.where(tile.positive, pos, coefficients)
     if tile.candidate is not None:
-        alpha = rows.mass[i] * torch.exp(strategy.log_weight(d2) - totals.log_weight)
+        log_top, weight = (part[i] for part in rows.softmax)
+        alpha = rows.mass[i] * torch.exp(strategy.log_weight(d2) - log_top) / weight
         coefficients = torch.where(tile.candidate, -alpha, coefficients)
     return coefficients
 

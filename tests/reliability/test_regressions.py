@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from oracles import random_views
+from oracles import random_views, relative_error
 
 from alphacl_plugins import AlphaCLLoss, squared_distances
-from alphacl_plugins.strategies import Inverse, Regularized, Square
+from alphacl_plugins.strategies import Entropy, Inverse, Regularized, Square
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -34,3 +34,14 @@ def test_eight_bit_floats_are_refused_by_name():
 def test_second_derivatives_through_a_solved_alpha(strategy):
     loss = AlphaCLLoss(strategy, detach_alpha=False)
     assert torch.autograd.gradgradcheck(loss, random_views(0, n=3, d=2))
+
+
+def test_distances_of_many_temperatures_keep_the_precision_of_a_ring():
+    """Its sums once held log Σ w alone: at D/τ = 1e8 its rounding lost even the number of candidates."""
+    views = [(1000 * torch.eye(4)).requires_grad_() for _ in range(2)]
+    losses = [AlphaCLLoss(Entropy(1e-2), l2_normalize=False, gather_distributed=way) for way in (False, "ring")]
+    expected, got = ([loss(*views), *torch.autograd.grad(loss(*views), views)] for loss in losses)
+    for g, e in zip(got, expected, strict=True):
+        assert relative_error(g, e) < 1e-5
+    entropies = [loss.last_stats["alpha_entropy"].item() for loss in losses]
+    assert entropies[1] == pytest.approx(entropies[0], abs=1e-5)
