@@ -117,7 +117,7 @@ class AlphaCLLoss(nn.Module):
             (``[N]`` if not symmetric), the anchors of ``z`` first.
         Raises: TypeError, ValueError if shapes or dtypes are not these, or no anchor can have a candidate.
         """
-        views, queue = self._prepare([z, z_aug, *more_views], labels, queue)
+        views, labels, queue = self._prepare([z, z_aug, *more_views], labels, queue)
         if self.gather_distributed == "ring":
             per_anchor = self._in_ring(views, labels, queue)
         else:
@@ -137,8 +137,7 @@ class AlphaCLLoss(nn.Module):
             weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``, each times its share in the mean:
             without labels the other views, beginning with the next; with labels all rows of all views.
         """
-        views, queue = self._prepare([z, z_aug, *more_views], labels, queue)
-        distances = self._distances(views, labels, queue)
+        distances = self._distances(*self._prepare([z, z_aug, *more_views], labels, queue))
         weights = self._weigh(distances)
         pos = weights.pos[:, 0] if weights.pos.shape[1] == 1 else weights.pos
         return PairWeights(weights.neg.detach(), pos.detach(), _per_anchor(distances, weights).detach())
@@ -152,12 +151,13 @@ class AlphaCLLoss(nn.Module):
 
     def _prepare(
         self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """Check the batch; normalise it and bring it to one dtype."""
+    ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+        """Check the batch; normalise it and bring it to one dtype, labels to int64."""
         _check_batch(views, labels, queue)
         rows = views if queue is None else [*views, queue.detach()]
         rows = promote(*[l2_normalize(row) for row in rows] if self.l2_normalize else rows)
-        return rows[: len(views)], None if queue is None else rows[-1]
+        labels = None if labels is None else labels.long()
+        return rows[: len(views)], labels, None if queue is None else rows[-1]
 
     def _distances(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> PairDistances:
         gather = bool(self.gather_distributed)

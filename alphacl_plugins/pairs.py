@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.functional import paired_squared_distances, squared_distances
-from alphacl_plugins.ranks import gather_labels, gather_views
+from alphacl_plugins.ranks import check_that_ranks_agree, gather_labels, gather_views
 
 NEGATIVES = ("both", "same", "cross", "queue")
 
@@ -54,9 +54,11 @@ def assemble(
 ) -> Batch:
     """Bring together what the anchors of this rank are compared with.
 
-    Raises: ValueError if no anchor can have a candidate, or the ranks' shapes differ.
+    Raises: ValueError if no anchor can have a candidate, or (on every rank) if the ranks' batches differ in kind.
     """
     everyone, first = list(views), 0
+    if gather_distributed:
+        check_that_ranks_agree("z", views, labels=labels, queue=queue)
     needs_others = negatives != "queue" or labels is not None
     if gather_distributed and needs_others:
         everyone, first = gather_views(views)

@@ -18,7 +18,7 @@ from torch import distributed as dist
 
 from alphacl_plugins.functional import squared_distances
 from alphacl_plugins.pairs import check_candidates
-from alphacl_plugins.ranks import check_equal_shapes, world_size
+from alphacl_plugins.ranks import check_that_ranks_agree, world_size
 from alphacl_plugins.strategies.factored import Factored, Totals
 from alphacl_plugins.tiles import Block, Comparison, Tile
 
@@ -135,10 +135,10 @@ def ring_loss(
 
     Args:
         strategy: one whose weights factor.
-        views: embeddings of this rank, each ``[N, D]``, with the same N and D on every rank.
+        views: embeddings of this rank, each ``[N, D]``.
         negatives, symmetric, labels, queue: as in `alphacl_plugins.AlphaCLLoss`.
 
-    Raises: ValueError if no anchor can have a candidate, or (on every rank) if the shapes differ between ranks.
+    Raises: ValueError if no anchor can have a candidate, or (on every rank) if the ranks' batches differ in kind.
     """
     stacked, comparison = _compare(views, negatives, symmetric, labels, queue)
     with torch.no_grad(), torch.autocast(stacked.device.type, enabled=False):
@@ -162,15 +162,13 @@ def ring_loss(
 def _compare(
     views: Sequence[Tensor], negatives: str, symmetric: bool, labels: Tensor | None, queue: Tensor | None
 ) -> tuple[Tensor, Comparison]:
+    check_that_ranks_agree("z", views, labels=labels, queue=queue)
     stacked = torch.stack(list(views))
     n, rank = stacked.shape[1], dist.get_rank() if world_size() > 1 else 0
     check_candidates(world_size() * n, negatives, queue)
     classes = torch.arange(n, device=stacked.device) + rank * n if labels is None else labels
     own = Block(stacked.detach(), classes, rank)
-    comparison = Comparison(own, queue, negatives, symmetric, labels is not None)
-    if comparison.steps > 1:
-        check_equal_shapes("z", stacked)
-    return stacked, comparison
+    return stacked, Comparison(own, queue, negatives, symmetric, labels is not None)
 
 
 class _Positives(NamedTuple):

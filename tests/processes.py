@@ -3,6 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def run_in_processes(world: int, folder: Path, check: Callable[..., None], *args
 def _worker(rank: int, world: int, meeting_point: str, check: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
+    timeout = timedelta(seconds=120)  # a rank that waits in vain fails the test
+    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world, timeout=timeout)
     check(rank, world, *args)
     gc.collect()  # DDP before its process group, whose threads must not outlive the interpreter
     dist.barrier()  # nobody leaves while others still talk

@@ -34,10 +34,10 @@ class Tempered(nn.Module):
 
     Args:
         strategy: one with a temperature: InfoNCE, Entropy, Inverse, Square, Direct, DHEL, SoftTriplet. Its tau is
-            where ``log_tau`` starts.
+            where ``log_tau``, in float32, starts.
         learnable: False: τ stays as it is, or as ``strategy.tau = 0.2`` sets it, at any time. True needs a strategy
             with a loss L of its own, which Direct and Inverse(exact=False), set directly, do not have.
-        bounds: least and largest τ; at a bound, the gradient beyond it is 0.
+        bounds: least and largest τ; at a bound, the gradient of a batch that leads beyond it is 0.
 
     Attributes:
         tau: the temperature in force, a detached scalar tensor; settable. In the loss's ``last_stats`` as "tau".
@@ -67,7 +67,10 @@ class Tempered(nn.Module):
             )
         low, high = _checked_bounds(bounds)
         if not low <= tau <= high:
-            raise ValueError(f"bounds: expected them to hold the strategy's tau {tau!r}, got ({low!r}, {high!r})")
+            raise ValueError(
+                f"bounds: expected (least, largest) around the strategy's tau {tau!r}, got ({low!r}, {high!r}); "
+                "others go to Tempered(strategy, bounds=...)"
+            )
         self.at_one: Any = dataclasses.replace(strategy, tau=1.0)  # type: ignore[type-var]
         self.learnable = learnable
         self.bounds = (low, high)
@@ -128,8 +131,8 @@ class Tempered(nn.Module):
         """Return the value, with gradient ``E / τ`` for log τ. Shape: ``[M]``, ``[M]`` -> ``[M]``."""
         slope = energy.detach() / self.tau.to(energy.dtype)
         low, high = (math.log(bound) for bound in self.bounds)
-        outward = ((self.log_tau <= low) & (slope > 0)) | ((self.log_tau >= high) & (slope < 0))
-        return value.detach() + slope.masked_fill(outward, 0.0) * (self.log_tau - self.log_tau.detach())
+        log_tau: Tensor = _Bounded.apply(self.log_tau, low, high)
+        return value.detach() + slope * (log_tau - log_tau.detach())
 
     def extra_repr(self) -> str:
         """Show every option."""
@@ -154,6 +157,27 @@ class Tempered(nn.Module):
 
     def _unit(self, tau: Tensor) -> Tensor:
         return tau.pow(self.at_one.tau_power)
+
+
+class _Bounded(torch.autograd.Function):
+    """The identity; backward, no gradient whose descent leads out of the bounds, once all anchors have added theirs."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(log_tau: Tensor, low: float, high: float) -> Tensor:
+        return log_tau.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        log_tau, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(log_tau)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (log_tau,), (slope,) = ctx.saved_tensors, gradients
+        outward = ((log_tau <= ctx.low) & (slope > 0)) | ((log_tau >= ctx.high) & (slope < 0))
+        return slope.masked_fill(outward, 0.0), None, None
 
 
 class _Scaled(Factored):
@@ -182,7 +206,7 @@ def _in_units(candidates: Candidates, unit: Tensor) -> Tensor:
 
 
 def _temperature_of(strategy: Any) -> float:
-    if not hasattr(strategy, "tau_power"):
+    if isinstance(strategy, type) or not hasattr(strategy, "tau_power"):
         names = "InfoNCE, Entropy, Inverse, Square, Direct, DHEL, SoftTriplet"
         raise TypeError(f"strategy: expected one with a temperature ({names}), got {strategy!r}")
     tau: float = strategy.tau

@@ -73,13 +73,54 @@ def compare(rank: int, world: int, expected: dict[str, list[torch.Tensor]]) -> N
         apart = value_and_gradients(CASES["infonce"], rows, model, gather=False)
         assert relative_error(apart[1], expected["infonce"][1]) > 1e-3  # without gather the test would notice
         check_that_unequal_batches_are_refused(rank)
+        check_second_derivatives(rows, world)
 
 
 def check_that_unequal_batches_are_refused(rank: int) -> None:
-    z = torch.ones(2 + rank, 3)
+    """On every rank, so that none waits for the others."""
+    z, labels, queue = torch.ones(2, 3), torch.arange(2), torch.ones(4, 3)
+    uneven = torch.ones(2 + rank, 3)
+    one_more = [z] * rank
+    unlike = {
+        r"shape \[N, D\] .* rank 1: \[3, 3\]": ([uneven, uneven], {}, "both"),
+        r"shape \[N, D\] .* rank 0: \[0, 3\]": ([uneven[2:], uneven[2:]], {}, "both"),
+        r"shape \[N, D\] on every rank to gather, got rank 0: \[2, 3\], rank 1: \[3, 3\]": (
+            [uneven, uneven],
+            {"queue": queue},
+            "queue",
+        ),
+        r"number of views .* rank 1: 3": ([z, z, *one_more[:1]], {}, "both"),
+        r"dtype .* rank 1: torch.float64": ([z.double() if rank else z] * 2, {}, "both"),
+        r"use of labels .* rank 1: labels": ([z, z], {"labels": labels} if rank else {}, "both"),
+        r"use of a queue .* rank 1: a queue": (
+            [z, z],
+            {"queue": queue, "labels": labels} if rank else {"labels": labels},
+            "queue",
+        ),
+    }
     for gather in (True, "ring"):
-        with pytest.raises(ValueError, match=r"z: expected the same shape \[N, D\] on every rank .* rank 1: \[3, 3\]"):
-            AlphaCLLoss(gather_distributed=gather)(z, z)
+        for message, (views, options, negatives) in unlike.items():
+            with pytest.raises(ValueError, match=f"z: expected the same {message}"):
+                AlphaCLLoss(negatives=negatives, gather_distributed=gather)(*views, **options)
+    for dtype in (torch.int16, torch.uint8, torch.bool):
+        z = torch.eye(4)
+        AlphaCLLoss(gather_distributed=True)(z, z, labels=torch.tensor([0, 1, 0, 1]).to(dtype))
+
+
+def check_second_derivatives(rows: slice, world: int) -> None:
+    """A penalty on the gradient of the summed loss: the gradient of one process."""
+    views = [view.detach() for view in random_views(3, n=12, d=3)]
+    loss = AlphaCLLoss("entropy", gather_distributed=True)
+
+    def gradient_of_penalty(z, z_aug, factor):
+        z = z.clone().requires_grad_()
+        slope = torch.autograd.grad(factor * loss(z, z_aug), z, create_graph=True)[0]
+        return torch.autograd.grad(slope.square().sum() / 2, z)[0]
+
+    got = gradient_of_penalty(*(view[rows] for view in views), factor=1.0)
+    loss.gather_distributed = False
+    expected = gradient_of_penalty(*views, factor=float(world))[rows]
+    assert relative_error(got, expected) < 1e-9
 
 
 def compare_traffic_and_memory(rank: int, world: int) -> None:

@@ -67,6 +67,11 @@ def test_tile_by_tile_it_is_the_same_loss(strategy, labels, negatives):
     check_against_gathering(strategy, 3, labels, negatives, symmetric=True, queued=True)
 
 
+@pytest.mark.parametrize("strategy", FACTORED, ids=strategy_id)
+def test_anchors_without_candidates_contribute_nothing_there_too(strategy):
+    check_against_gathering(strategy, 2, "all equal", "both", symmetric=True, queued=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", FACTORED, ids=strategy_id)
 @pytest.mark.parametrize("combination", OPTIONS, ids=lambda c: "-".join(map(str, c)))

@@ -144,6 +144,21 @@ def test_at_a_bound_only_the_way_back_is_open(separated, at_bound, moves):
     assert (strategy.log_tau.grad >= 0) == separated  # descent lowers τ where positives are the closer ones
 
 
+@pytest.mark.parametrize(("bound", "tau"), [("lower", 0.1), ("upper", 1.0)])
+@pytest.mark.parametrize("noise", [0.5, 3.0])
+def test_at_a_bound_the_whole_batch_decides(bound, tau, noise):
+    """Anchors pull in both directions; only the sum of their gradients says whether τ wants to leave."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(32, 8, generator=g)
+    views = [z + noise * torch.randn(32, 8, generator=g) for _ in range(2)]
+    free, bounded = (Tempered(InfoNCE(tau), bounds=bounds) for bounds in ((0.01, 100.0), (0.1, 1.0)))
+    for strategy in (free, bounded):
+        AlphaCLLoss(strategy)(*views).backward()
+    slope = free.log_tau.grad
+    outward = slope > 0 if bound == "lower" else slope < 0
+    torch.testing.assert_close(bounded.log_tau.grad, torch.zeros(()) if outward else slope)
+
+
 def test_beyond_a_bound_the_bound_holds():
     strategy = Tempered(InfoNCE(0.2), bounds=(0.1, 1.0))
     with torch.no_grad():
@@ -232,6 +247,7 @@ def test_a_users_parameter_learns_through_the_value_but_not_in_a_ring():
     [
         (lambda: Tempered(KCL()), TypeError, r"strategy: expected one with a temperature \(InfoNCE, .*, got KCL"),
         (lambda: Tempered(Family(torch.log, torch.exp)), TypeError, r"strategy: expected one with a temperature"),
+        (lambda: Tempered(InfoNCE), TypeError, r"strategy: expected one with a temperature .* got <class"),
         (lambda: Tempered("infonce"), TypeError, r"strategy: expected one with a temperature .* got 'infonce'"),
         (lambda: Tempered(Direct()), ValueError, r"learnable: expected False with Direct\(.* set directly"),
         (lambda: Tempered(Inverse(exact=False)), ValueError, r"learnable: expected False with Inverse"),
