@@ -13,6 +13,7 @@ from alphacl_plugins.functional import l2_normalize, promote
 from alphacl_plugins.metrics import alpha_entropy
 from alphacl_plugins.pairs import NEGATIVES, PairDistances, assemble, pair_distances
 from alphacl_plugins.positives import weigh
+from alphacl_plugins.queue import EmbeddingQueue
 from alphacl_plugins.ring import ring_loss
 from alphacl_plugins.strategies import PairWeights, Strategy, Tempered, build_strategy
 from alphacl_plugins.strategies.factored import Factored
@@ -222,6 +223,14 @@ def _with_gradient(value: Tensor | None, minus_energy: Tensor) -> Tensor:
 
 
 def _check_batch(views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> None:
+    for k, view in enumerate(views[2:]):
+        if isinstance(view, Tensor) and view.ndim == 1 and not view.is_floating_point():
+            raise TypeError(
+                f"more_views[{k}]: expected embeddings [N, D], got {view.dtype} {tuple(view.shape)}; labels go by "
+                "keyword: labels=..."
+            )
+    if isinstance(queue, EmbeddingQueue):
+        raise TypeError("queue: expected a tensor [Q, D], got an EmbeddingQueue; pass queue.embeddings")
     names = ["z", "z_aug", *(f"more_views[{k}]" for k in range(len(views) - 2))]
     for name, view in zip(names[1:], views[1:], strict=True):
         check_same_shape(name, view, "z", views[0])
@@ -254,6 +263,7 @@ def _as_strategy(strategy: object) -> Strategy:
         return build_strategy(strategy)
     if isinstance(strategy, type) or not callable(strategy):
         hint = "; a temperature goes into the strategy: InfoNCE(tau=0.5)" if isinstance(strategy, (int, float)) else ""
+        hint = f"; an object is made with brackets: {strategy.__name__}()" if isinstance(strategy, type) else hint
         raise TypeError(f"strategy: expected a name or a strategy object, got {strategy!r}{hint}")
     return cast(Strategy, strategy)
 
@@ -268,9 +278,12 @@ def _declared(option: Any, strategy: Strategy, name: str, default: object) -> An
 
 def _explain_unexpected(strategy: object, unexpected: dict[str, Any]) -> str:
     options = [name for name in inspect.signature(AlphaCLLoss).parameters if name not in ("strategy", "unexpected")]
-    name = strategy if isinstance(strategy, str) else "infonce"
+    call = ", ".join(
+        [f'"{strategy}"' if isinstance(strategy, str) else '"infonce"']
+        + [f"{'tau' if option == 'temperature' else option}={value!r}" for option, value in unexpected.items()]
+    )
     hint = " (the temperature is called tau)" if "temperature" in unexpected else ""
     return (
         f"AlphaCLLoss: expected options among {', '.join(options)}, got {', '.join(unexpected)}{hint}; "
-        f'options of a strategy go into it: AlphaCLLoss(build_strategy("{name}", ...))'
+        f"options of a strategy go into it: AlphaCLLoss(build_strategy({call}))"
     )

@@ -48,15 +48,18 @@ def _one_by_one(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tenso
 
 
 def _apply(strategy: Strategy, d2_pos: Tensor, d2_neg: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Ask for one positive, check the shapes that come back, and fill in the weight of the positive."""
+    """Ask for one positive, check what comes back, drop weights of excluded candidates, fill in the positive's."""
     weights = strategy(d2_pos, d2_neg)
     if not isinstance(weights, tuple):
         raise TypeError(
             f"strategy: expected one that returns PairWeights, got one that returns {type(weights).__name__}"
         )
     neg, pos, value = weights
-    pos = neg.sum(dim=1) if pos is None else pos
     for name, part, like in (("neg", neg, d2_neg), ("pos", pos, d2_pos), ("value", value, d2_pos)):
-        if part is not None and part.shape != like.shape:
-            raise ValueError(f"strategy: expected PairWeights.{name} {tuple(like.shape)}, got {tuple(part.shape)}")
-    return neg, pos, value
+        if part is None and name != "neg":
+            continue
+        if not isinstance(part, Tensor) or part.shape != like.shape:
+            got = tuple(part.shape) if isinstance(part, Tensor) else repr(part)
+            raise ValueError(f"strategy: expected PairWeights.{name} {tuple(like.shape)}, got {got}")
+    neg = neg.masked_fill(torch.isinf(d2_neg), 0.0)
+    return neg, neg.sum(dim=1) if pos is None else pos, value

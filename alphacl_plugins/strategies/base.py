@@ -13,7 +13,7 @@ class PairWeights(NamedTuple):
     """The pairwise importance α of each anchor, and the anchor's own loss where its strategy has one.
 
     Args:
-        neg: weight of each candidate, >= 0, exactly 0 where the candidate is excluded.
+        neg: weight of each candidate, >= 0; the loss takes no notice of those of excluded candidates.
         pos: weight of the positive; None stands for the row sum of ``neg``, the paper's choice (Eq. 5).
         value: loss of each anchor, whose gradient is that of ``-E`` at these weights; None stands for ``-E`` itself,
             ``pos * D_+ - Σ_j α_j D_j``.

@@ -31,6 +31,11 @@ LOSS_OPTIONS = (
     "name",
 )
 
+_OTHER_NAMES = {  # under which users may look for them
+    "ntxent": "infonce", "nt_xent": "infonce", "simclr": "infonce", "clip": "infonce", "moco": "infonce",
+    "dcl": "entropy", "quadratic": "uniform", "alpha_cl": "direct",
+}  # fmt: skip
+
 _REGISTRY: dict[str, Callable[..., Strategy]] = {}
 
 
@@ -104,7 +109,8 @@ def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) ->
 
 def _look_up(name: str) -> Callable[..., Strategy]:
     if name not in _REGISTRY:
-        close = get_close_matches(name.lower(), _REGISTRY, n=1)
+        also = _OTHER_NAMES.get(name.lower().replace("-", "_"))
+        close = [also] if also else get_close_matches(name.lower(), _REGISTRY, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ""
         takes_functions = name.lower() in ("family", "regularized")
         note = f"; {name.capitalize()} takes functions, so pass the object itself" if takes_functions else ""

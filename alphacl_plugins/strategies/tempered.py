@@ -63,7 +63,7 @@ class Tempered(nn.Module):
         if learnable and not strategy.has_loss:  # type: ignore[attr-defined]  # beside tau_power
             raise ValueError(
                 f"learnable: expected False with {strategy!r}, whose α is set directly: there is no loss from which τ "
-                "could learn"
+                "could learn; Tempered(strategy, learnable=False) can follow a schedule"
             )
         low, high = _checked_bounds(bounds)
         if not low <= tau <= high:

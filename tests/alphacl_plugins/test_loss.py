@@ -9,7 +9,15 @@ import pytest
 import torch
 from oracles import ALL_STRATEGIES, is_finite, loop_loss, random_views, relative_error, strategy_id
 
-from alphacl_plugins import AlphaCLLoss, PairWeights, build_strategy, metrics, strategies, strategy_names
+from alphacl_plugins import (
+    AlphaCLLoss,
+    EmbeddingQueue,
+    PairWeights,
+    build_strategy,
+    metrics,
+    strategies,
+    strategy_names,
+)
 
 every_strategy = pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
 every_name = pytest.mark.parametrize("name", strategy_names())
@@ -325,7 +333,7 @@ Z = torch.zeros(3, 2)
         (
             lambda: AlphaCLLoss("infonce", tau=0.5),
             TypeError,
-            r'got tau; .*AlphaCLLoss\(build_strategy\("infonce", ...\)\)',
+            r'got tau; .*AlphaCLLoss\(build_strategy\("infonce", tau=0.5\)\)',
         ),
         (
             lambda: AlphaCLLoss(strategies.Direct),
@@ -358,3 +366,37 @@ Z = torch.zeros(3, 2)
 def test_errors_say_what_was_expected(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("anything", [1.0, 7.0, float("inf"), float("nan")])
+def test_weights_of_excluded_candidates_do_not_count(anything):
+    """Anything may stand there: neither the value nor the weight of the positive, their sum by default, sees it."""
+
+    def alike(d2_pos, d2_neg):
+        return PairWeights(torch.ones_like(d2_neg).masked_fill(torch.isinf(d2_neg), anything))
+
+    views = random_views(0, n=4, d=3)
+    got, expected = AlphaCLLoss(alike)(*views), AlphaCLLoss("triplet_contrastive")(*views)
+    torch.testing.assert_close(got, expected)
+    gradients = [torch.autograd.grad(loss, views) for loss in (got, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda z: AlphaCLLoss()(z, z, torch.arange(4)),
+            TypeError,
+            r"more_views\[0\]: .* got torch.int64 .* labels=...",
+        ),
+        (lambda z: AlphaCLLoss()(z, z, queue=EmbeddingQueue(4, 3)), TypeError, r"queue: .* pass queue.embeddings"),
+        (lambda z: AlphaCLLoss(strategies.InfoNCE), TypeError, r"strategy: .* made with brackets: InfoNCE\(\)"),
+        (lambda z: AlphaCLLoss("infonce", tau=0.1), TypeError, r'build_strategy\("infonce", tau=0.1\)'),
+        (lambda z: AlphaCLLoss(lambda p, n: PairWeights(p))(z, z), ValueError, r"PairWeights.neg \(8, 8\), got \(8,\)"),
+        (lambda z: AlphaCLLoss(lambda p, n: PairWeights(1.0))(z, z), ValueError, r"PairWeights.neg \(8, 8\), got 1.0"),
+    ],
+)
+def test_common_mistakes_are_told_the_way_out(call, error, message):
+    with pytest.raises(error, match=message):
+        call(random_views(0, n=4, d=3)[0])

@@ -56,6 +56,12 @@ def test_a_strategy_is_built_from_its_import_path():
     assert build_strategy("alphacl_plugins.strategies.direct.Direct", p=6.0) == strategies.Direct(p=6.0)
 
 
+@pytest.mark.parametrize(("name", "meant"), [("dcl", "entropy"), ("NT-Xent", "infonce"), ("infonse", "infonce")])
+def test_a_name_used_elsewhere_leads_to_ours(name, meant):
+    with pytest.raises(ValueError, match=rf"strategy: expected one of .*; did you mean '{meant}'\?"):
+        build_strategy(name)
+
+
 def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match=r"name: expected a new one, got 'direct', which is .*Direct"):
         register_strategy("direct")(Nearest)
