@@ -162,7 +162,7 @@ def compare_gathered(rank, world):
         loss, expected = ours(*views), 0.5 * theirs(*views)
         assert relative_error(loss, expected) < 1e-11, step
         torch.testing.assert_close(ours.memory_bank.embeddings, theirs.memory_bank.bank)
-    with pytest.raises(ValueError, match=r"keys: expected the same shape \[N, D\] on every rank to gather"):
+    with pytest.raises(ValueError, match=r"z: expected the same shape \[N, D\] on every rank to gather"):
         ours(*random_views(0, n=2 + rank, d=3))
     torch.testing.assert_close(ours.memory_bank.embeddings, theirs.memory_bank.bank)
     banks = []
