@@ -101,7 +101,8 @@ def _with_stride(layer: Any, stride: int) -> nn.Module:
 
 def _padded_by_timm(layer: nn.Conv2d) -> nn.Module:
     """The same convolution, of timm's kind that pads an even kernel on two sides as its stride needs."""
-    same = Conv2dSame(layer.in_channels, layer.out_channels, layer.kernel_size[0], groups=layer.groups, device="meta")
+    with torch.device("meta"):  # no memory, no random numbers
+        same = Conv2dSame(layer.in_channels, layer.out_channels, layer.kernel_size[0], groups=layer.groups)
     same.weight, same.bias = layer.weight, layer.bias
     return cast(nn.Module, same)
 
