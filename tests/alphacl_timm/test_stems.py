@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from timm.layers import BlurPool2d
+from timm.layers.std_conv import StdConv2dSame
 from torch import nn
 from torch.testing import assert_close
 
@@ -109,3 +110,20 @@ def test_overlapping_patches_contain_those_of_timm(image_size, stride):
 def test_the_factor_of_the_largest_side_holds_above_it():
     rule = Undo({32: 4, 64: 2})
     assert [rule.factor_at(size) for size in (8, 32, 33, 64, 65, 224)] == [4, 4, 2, 2, 2, 2]
+
+
+def test_a_vgg_loses_its_last_poolings_and_not_its_first():
+    def pools(image_size: int) -> list[bool]:
+        with torch.device("meta"):
+            model, standard = create_backbone("vgg11", image_size), timm.create_model("vgg11")
+        layers = zip(model.features, standard.features, strict=True)
+        return [isinstance(ours, nn.MaxPool2d) for ours, theirs in layers if isinstance(theirs, nn.MaxPool2d)]
+
+    assert pools(32) == [True, True, True, False, False]
+    assert pools(64) == [True, True, True, True, False]
+
+
+def test_a_convolution_that_pads_by_itself_does_so_with_its_smaller_kernel():
+    model = nn.Sequential(StdConv2dSame(3, 4, 7, stride=2))
+    undo(model, Undo({64: 2}), 32, keep_kernel=False)
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 4, 32, 32)
