@@ -45,7 +45,7 @@ class Settings:
     image_size: int | None = None
     """Side in pixels that images are brought to. Default: 8 for the digits, 32 for a folder."""
     backbone: str = "test_resnet"
-    """Any timm ResNet: test_resnet (tiny), resnet18, resnet50d, ..."""
+    """Any timm model: test_resnet (tiny), resnet18, resnet50d, ..."""
     strategy: str = "direct"
     """Which pair weights α-CL uses: any registered name."""
     tau: float | None = None

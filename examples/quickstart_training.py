@@ -27,7 +27,7 @@ class Network(nn.Module):
     """A timm backbone, whose features are judged, and a lightly projection head, on which the loss works.
 
     Args:
-        backbone: name of a timm ResNet.
+        backbone: name of a timm model.
         images: whose size and colours it is made for.
 
     Shape: images ``[N, 3, size, size]`` in [0, 1] -> embeddings ``[N, 128]``.

@@ -1,4 +1,4 @@
-"""Any timm ResNet as a backbone at 32-96 px: ``create_backbone("resnet18", image_size=32)``."""
+"""Any timm model as a backbone for small images: ``create_backbone("resnet18", image_size=32)``."""
 
 from alphacl_timm.backbone import create_backbone
 

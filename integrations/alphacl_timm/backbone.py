@@ -1,52 +1,81 @@
-"""timm models that give pooled features of small images.
+"""timm models that give one vector per small image.
 
-An ImageNet ResNet halves its input twice before its first block, so a 32-px image ends as a 1x1 map. At small sizes the
-stem is therefore changed in place: 3x3 convolution, stride 1, no pooling (the usual CIFAR form).
+An ImageNet model is made for 224 px; the last map of most is 7x7 there and a single pixel at 32 px. Up to 64 px some
+layers are therefore changed, by the rule of the model's family that `alphacl_timm.families` lists.
 """
 
+from __future__ import annotations
+
 import difflib
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 try:
     import timm
-    from timm.models import ResNet, is_model, list_models, model_entrypoint
+    from timm.models import get_deprecated_models, get_pretrained_cfg, is_model, list_models, model_entrypoint
 except ImportError as error:
     raise ImportError("alphacl_timm needs timm: pip install 'alphacl-plugins[timm]'") from error
 
+from alphacl_timm.families import Family, Patches, Undo, family_of
+from alphacl_timm.stems import undo
+
 SMALL_IMAGE = 64
-"""Largest image side, in pixels, that gets the small stem; 96-px STL-10 keeps the standard one."""
+"""Largest image side, in pixels, that gets a small stem by itself; 96-px STL-10 keeps the standard one."""
 
-RESNET_MODULES = ("res2net", "resnest", "resnet", "sknet")
-"""The modules of ``timm.models`` whose models are instances of timm's ResNet."""
+STEMS = ("auto", "keep", "small")
+
+FAILURES = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
+"""What timm's models raise for sizes that they cannot process."""
 
 
-def create_backbone(name: str, image_size: int = 32, pretrained: bool = False) -> nn.Module:
-    """Build a timm ResNet (ResNet-D, ResNeXt, wide, SE, ECA, SK, Res2Net, ResNeSt, ...) as a feature extractor.
+def create_backbone(name: str, image_size: int = 32, pretrained: bool = False, *, stem: str = "auto") -> nn.Module:
+    """Build a timm model as a feature extractor for small images.
 
-    Up to 64 px the stem keeps the resolution: the 7x7 stride-2 convolution becomes 3x3 stride 1, a deep stem's first
-    convolution gets stride 1, pooling goes, and a convolution that stands for pooling (ResNet-RS) stays with stride 1.
-    A fresh 3x3 kernel is initialised as timm does (Kaiming normal, fan-out); with ``pretrained`` it is the central 3x3
-    part of the trained 7x7 kernel, and everything else keeps its trained weights. Above 64 px nothing is changed.
+    The small stem keeps more of the resolution, by the rule of the model's family (`alphacl_timm.families`): a ResNet's
+    becomes 3x3 with stride 1, without pooling; other convolutional networks lose their first (VGG: last) halvings; ViT
+    and Swin get smaller patches. Everything else is timm's.
+
+    With ``pretrained``, timm loads its weights. Strides and pooling have none; a 7x7 kernel that becomes 3x3 keeps its
+    centre; patch embeddings, position embeddings and position biases are resampled by timm to the new sizes.
 
     Args:
         name: timm model name, with or without a pretrained tag.
         image_size: side of the square images it will see, in pixels, >= 1.
         pretrained: load timm's weights (from the network or timm's cache).
+        stem: "auto": small up to 64 px where the family has a small stem, else the model's own; "keep": its own;
+            "small": the small one at any size.
 
     Shape: the module maps ``[N, 3, image_size, image_size]`` to ``[N, module.num_features]``.
-    Raises: ValueError for an unknown name, a model of another family, or a size that is not positive or that the model
-        cannot process; TypeError if ``name`` is not a string or ``image_size`` not an int.
+    Raises: ValueError for an unknown name or stem, a model that does not give one vector per image, a family without a
+        small stem if one is asked for, a size that is not positive or that the model cannot process, or weights that
+        timm does not have; TypeError if ``name`` is not a string or ``image_size`` not an int.
+
+    >>> backbone = create_backbone("test_resnet", image_size=32)
+    >>> backbone(torch.rand(2, 3, 32, 32)).shape[1] == backbone.num_features
+    True
     """
     _check_image_size(image_size)
     _check_name(name)
-    model = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    if not isinstance(model, ResNet):
-        raise _other_family(name)
-    if image_size <= SMALL_IMAGE:
-        _shrink_stem(model, keep_kernel=pretrained)
-    model.num_features = _feature_width(model, name, image_size)
+    if stem not in STEMS:
+        raise ValueError(f"stem: expected one of {', '.join(map(repr, STEMS))}, got {stem!r}")
+    current = get_deprecated_models().get(name) or name  # timm maps its old names to new ones
+    _check_weights(current, pretrained)
+    family = _family(current)
+    small = _small_stem(name, family, image_size, stem)
+    try:
+        model = timm.create_model(name, pretrained, num_classes=0, **_options(current, family, small, image_size))
+        if isinstance(small, Undo):
+            undo(model, small, image_size, keep_kernel=pretrained)
+        features = _probe(model, image_size)
+    except OSError:  # a download that failed
+        raise
+    except FAILURES as error:
+        raise _cannot_process(name, family, image_size, error) from error
+    if family and isinstance(family.small, Patches):
+        _check_patches(model, name, image_size)
+    model.num_features = _width(features, name)  # type: ignore[assignment]  # nn.Module allows any attribute
     return model
 
 
@@ -65,73 +94,80 @@ def _check_name(name: str) -> None:
         close = difflib.get_close_matches(name, list_models(), n=5)
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise ValueError(f"name: expected a timm model name, got {name!r}{hint}")
+    if name in get_deprecated_models() and get_deprecated_models()[name] is None:
+        raise ValueError(f"name: expected a timm model name, got {name!r}, which timm has removed")
     architecture, _, tag = name.partition(".")
     tags = [known.partition(".")[2] for known in list_models(f"{architecture}.*", include_tags=True)] if tag else []
     if tag and tag not in tags:
         raise ValueError(f"name: expected one of the tags {', '.join(tags)} for {architecture}, got {name!r}")
+
+
+def _check_weights(name: str, pretrained: bool) -> None:
+    config = get_pretrained_cfg(name)
+    if pretrained and not (config and config.has_weights):
+        raise ValueError(f"pretrained: expected False, as timm has no weights for {name}, got True")
+
+
+def _family(name: str) -> Family | None:
     package, _, module = model_entrypoint(name).__module__.rpartition(".")
-    # Modules with an underscore hold old names, other packages a user's own models: those show their family when built.
-    if package == "timm.models" and not module.startswith("_") and module not in RESNET_MODULES:
-        raise _other_family(name)
+    if package != "timm.models":  # a user's own: its family is that of its class
+        with torch.device("meta"):  # no memory, no random numbers
+            module = type(timm.create_model(name)).__module__.rpartition(".")[2]
+    return family_of(module)
 
 
-def _other_family(name: str) -> ValueError:
-    known = ", ".join(RESNET_MODULES)
-    return ValueError(
-        f"name: expected a model of the ResNet family (timm.models: {known}), "
-        f"such as resnet18, resnet50d, resnext50_32x4d or wide_resnet50_2, got {name!r}"
-    )
+def _small_stem(name: str, family: Family | None, image_size: int, stem: str) -> Undo | Patches | None:
+    """The rule that applies, None for the model's own stem."""
+    if stem == "keep" or (stem == "auto" and image_size > SMALL_IMAGE):
+        return None
+    if stem == "small" and (family is None or family.small is None):
+        why = f" ({family.title}: {family.why})" if family else ""
+        raise ValueError(f"stem: expected 'auto' or 'keep', as {name} has no small stem{why}, got 'small'")
+    return family.small if family else None
 
 
-def _shrink_stem(model: ResNet, *, keep_kernel: bool) -> None:
-    """Make the stem keep the resolution."""
-    model.add_module("conv1", _small_entry(model.conv1, keep_kernel=keep_kernel))
-    model.add_module("maxpool", _without_pooling(model.maxpool))
+def _options(name: str, family: Family | None, small: Undo | Patches | None, image_size: int) -> dict[str, Any]:
+    """The sizes that timm must know when it builds the model."""
+    config = get_pretrained_cfg(name)
+    options: dict[str, Any] = {}
+    if isinstance(small, Patches):
+        options = {"img_size": image_size, "patch_size": small.side_at(image_size)}
+    elif config and config.fixed_input_size:  # with an Undo, the maps are those of an image larger by its factor
+        options = {"img_size": image_size * (small.factor_at(image_size) if small else 1)}
+    rule = family.small if family else None
+    if isinstance(rule, Patches) and rule.windowed and (small or not config or image_size != config.input_size[-1]):
+        map_side = image_size // options.get("patch_size", rule.windowed)
+        options["window_size"] = max(1, map_side // 8)
+    return options
 
 
-def _small_entry(entry: nn.Module, *, keep_kernel: bool) -> nn.Module:
-    """The plain stem's only convolution becomes small; a deep stem's first one gets stride 1."""
-    if isinstance(entry, nn.Conv2d):
-        return _small_convolution(entry, keep_kernel=keep_kernel)
-    first = next(layer for layer in entry.modules() if isinstance(layer, nn.Conv2d))
-    first.stride = (1, 1)
-    return entry
-
-
-def _without_pooling(pooling: nn.Module) -> nn.Module:
-    """Maximum, average and blur pooling go; a learned convolution stays, with stride 1."""
-    learned = [layer for layer in pooling.modules() if isinstance(layer, nn.Conv2d)]
-    for layer in learned:
-        layer.stride = (1, 1)
-    return pooling if learned else nn.Identity()
-
-
-def _small_convolution(large: nn.Conv2d, *, keep_kernel: bool) -> nn.Conv2d:
-    """A 3x3 stride-1 convolution in place of a larger one, with the centre of its kernel or a fresh one."""
-    # Made without values, so no random numbers are drawn for a default initialisation that is thrown away.
-    small = nn.Conv2d(large.in_channels, large.out_channels, 3, stride=1, padding=1, bias=False, device="meta")
-    small.to_empty(device=large.weight.device)
-    if keep_kernel:
-        top, left = ((size - 3) // 2 for size in large.kernel_size)
-        with torch.no_grad():
-            small.weight.copy_(large.weight[:, :, top : top + 3, left : left + 3])
-    else:
-        nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
-    return small
-
-
-def _feature_width(model: ResNet, name: str, image_size: int) -> int:
-    """Probe the width of the features; in eval mode, so no statistic of the model and no random state changes."""
+def _probe(model: nn.Module, image_size: int) -> object:
+    """The features of two images; in eval mode, so no statistic of the model and no random state changes."""
     model.eval()
-    images = torch.zeros(1, 3, image_size, image_size)
     try:
         with torch.no_grad():
-            stem = model.maxpool(model.act1(model.bn1(model.conv1(images))))
-            features = model(images)
-    except RuntimeError as error:
-        raise ValueError(f"image_size: expected a size that {name} can process, got {image_size}: {error}") from error
+            return model(torch.zeros(2, 3, image_size, image_size))
     finally:
         model.train()
-    if image_size <= SMALL_IMAGE and stem.shape[-1] != image_size:
-        raise ValueError(f"name: expected a ResNet whose stem is a known form, got {name!r} with {model.maxpool}")
-    return int(features.shape[1])
+
+
+def _cannot_process(name: str, family: Family | None, image_size: int, cause: Exception) -> ValueError:
+    why = f" ({family.title}: {family.why})" if family and family.small is None else ""
+    reason = f"{type(cause).__name__} {cause}".strip()
+    return ValueError(f"image_size: expected a size that {name} can process{why}, got {image_size}: {reason}")
+
+
+def _check_patches(model: Any, name: str, image_size: int) -> None:
+    """Refuse a size of which timm would drop the pixels beyond the last whole patch."""
+    side = model.patch_embed.patch_size[0]
+    if image_size % side:
+        raise ValueError(
+            f"image_size: expected a multiple of {side}, the patch of {name}, or a small stem, got {image_size}"
+        )
+
+
+def _width(features: object, name: str) -> int:
+    if isinstance(features, Tensor) and features.ndim == 2:
+        return features.shape[1]
+    shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    raise ValueError(f"name: expected a model that gives one vector per image, got {name!r}, which gives {shape}")

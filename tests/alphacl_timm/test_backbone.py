@@ -1,11 +1,14 @@
-"""create_backbone: the small stem, what pretrained weights become, the probed width, and every refusal."""
+"""create_backbone: ResNet's stem, the choice of stem, the probed width, what a model can do, and every refusal."""
 
+import copy
+import pickle
 import random
 
 import pytest
 import timm
 import torch
-from timm.models import ResNet, list_models, list_modules
+from timm.models import ResNet, register_model
+from timm.models.resnet import BasicBlock
 from torch import nn
 from torch.testing import assert_close
 
@@ -47,22 +50,6 @@ def test_larger_images_keep_the_stem_of_timm(name):
     assert stem(ours.eval(), torch.rand(1, 3, 96, 96)).shape[2:] == (24, 24)
 
 
-@pytest.mark.parametrize("name", list_models(module=list(backbone.RESNET_MODULES)))
-def test_every_model_of_the_modules_is_a_resnet_with_a_stem_we_know(name):
-    with torch.device("meta"):  # shapes alone, no weights
-        model = timm.create_model(name, num_classes=0)
-        assert isinstance(model, ResNet)
-        backbone._shrink_stem(model, keep_kernel=False)
-        assert stem(model, torch.rand(2, 3, 32, 32)).shape[2:] == (32, 32)
-
-
-def test_no_other_module_of_timm_builds_resnets():
-    holders = {
-        module for module in list_modules() if getattr(getattr(timm.models, module, None), "ResNet", None) is ResNet
-    }
-    assert set(backbone.RESNET_MODULES) == holders
-
-
 def test_the_plain_stem_is_a_3x3_convolution_of_stride_1_without_pooling():
     model = create_backbone("resnet18", 32)
     assert (model.conv1.kernel_size, model.conv1.stride, model.conv1.padding) == ((3, 3), (1, 1), (1, 1))
@@ -81,34 +68,6 @@ def test_a_fresh_kernel_is_initialised_as_timm_does():
     fan_out = 64 * 3 * 3
     assert weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)  # 1728 draws: 6 standard errors
     assert weight.mean().item() == pytest.approx(0, abs=0.01)
-
-
-def fake_pretrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """Stand in for timm's download: the returned weights are what create_model(pretrained=True) then gives."""
-    trained = timm.create_model("resnet18", num_classes=0)
-    create_model = timm.create_model
-
-    def offline(name: str, *, pretrained: bool, num_classes: int) -> nn.Module:
-        model = create_model(name, num_classes=num_classes)
-        if pretrained:
-            model.load_state_dict(trained.state_dict())
-        return model
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    return trained.state_dict()
-
-
-def test_pretrained_keeps_the_centre_of_the_kernel_and_every_other_weight(monkeypatch):
-    trained = fake_pretrained(monkeypatch)
-    ours = create_backbone("resnet18", 32, pretrained=True).state_dict()
-    centre = trained.pop("conv1.weight")[:, :, 2:5, 2:5]
-    assert_close(ours.pop("conv1.weight"), centre, rtol=0, atol=0)
-    assert_close(ours, trained, rtol=0, atol=0)
-
-
-def test_pretrained_at_96_pixels_is_the_model_of_timm(monkeypatch):
-    trained = fake_pretrained(monkeypatch)
-    assert_close(create_backbone("resnet18", 96, pretrained=True).state_dict(), trained, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "resnet18"])
@@ -133,14 +92,17 @@ def test_probing_leaves_statistics_and_training_mode_alone():
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
-def test_building_draws_only_the_random_numbers_that_weights_need():
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet18", {}), ("convnext_atto", {}), ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4})],
+)
+def test_building_draws_only_the_random_numbers_that_timm_draws(name, options):
     random.seed(0)
     torch.manual_seed(0)
-    create_backbone("resnet18", 32)
+    create_backbone(name, 32)
     ours, python_state = torch.get_rng_state(), random.getstate()
     torch.manual_seed(0)
-    timm.create_model("resnet18", num_classes=0)
-    nn.init.kaiming_normal_(torch.empty(64, 3, 3, 3))
+    timm.create_model(name, num_classes=0, **options)
     assert torch.equal(ours, torch.get_rng_state())
     random.seed(0)
     assert python_state == random.getstate()
@@ -154,19 +116,87 @@ def test_a_seed_gives_the_same_weights():
     assert_close(build(), build(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["vit_base_patch16_224", "resnetv2_50", "mobilenetv3_small_100", "convnext_tiny"])
-def test_another_family_is_refused_before_anything_is_built(name, monkeypatch):
-    monkeypatch.setattr(timm, "create_model", lambda *args, **options: pytest.fail("built a model to refuse it"))
-    with pytest.raises(ValueError, match=f"ResNet family .*res2net, resnest, resnet, sknet.* got '{name}'"):
-        create_backbone(name)
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_keep_is_the_model_of_timm_and_small_holds_at_any_size(name):
+    standard = timm.create_model(name, num_classes=0)
+    assert repr(create_backbone(name, 32, stem="keep")) == repr(standard)
+    with torch.device("meta"):
+        small = create_backbone(name, 128, stem="small").eval()
+        map_side = small.forward_features(torch.zeros(1, 3, 128, 128)).shape[-1]
+    assert map_side == {"resnet18": 16, "convnext_atto": 8}[name]
 
 
-def test_a_model_of_another_family_under_an_old_name_is_refused():
-    with (
-        pytest.warns(UserWarning, match="deprecated model name"),
-        pytest.raises(ValueError, match="ResNet family"),
-    ):
-        create_backbone("tv_densenet121")
+def test_keep_leaves_the_patches_of_a_transformer():
+    vit = create_backbone("vit_tiny_patch16_224", 32, stem="keep")
+    assert vit.patch_embed.proj.kernel_size == (16, 16)
+    assert vit(torch.rand(1, 3, 32, 32)).shape == (1, 192)
+
+
+def test_windows_are_an_eighth_of_the_map():
+    def windows(image_size: int, **options: str) -> tuple[int, int]:
+        with torch.device("meta"):
+            model = create_backbone("swin_tiny_patch4_window7_224", image_size, **options)
+        return model.layers[0].blocks[0].window_size
+
+    assert windows(32) == windows(64) == (4, 4)
+    assert windows(96) == (3, 3)  # maps of 24, 12, 6, 3
+    assert windows(224) == (7, 7)
+    assert windows(224, stem="small") == (14, 14)
+
+
+def test_patches_divide_the_image():
+    def patch(image_size: int, **options: str) -> int:
+        with torch.device("meta"):
+            return create_backbone("vit_tiny_patch16_224", image_size, **options).patch_embed.patch_size[0]
+
+    assert [patch(size) for size in (8, 28, 32, 36, 48, 50, 64)] == [1, 4, 4, 4, 6, 5, 8]
+    assert patch(96) == 16
+    assert patch(96, stem="small") == 8
+
+
+def test_a_model_without_a_small_stem_is_built_as_it_is():
+    with torch.device("meta"):
+        assert repr(create_backbone("pvt_v2_b0", 32)) == repr(timm.create_model("pvt_v2_b0", num_classes=0))
+
+
+def test_a_model_whose_attention_pools_is_built_for_its_larger_map():
+    with torch.device("meta"):
+        model = create_backbone("resnet50_clip", 32)
+    assert model.head.pos_embed.shape[0] == 4 * 4 + 1
+
+
+def test_an_old_name_has_the_stem_of_the_new_one():
+    with pytest.warns(UserWarning, match="deprecated model name"):
+        assert create_backbone("tv_resnet50", 32).conv1.kernel_size == (3, 3)
+
+
+def test_a_model_of_the_users_has_the_stem_of_its_class(monkeypatch):
+    def my_resnet(pretrained: bool = False, num_classes: int = 1000, **options: object) -> nn.Module:
+        return ResNet(BasicBlock, [1, 1, 1, 1], num_classes)
+
+    register_model(my_resnet)
+    assert create_backbone("my_resnet", 32).conv1.kernel_size == (3, 3)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto", "test_vit"])
+def test_a_backbone_can_be_copied_pickled_and_saved(name, tmp_path):
+    torch.manual_seed(0)
+    model, images = create_backbone(name, 32).eval(), torch.rand(2, 3, 32, 32)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    loaded = create_backbone(name, 32).eval()
+    loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    with torch.no_grad():
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), loaded):
+            assert_close(twin(images), model(images), rtol=0, atol=0)
+            assert twin.num_features == model.num_features
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto", "test_efficientnet", "test_vit", "vgg11_bn"])
+def test_a_backbone_compiles_without_a_graph_break(name):
+    model, images = create_backbone(name, 32).eval(), torch.rand(2, 3, 32, 32)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert_close(compiled(images), model(images))
 
 
 def test_an_unknown_name_brings_close_ones():
@@ -198,14 +228,46 @@ def test_a_size_the_model_cannot_process_is_named():
         create_backbone("resnetblur18", 1)
 
 
-def test_a_stem_of_unknown_form_is_refused(monkeypatch):
-    create_model = timm.create_model
+def test_the_reason_of_a_family_is_named():
+    expected = "image_size: expected a size that inception_v3 can process .*are not padded.*, got 32: RuntimeError"
+    with torch.device("meta"), pytest.raises(ValueError, match=expected):
+        create_backbone("inception_v3", 32)
 
-    def odd(*args: object, **options: object) -> nn.Module:
-        model = create_model(*args, **options)
-        model.act1 = nn.AvgPool2d(2)
-        return model
 
-    monkeypatch.setattr(timm, "create_model", odd)
-    with pytest.raises(ValueError, match="whose stem is a known form, got 'resnet18'"):
-        create_backbone("resnet18", 32)
+@pytest.mark.parametrize("stem", ["auto", "keep"])
+def test_an_image_that_patches_do_not_divide_is_refused(stem):
+    expected = "image_size: expected a multiple of 14, the patch of vit_small_patch14_dinov2, or a small stem, got 96"
+    with torch.device("meta"), pytest.raises(ValueError, match=expected):
+        create_backbone("vit_small_patch14_dinov2", 96, stem=stem)
+
+
+@pytest.mark.parametrize("stem", ["tiny", None, 3])
+def test_an_unknown_stem_is_refused(stem):
+    with pytest.raises(ValueError, match=f"stem: expected one of 'auto', 'keep', 'small', got {stem!r}"):
+        create_backbone("resnet18", stem=stem)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("pvt_v2_b0", ""), ("crossvit_9_240", ".*patches of 12 and 16 px")])
+def test_a_small_stem_that_a_family_does_not_have_is_refused(name, reason):
+    with pytest.raises(
+        ValueError, match=f"stem: expected 'auto' or 'keep', as {name} has no small stem{reason}.*'small'"
+    ):
+        create_backbone(name, stem="small")
+
+
+def test_a_model_that_does_not_give_one_vector_is_refused():
+    expected = r"name: expected a model that gives one vector per image, got 'qwen3_vit_88m_enc', .* \[2, 1, 1024\]"
+    with torch.device("meta"), pytest.raises(ValueError, match=expected):
+        create_backbone("qwen3_vit_88m_enc", 32)
+
+
+def test_weights_that_timm_does_not_have_are_refused():
+    expected = "pretrained: expected False, as timm has no weights for regnetz_005, got True"
+    with pytest.raises(ValueError, match=expected):
+        create_backbone("regnetz_005", pretrained=True)
+
+
+def test_a_name_that_timm_has_removed_is_refused(monkeypatch):
+    monkeypatch.setattr(backbone, "get_deprecated_models", lambda: {"resnet18": None})
+    with pytest.raises(ValueError, match="name: expected a timm model name, got 'resnet18', which timm has removed"):
+        create_backbone("resnet18")

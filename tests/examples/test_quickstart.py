@@ -324,7 +324,7 @@ def test_a_corrupt_image_is_named(kept, kind, tmp_path):
         ({"learning_rate": 0.0}, r"learning_rate: expected a finite number > 0, got 0.0"),
         ({"learning_rate": math.nan}, r"learning_rate: expected a finite number > 0, got nan"),
         ({"backbone": "resnt18"}, r"close names: resnet18"),
-        ({"backbone": "vit_base_patch16_224"}, r"ResNet family"),
+        ({"backbone": "inception_v3"}, r"image_size: expected a size that inception_v3 can process"),
         ({"strategy": "drect"}, r"direct"),
         ({"tau": -1.0}, r"tau"),
     ],
