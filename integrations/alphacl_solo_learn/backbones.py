@@ -88,12 +88,12 @@ def _check_names(name: str, backbone: nn.Module) -> None:
 
 def _remember(backbone: nn.Module, image_size: int, stem: str) -> None:
     backbone.register_buffer("built_for", torch.tensor([image_size, STEMS.index(stem)]))
-    backbone.register_load_state_dict_pre_hook(_check_same_build)
+    backbone.register_load_state_dict_pre_hook(_check_same_build)  # type: ignore[no-untyped-call]
 
 
-def _check_same_build(backbone: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+def _check_same_build(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     saved = state_dict.get(f"{prefix}built_for")
-    if saved is not None and saved.tolist() != backbone.built_for.tolist():
+    if saved is not None and not torch.equal(saved.cpu(), backbone.built_for.cpu()):
         (size, stem), (own_size, own_stem) = saved.tolist(), backbone.built_for.tolist()
         raise ValueError(
             f"backbone.kwargs: expected image_size={size}, stem={STEMS[stem]}, which the weights were trained with, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
         scheduler: str
 
         @property
-        def learnable_params(self) -> list[dict[str, Any]]: ...  # noqa: D102
+        def learnable_params(self) -> list[dict[str, Any]]: ...
 else:
     _Base = object
+
+
+QUEUE = MappingProxyType({"negatives": "queue", "symmetric": False})
+ONE_DIRECTION = MappingProxyType({"negatives": "cross", "symmetric": False})
+"""What some methods decide: their step adds up two directions, and only one side of each has a gradient."""
 
 
 class AnyMethod(_Base):
@@ -61,8 +67,9 @@ class ContrastiveMethod(AnyMethod):
     """
 
     loss_function: ClassVar[str]
-    fixed: ClassVar[Mapping[str, Any]] = {}
-    criterion: AlphaCLLoss | None
+    fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    criterion: Any  # AlphaCLLoss | None
+    contrast: Callable[..., Tensor]  # the loss, from what solo-learn's loss function gets
 
     def __init__(self, cfg: Any) -> None:
         criterion = build_criterion(cfg, fixed=self.fixed)  # first, as it is quick to refuse
@@ -84,15 +91,10 @@ class ContrastiveMethod(AnyMethod):
         step = super().training_step
         if self.criterion is None:
             return step(batch, batch_idx)
-        with _replaced(step.__globals__, self.loss_function, self._contrast_and_log):  # type: ignore[attr-defined]
+        with _replaced(step.__globals__, self.loss_function, self._contrast_and_log):
             return step(batch, batch_idx)
 
-    def contrast(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss from what solo-learn's loss function gets."""
-        raise NotImplementedError
-
     def _contrast_and_log(self, *args: Any, **kwargs: Any) -> Tensor:
-        assert self.criterion is not None
         loss = self.contrast(*args, **kwargs)
         stats = self.criterion.last_stats
         log = {
@@ -113,7 +115,8 @@ class SimCLR(ContrastiveMethod):
 
     def contrast(self, z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
         """Compare the views, stacked in ``z``."""
-        return self.criterion(*z.chunk(self.num_crops))  # type: ignore[misc]
+        loss: Tensor = self.criterion(*z.chunk(self.num_crops))
+        return loss
 
 
 class SupCon(ContrastiveMethod):
@@ -123,48 +126,52 @@ class SupCon(ContrastiveMethod):
 
     def contrast(self, z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
         """Compare the views, stacked in ``z``; solo-learn's indexes are the labels here."""
-        return self.criterion(*z.chunk(self.num_crops), labels=indexes.chunk(self.num_crops)[0])  # type: ignore[misc]
+        loss: Tensor = self.criterion(*z.chunk(self.num_crops), labels=indexes.chunk(self.num_crops)[0])
+        return loss
 
 
 class MoCoV2Plus(ContrastiveMethod):
     """Queries against keys; candidates are the method's queue."""
 
     loss_function = "mocov2plus_loss_func"
-    fixed = {"negatives": "queue", "symmetric": False}
+    fixed = QUEUE
 
     def contrast(self, query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
         """Compare one direction; the queue is ``[D, Q]``."""
-        return self.criterion(query, key, queue=queue.T)  # type: ignore[misc]
+        loss: Tensor = self.criterion(query, key, queue=queue.T)
+        return loss
 
 
 class MoCoV3(ContrastiveMethod):
     """Queries against keys; candidates are the keys of the other samples."""
 
     loss_function = "mocov3_loss_func"
-    fixed = {"negatives": "cross", "symmetric": False}
+    fixed = ONE_DIRECTION
 
     def contrast(self, query: Tensor, key: Tensor, temperature: float) -> Tensor:
         """Compare one direction."""
-        return self.criterion(query, key)  # type: ignore[misc]
+        loss: Tensor = self.criterion(query, key)
+        return loss
 
 
 class NNCLR(ContrastiveMethod):
     """Nearest neighbours of one view against predictions from the other; candidates are the other predictions."""
 
     loss_function = "nnclr_loss_func"
-    fixed = {"negatives": "cross", "symmetric": False}
+    fixed = ONE_DIRECTION
 
     def contrast(self, nn: Tensor, p: Tensor, temperature: float) -> Tensor:
         """Compare one direction."""
-        return self.criterion(nn, p)  # type: ignore[misc]
+        loss: Tensor = self.criterion(nn, p)
+        return loss
 
 
 class AlphaCL(SimCLR):
-    """``method: alpha_cl``: SimCLR with the α-CL paper's projection head and, by default, its learning rate.
+    """``method: alpha_cl``: SimCLR with the α-CL paper's head and, by default, its learning rate.
 
-    The head is Linear - BatchNorm (no affine) - ReLU - Linear, 512 and 128 wide unless ``method_kwargs`` says otherwise.
-    ``scheduler: {name: alpha_cl}``: in epoch e = 0, 1, ... the rate is ``lr (1 + cos(π max(0, e - 10) / T)) / 2``, T the
-    number of batches in an epoch. Other schedulers are solo-learn's.
+    The head is Linear - BatchNorm (no affine) - ReLU - Linear, 512 and 128 wide unless ``method_kwargs`` says
+    otherwise. ``scheduler: {name: alpha_cl}``: in epoch e = 0, 1, ... the rate is
+    ``lr (1 + cos(π max(0, e - 10) / T)) / 2``, T the number of batches in an epoch. Other schedulers are solo-learn's.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -184,7 +191,7 @@ class AlphaCL(SimCLR):
         if self.scheduler != NAME:
             return super().configure_optimizers()
         self.scheduler = "none"
-        optimizer = super().configure_optimizers()
+        optimizer: Any = super().configure_optimizers()
         self.scheduler = NAME
         schedule = LambdaLR(optimizer, lambda epoch: paper_rate(epoch, int(self.trainer.num_training_batches)))
         return [optimizer], [{"scheduler": schedule, "interval": "epoch"}]

@@ -23,8 +23,8 @@ def register() -> None:
         from solo.methods import METHODS, BaseMethod
     except ImportError as error:
         raise ImportError(
-            f"alphacl_solo_learn needs solo-learn {TRIED}: run from a clone of it, with what it needs: "
-            "pip install 'alphacl-plugins[solo-learn]'"
+            f"alphacl_solo_learn needs solo-learn, tried {TRIED}: run from a clone of it, with what it needs: "
+            f"pip install 'alphacl-plugins[solo-learn]' ({error})"
         ) from error
     if issubclass(METHODS.get("simclr", object), AnyMethod):
         return
@@ -41,13 +41,17 @@ def _subclass(ours: type, theirs: type) -> type:
     return type(theirs.__name__, (ours, theirs), {"__doc__": theirs.__doc__, "__module__": ours.__module__})
 
 
+def _parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
 def _check_interface(ours: type[ContrastiveMethod], theirs: Any) -> None:
     """Raise unless the method calls the loss function that we replace, with the arguments that we take."""
     step = getattr(theirs, "training_step", None)
     loss = getattr(step, "__globals__", {}).get(ours.loss_function)
-    wanted = list(inspect.signature(ours.contrast).parameters)[1:]
+    wanted = _parameters(ours.contrast)[1:]
     called = loss is not None and ours.loss_function in step.__code__.co_names  # type: ignore[union-attr]
-    if not called or list(inspect.signature(loss).parameters) != wanted:
+    if not called or _parameters(loss) != wanted:
         raise ImportError(
             f"solo-learn: expected a training step that calls {ours.loss_function}({', '.join(wanted)}), as in the "
             f"versions tried: {TRIED}; got {theirs!r} with {loss!r}"
