@@ -53,9 +53,6 @@ scheduler: {{name: none}}
 max_epochs: 1
 {TAIL}"""
 
-    "import runpy, torch; torch.Tensor.cuda = lambda self, **_: self; runpy.run_module({!r}, None, '__main__', True)"
-)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -65,10 +62,11 @@ def folder(tmp_path_factory):
 
     here = tmp_path_factory.mktemp("session")
     digits = load_digits()
-    for i, (image, target) in enumerate(zip(digits.images[:80], digits.target, strict=False)):
-        place = here / "images" / ("train" if i < 64 else "test") / str(target)
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image * 15).astype("uint8")).resize((32, 32)).convert("RGB").save(place / f"{i}.png")
+    for target in range(10):
+        for i, image in enumerate(digits.images[digits.target == target][:9]):
+            place = here / "images" / ("train" if i < 7 else "test") / str(target)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15).astype("uint8")).resize((32, 32)).convert("RGB").save(place / f"{i}.png")
     (here / "pretrain.yaml").write_text(PRETRAIN)
     (here / "linear.yaml").write_text(LINEAR)
     return here
