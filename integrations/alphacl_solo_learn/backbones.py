@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 PREFIX = "timm/"
+CUSTOM_SIZE = 224
 STEMS = ("auto", "keep", "small")
 
 
@@ -60,6 +61,28 @@ def set_image_size(cfg: Any) -> None:
         if cfg.backbone.get("kwargs") is None:
             cfg.backbone["kwargs"] = {}
         cfg.backbone["kwargs"].setdefault("image_size", crops[0].crop_size)
+
+
+def check_validation_size(cfg: Any, backbone: nn.Module) -> None:
+    """Refuse to validate a timm backbone at a size that it cannot take, ahead of the first epoch.
+
+    Raises: ValueError if custom data are validated, which solo-learn does at 224 px, and the backbone fails on them.
+    """
+    data = cfg.data
+    if not cfg.backbone.name.startswith(PREFIX) or data.dataset != "custom":
+        return
+    if data.get("val_path") is None or data.get("no_labels"):
+        return
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, CUSTOM_SIZE, CUSTOM_SIZE))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"data.val_path: expected null with backbone {cfg.backbone.name}, as solo-learn validates custom data at "
+            f"{CUSTOM_SIZE} px, which it cannot take, got {data.val_path!r}: {error}"
+        ) from error
+    backbone.train(training)
 
 
 def _prefer_timms_own(name: str) -> None:

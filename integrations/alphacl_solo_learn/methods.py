@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from alphacl_plugins import AlphaCLLoss
-from alphacl_solo_learn.backbones import set_image_size
+from alphacl_solo_learn.backbones import check_validation_size, set_image_size
 from alphacl_solo_learn.config import LOSS_OPTIONS, NAME, build_criterion, selected
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     class _Base(LightningModule):
         """What is used of ``solo.methods.BaseMethod``."""
 
+        backbone: nn.Module
         num_crops: int
         features_dim: int
         scheduler: str
@@ -45,6 +46,7 @@ class AnyMethod(_Base):
     def __init__(self, cfg: Any) -> None:
         set_image_size(cfg)
         super().__init__(cfg)
+        check_validation_size(cfg, self.backbone)
 
 
 class OtherMethod(AnyMethod):

@@ -125,3 +125,29 @@ def test_weights_that_main_linear_would_lose_are_refused(monkeypatch, part):
     monkeypatch.setattr(alphacl_timm, "create_backbone", lambda name, **_: Inner(part))
     with pytest.raises(ValueError, match=rf"^backbone timm/any: expected a model without .* got {part}.weight"):
         timm_backbone("any")
+
+
+class FixedSize(nn.Module):
+    """A backbone that takes 32 px alone."""
+
+    num_features = 5
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, 5)
+
+    def forward(self, images):
+        assert images.shape[-1] == 32, f"Input height ({images.shape[-1]}) doesn't match model (32)"
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+def test_validation_at_a_size_that_the_backbone_cannot_take_is_an_error_before_data_load(solo, monkeypatch, method):
+    monkeypatch.setattr(alphacl_timm, "create_backbone", lambda name, **_: FixedSize())
+    cfg = with_backbone(method, "timm/fixed", data={"val_path": "/nowhere"})
+    with pytest.raises(
+        ValueError, match=r"^data.val_path: expected null with backbone timm/fixed, .* at 224 px, .*Input"
+    ):
+        build(solo.METHODS[method], cfg)
+    cfg.data.val_path = None
+    assert build(solo.METHODS[method], cfg).backbone.training

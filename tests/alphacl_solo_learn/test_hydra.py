@@ -122,7 +122,8 @@ def test_a_linear_config_matches_its_pretraining_config(compose, name):
 
     cfg = parse_cfg(compose(name, ["pretrained_feature_extractor=my.ckpt"]))
     pretraining = compose(name.removesuffix("_linear"))
-    assert cfg.backbone == pretraining.backbone
+    assert cfg.backbone.name == pretraining.backbone.name
+    assert cfg.backbone.kwargs == {"image_size": pretraining.augmentations[0].crop_size}
     assert (cfg.data.dataset, cfg.pretrain_method) == (pretraining.data.dataset, pretraining.method)
     assert cfg.data.train_path == "./datasets"
     assert (cfg.optimizer.name, cfg.optimizer.batch_size, cfg.optimizer.weight_decay) == ("adam", 128, 1e-3)
