@@ -30,6 +30,8 @@ def register() -> None:
         return
     for name, ours in CONTRASTIVE.items():
         _check_interface(ours, METHODS.get(name))
+    if not isinstance(getattr(BaseMethod, "_BACKBONES", None), dict):
+        raise _another_version("a table BaseMethod._BACKBONES", BaseMethod)
     METHODS["alpha_cl"] = _subclass(AlphaCL, METHODS["simclr"])
     for name, theirs in list(METHODS.items()):
         if issubclass(theirs, BaseMethod) and theirs is not BaseMethod and not issubclass(theirs, AnyMethod):
@@ -52,7 +54,8 @@ def _check_interface(ours: type[ContrastiveMethod], theirs: Any) -> None:
     wanted = _parameters(ours.contrast)[1:]
     called = loss is not None and ours.loss_function in step.__code__.co_names  # type: ignore[union-attr]
     if not called or _parameters(loss) != wanted:
-        raise ImportError(
-            f"solo-learn: expected a training step that calls {ours.loss_function}({', '.join(wanted)}), as in the "
-            f"versions tried: {TRIED}; got {theirs!r} with {loss!r}"
-        )
+        raise _another_version(f"a training step that calls {ours.loss_function}({', '.join(wanted)})", theirs)
+
+
+def _another_version(expected: str, got: Any) -> ImportError:
+    return ImportError(f"solo-learn: expected {expected}, as in the versions tried: {TRIED}; got {got!r} without")

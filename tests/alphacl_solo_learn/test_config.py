@@ -9,8 +9,8 @@ import torch
 from solo_clone import METHODS, build, load_solo, needs_clone, small_config
 
 from alphacl_plugins import PairWeights, strategies
+from alphacl_solo_learn import register
 from alphacl_solo_learn.config import LOSS_OPTIONS
-from alphacl_solo_learn.registration import _check_interface
 
 pytestmark = needs_clone
 
@@ -178,19 +178,29 @@ class OtherArguments:
 simclr_loss_func = other_arguments
 
 
-@pytest.mark.parametrize("method", [Renamed, OtherArguments, None])
-def test_another_interface_is_an_error_that_names_the_versions_tried(method):
-    from alphacl_solo_learn.methods import SimCLR
-
+@pytest.mark.parametrize("method", [Renamed, OtherArguments, object])
+def test_another_interface_is_an_error_that_names_the_versions_tried(solo, monkeypatch, method):
+    monkeypatch.setattr(solo, "METHODS", {**solo.METHODS, "simclr": method})
     with pytest.raises(
         ImportError, match=r"calls simclr_loss_func\(z, indexes, temperature\), as in .* tried: 1\.0\.6"
     ):
-        _check_interface(SimCLR, method)
+        register()
+
+
+def test_a_solo_learn_without_its_tables_is_an_error_that_names_the_versions_tried(solo, monkeypatch):
+    originals = zip(METHODS, (solo.SimCLR, solo.SupCon, solo.MoCoV2Plus, solo.MoCoV3, solo.NNCLR), strict=True)
+    monkeypatch.setattr(solo, "METHODS", dict(originals))
+    monkeypatch.setattr(solo.BaseMethod, "_BACKBONES", None)
+    with pytest.raises(ImportError, match=r"a table BaseMethod._BACKBONES, as in the versions tried: 1\.0\.6"):
+        register()
+    monkeypatch.delattr(solo, "METHODS")
+    with pytest.raises(
+        ImportError, match=r"needs solo-learn, tried 1\.0\.6 .*pip install 'alphacl-plugins\[solo-learn\]'"
+    ):
+        register()
 
 
 def test_registering_again_changes_nothing(solo):
-    from alphacl_solo_learn import register
-
     before = dict(solo.METHODS)
     backbones = solo.BaseMethod._BACKBONES
     register()
