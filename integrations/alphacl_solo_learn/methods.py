@@ -195,7 +195,7 @@ class AlphaCL(SimCLR):
         self.scheduler = "none"
         optimizer: Any = super().configure_optimizers()
         self.scheduler = NAME
-        schedule = LambdaLR(optimizer, lambda epoch: paper_rate(epoch, int(self.trainer.num_training_batches)))
+        schedule = LambdaLR(optimizer, lambda epoch: paper_rate(epoch, self.trainer.num_training_batches))
         return [optimizer], [{"scheduler": schedule, "interval": "epoch"}]
 
 
@@ -210,7 +210,7 @@ CONTRASTIVE: dict[str, type[ContrastiveMethod]] = {
 
 
 def paper_rate(epoch: int, batches: float) -> float:
-    """Return the paper's learning rate of an epoch, relative to the first one.
+    """Return the paper's learning rate of an epoch, relative to the first one; batches are inf until data are loaded.
 
     Source: the published code of Tian (2022), arXiv:2201.12680.
 

@@ -187,8 +187,9 @@ def test_method_alpha_cl_has_the_papers_head_and_schedule(solo, epoch):
     assert not norm.affine
     assert isinstance(relu, nn.ReLU)
     assert model.criterion.strategy == strategies.Direct(tau=0.5, p=4.0)
-    model._trainer = SimpleNamespace(num_training_batches=4)
+    model._trainer = SimpleNamespace(num_training_batches=float("inf"))  # Lightning's, before the data are loaded
     (optimizer,), (schedule,) = model.configure_optimizers()
+    model._trainer.num_training_batches = 4
     assert schedule["interval"] == "epoch"
     for _ in range(epoch):
         optimizer.step()

@@ -96,10 +96,11 @@ def checkpoint(folder, method, epoch):
 
 @pytest.mark.parametrize("method", [*METHODS, "alpha_cl"])
 def test_pretrain_resume_linear_and_knn(folder, method):
-    printed = script(folder, "main_pretrain", f"method={method}")
+    own = ["scheduler.name=alpha_cl"] if method == "alpha_cl" else []
+    printed = script(folder, "main_pretrain", f"method={method}", *own)
     assert f"{method} with loss alpha_cl: strategy=Direct(" in printed
     first = checkpoint(folder, method, epoch=1)
-    script(folder, "main_pretrain", f"method={method}", "max_epochs=3", f"+resume_from_checkpoint='{first}'")
+    script(folder, "main_pretrain", f"method={method}", "max_epochs=3", f"+resume_from_checkpoint='{first}'", *own)
     resumed = checkpoint(folder, method, epoch=2)
     assert steps(resumed) == 6  # 2 per epoch: the run went on where it was
     script(folder, "main_linear", f"pretrained_feature_extractor='{resumed}'", f"name={method}")
