@@ -1,0 +1,1 @@
+"""Configs for solo-learn, found by Hydra."""

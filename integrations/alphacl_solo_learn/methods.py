@@ -1,0 +1,250 @@
+"""solo-learn's methods with another loss: their own training steps, in which one function is replaced.
+
+Each class here is mixed in before solo-learn's own class of that method (see `alphacl_solo_learn.registration`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from alphacl_plugins import AlphaCLLoss
+from alphacl_solo_learn.backbones import check_validation_size, set_image_size
+from alphacl_solo_learn.config import LOSS_OPTIONS, NAME, build_criterion, selected
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+    class _Base(LightningModule):
+        """What is used of ``solo.methods.BaseMethod``."""
+
+        backbone: nn.Module
+        num_crops: int
+        features_dim: int
+        scheduler: str
+
+        @property
+        def learnable_params(self) -> list[dict[str, Any]]: ...
+else:
+    _Base = object
+
+
+QUEUE = MappingProxyType({"negatives": "queue", "symmetric": False})
+ONE_DIRECTION = MappingProxyType({"negatives": "cross", "symmetric": False})
+"""What some methods decide: their step adds up two directions, and only one side of each has a gradient."""
+
+
+class AnyMethod(_Base):
+    """Any method of solo-learn: its timm backbone is made for the size of its crops."""
+
+    def __init__(self, cfg: Any) -> None:
+        set_image_size(cfg)
+        super().__init__(cfg)
+        check_validation_size(cfg, self.backbone)
+
+
+class OtherMethod(AnyMethod):
+    """A method whose loss is not contrastive: the method as it is, and an error with ``loss: alpha_cl``."""
+
+    def __init__(self, cfg: Any) -> None:
+        if selected(cfg):
+            names = ", ".join([*CONTRASTIVE, NAME])
+            raise ValueError(f"loss: expected {NAME} with a method among {names}, got method {cfg.method}")
+        super().__init__(cfg)
+
+
+class ContrastiveMethod(AnyMethod):
+    """A method of solo-learn that trains with α-CL if its config says so, and else is what it was.
+
+    The training step is solo-learn's. While it runs, the name by which it calls its loss means `contrast`.
+
+    Attributes:
+        criterion: the loss, or None.
+    """
+
+    loss_function: ClassVar[str]
+    fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    criterion: Any  # AlphaCLLoss | None
+    contrast: Callable[..., Tensor]  # the loss, from what solo-learn's loss function gets
+
+    def __init__(self, cfg: Any) -> None:
+        criterion = build_criterion(cfg, fixed=self.fixed)  # first, as it is quick to refuse
+        super().__init__(cfg)
+        self.criterion = criterion
+        if criterion is not None:
+            _announce(criterion, cfg)
+
+    @property
+    def learnable_params(self) -> list[dict[str, Any]]:
+        """Return solo-learn's groups and, if the loss has parameters (a learnable τ), theirs, without decay."""
+        groups = super().learnable_params
+        if self.criterion is not None and any(True for _ in self.criterion.parameters()):
+            groups = [*groups, {"name": NAME, "params": list(self.criterion.parameters()), "weight_decay": 0}]
+        return groups
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Run solo-learn's own step, with its loss replaced if there is another."""
+        step = super().training_step
+        if self.criterion is None:
+            return step(batch, batch_idx)
+        with _replaced(step.__globals__, self.loss_function, self._contrast_and_log):
+            return step(batch, batch_idx)
+
+    def _contrast_and_log(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = self.contrast(*args, **kwargs)
+        stats = self.criterion.last_stats
+        log = {
+            "train_alignment": 2 * stats["d2_pos"],
+            "train_negative_distance": 2 * stats["d2_neg"],
+            "train_alpha_entropy": stats["alpha_entropy"],
+        }
+        if "tau" in stats:
+            log["train_tau"] = stats["tau"]
+        self.log_dict(log, on_epoch=True, sync_dist=True)
+        return loss
+
+
+class SimCLR(ContrastiveMethod):
+    """The views of a sample, of any number and size, are positives of each other. Samples of a batch are distinct."""
+
+    loss_function = "simclr_loss_func"
+
+    def contrast(self, z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
+        """Compare the views, stacked in ``z``."""
+        loss: Tensor = self.criterion(*z.chunk(self.num_crops))
+        return loss
+
+
+class SupCon(ContrastiveMethod):
+    """All views of all samples of a class are positives of each other."""
+
+    loss_function = "simclr_loss_func"
+
+    def contrast(self, z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
+        """Compare the views, stacked in ``z``; solo-learn's indexes are the labels here."""
+        loss: Tensor = self.criterion(*z.chunk(self.num_crops), labels=indexes.chunk(self.num_crops)[0])
+        return loss
+
+
+class MoCoV2Plus(ContrastiveMethod):
+    """Queries against keys; candidates are the method's queue."""
+
+    loss_function = "mocov2plus_loss_func"
+    fixed = QUEUE
+
+    def contrast(self, query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+        """Compare one direction; the queue is ``[D, Q]``."""
+        loss: Tensor = self.criterion(query, key, queue=queue.T)
+        return loss
+
+
+class MoCoV3(ContrastiveMethod):
+    """Queries against keys; candidates are the keys of the other samples."""
+
+    loss_function = "mocov3_loss_func"
+    fixed = ONE_DIRECTION
+
+    def contrast(self, query: Tensor, key: Tensor, temperature: float) -> Tensor:
+        """Compare one direction."""
+        loss: Tensor = self.criterion(query, key)
+        return loss
+
+
+class NNCLR(ContrastiveMethod):
+    """Nearest neighbours of one view against predictions from the other; candidates are the other predictions."""
+
+    loss_function = "nnclr_loss_func"
+    fixed = ONE_DIRECTION
+
+    def contrast(self, nn: Tensor, p: Tensor, temperature: float) -> Tensor:
+        """Compare one direction."""
+        loss: Tensor = self.criterion(nn, p)
+        return loss
+
+
+class AlphaCL(SimCLR):
+    """``method: alpha_cl``: SimCLR with the α-CL paper's head and, by default, its learning rate.
+
+    The head is Linear - BatchNorm (no affine) - ReLU - Linear, 512 and 128 wide unless ``method_kwargs`` says
+    otherwise. ``scheduler: {name: alpha_cl}``: in epoch e = 0, 1, ... the rate is
+    ``lr (1 + cos(π max(0, e - 10) / T)) / 2``, T the number of batches in an epoch. Other schedulers are solo-learn's.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        _fill(cfg, method_kwargs={"proj_hidden_dim": 512, "proj_output_dim": 128, "temperature": None})
+        _fill(cfg, loss=NAME, scheduler={"name": NAME})
+        super().__init__(cfg)
+        hidden, out = cfg.method_kwargs.proj_hidden_dim, cfg.method_kwargs.proj_output_dim
+        self.projector = nn.Sequential(
+            nn.Linear(self.features_dim, hidden),
+            nn.BatchNorm1d(hidden, affine=False),
+            nn.ReLU(),
+            nn.Linear(hidden, out),
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Take solo-learn's optimizer, and the paper's schedule if the config asks for it."""
+        if self.scheduler != NAME:
+            return super().configure_optimizers()
+        self.scheduler = "none"
+        optimizer: Any = super().configure_optimizers()
+        self.scheduler = NAME
+        schedule = LambdaLR(optimizer, lambda epoch: paper_rate(epoch, self.trainer.num_training_batches))
+        return [optimizer], [{"scheduler": schedule, "interval": "epoch"}]
+
+
+CONTRASTIVE: dict[str, type[ContrastiveMethod]] = {
+    "simclr": SimCLR,
+    "supcon": SupCon,
+    "mocov2plus": MoCoV2Plus,
+    "mocov3": MoCoV3,
+    "nnclr": NNCLR,
+}
+"""The methods of solo-learn that accept ``loss: alpha_cl``."""
+
+
+def paper_rate(epoch: int, batches: float) -> float:
+    """Return the paper's learning rate of an epoch, relative to the first one; batches are inf until data are loaded.
+
+    Source: the published code of Tian (2022), arXiv:2201.12680.
+
+    >>> [round(paper_rate(epoch, batches=390), 3) for epoch in (0, 10, 100, 400)]
+    [1.0, 1.0, 0.874, 0.0]
+    """
+    return (1 + math.cos(math.pi * max(0, epoch - 10) / batches)) / 2
+
+
+@contextmanager
+def _replaced(names: dict[str, Any], name: str, value: Callable[..., Tensor]) -> Iterator[None]:
+    original = names[name]
+    names[name] = value
+    try:
+        yield
+    finally:
+        names[name] = original
+
+
+def _fill(cfg: Any, **defaults: Any) -> None:
+    """Set what a config does not."""
+    for key, default in defaults.items():
+        if cfg.get(key) is None:
+            cfg[key] = default
+        elif isinstance(default, dict):
+            for inner, value in default.items():
+                cfg[key].setdefault(inner, value)
+
+
+def _announce(criterion: AlphaCLLoss, cfg: Any) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    options = ", ".join(f"{name}={getattr(criterion, name)!r}" for name in LOSS_OPTIONS)
+    temperature = cfg.method_kwargs.get("temperature")
+    ignored = "" if temperature is None else f"; ignored: method_kwargs.temperature={temperature}"
+    line = f"{cfg.method} with loss {NAME}: strategy={criterion.strategy!r}, {options}{ignored}"
+    rank_zero_only(print)(line)  # not a logger: solo-learn's configs switch those off

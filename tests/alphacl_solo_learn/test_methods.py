@@ -1,0 +1,206 @@
+"""The loss in solo-learn's training steps: against solo-learn's own losses, against loops, and untouched without."""
+
+import pytest
+import torch
+from oracles import loop_loss, relative_error
+from solo_clone import METHODS, batch, build, load_solo, needs_clone, small_config, step
+from torch import nn
+from torch.testing import assert_close
+
+from alphacl_plugins import strategies
+
+pytestmark = needs_clone
+
+OWN_NAMES = {
+    "simclr": ("SimCLR", "train_nce_loss"),
+    "supcon": ("SupCon", "train_nce_loss"),
+    "mocov2plus": ("MoCoV2Plus", "train_nce_loss"),
+    "mocov3": ("MoCoV3", "train_contrastive_loss"),
+    "nnclr": ("NNCLR", "train_nnclr_loss"),
+    "simsiam": ("SimSiam", "train_neg_cos_sim"),
+    "byol": ("BYOL", "train_neg_cos_sim"),
+}
+TAU = 0.2  # solo-learn's temperature in `small_config`
+
+
+@pytest.fixture(scope="module")
+def solo():
+    return load_solo()
+
+
+def with_loss(method, crops=None, **options):
+    changes = {} if crops is None else {"data": crops}
+    return small_config(method, loss={"name": "alpha_cl", **options}, **changes)
+
+
+def of_the_loss(grads):
+    """Gradients of the contrastive loss: all but those of the classifiers that only watch."""
+    return {name: grad for name, grad in grads.items() if "classifier" not in name}
+
+
+@pytest.mark.parametrize("method", OWN_NAMES)
+def test_without_the_key_a_method_is_bit_for_bit_what_it_was(solo, method):
+    theirs = build(getattr(solo, OWN_NAMES[method][0]), small_config(method))
+    ours = build(solo.METHODS[method], small_config(method))
+    assert type(ours) is not type(theirs)
+    assert isinstance(ours, type(theirs))
+    assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    for seed in range(2):  # the second with what the first left in a queue
+        got, expected = step(ours, batch(seed=seed)), step(theirs, batch(seed=seed))
+        assert torch.equal(got.loss, expected.loss)
+        assert_close(got.grads, expected.grads, rtol=0, atol=0)
+    assert ours.logged.keys() == theirs.logged.keys()
+    assert [group["name"] for group in ours.learnable_params] == [group["name"] for group in theirs.learnable_params]
+
+
+# MoCo v3's own loss has the factor 2 tau already.
+@pytest.mark.parametrize(("method", "factor"), [("simclr", TAU), ("mocov2plus", TAU), ("nnclr", TAU), ("mocov3", 0.5)])
+def test_infonce_on_two_crops_is_tau_times_solo_learns_own_loss(solo, method, factor):
+    theirs = build(getattr(solo, OWN_NAMES[method][0]), small_config(method))
+    ours = build(solo.METHODS[method], with_loss(method, strategy="infonce", tau=TAU))
+    name = OWN_NAMES[method][1]
+    for seed in range(3):
+        got, expected = step(ours, batch(seed=seed)), step(theirs, batch(seed=seed))
+        assert_close(ours.logged[name], factor * theirs.logged[name], rtol=1e-12, atol=0)
+        mine, own = of_the_loss(got.grads), of_the_loss(expected.grads)
+        assert mine.keys() == own.keys()
+        for parameter, grad in mine.items():
+            assert_close(grad, factor * own[parameter], rtol=1e-10, atol=1e-14, msg=parameter)
+        assert_close(got.grads["classifier.weight"], expected.grads["classifier.weight"], rtol=0, atol=0)
+    assert_close(dict(ours.named_buffers()), dict(theirs.named_buffers()), rtol=0, atol=0)  # queues
+
+
+@pytest.mark.parametrize("strategy", ["infonce", "direct", "inverse", "dhel"])
+@pytest.mark.parametrize(("method", "small"), [("simclr", 0), ("simclr", 3), ("supcon", 0), ("supcon", 2)])
+def test_classes_and_any_number_of_crops_agree_with_plain_loops(solo, method, small, strategy):
+    crops = {"num_small_crops": small}
+    model = build(solo.METHODS[method], with_loss(method, crops, strategy=strategy))
+    data = batch(samples=4, sizes=(8, 8) + (5,) * small)
+    got = step(model, data)
+    views = [model.projector(model.backbone(images)) for images in data[1]]
+    alpha = strategies.build_strategy(strategy)
+    negatives = getattr(alpha, "negatives", None) or "both"
+    labels = data[2] if method == "supcon" else None
+    energy, value = loop_loss(alpha, *views, negatives=negatives, symmetric=True, labels=labels)
+    assert_close(model.logged["train_nce_loss"], value.mean(), rtol=1e-10, atol=1e-12)
+    parameters = [*model.backbone.parameters(), *model.projector.parameters()]
+    expected = torch.autograd.grad(energy.mean(), parameters)
+    mine = list(of_the_loss(got.grads).values())
+    for grad, other in zip(mine, expected, strict=True):
+        assert relative_error(grad, other) < 1e-9
+
+
+def test_the_queue_of_moco_is_what_the_loss_compares_with(solo):
+    model = build(solo.METHODS["mocov2plus"], with_loss("mocov2plus", strategy="direct"))
+    data, queue = batch(), model.queue.clone()
+    with torch.no_grad():
+        q = [model(images)["z"] for images in data[1]]
+        k = [model.momentum_forward(images)["z"] for images in data[1]]
+    step(model, data)
+    alpha = strategies.Direct()
+    directions = [
+        loop_loss(alpha, q[a], k[b], negatives="queue", symmetric=False, queue=queue[b].T)[1].mean()
+        for a, b in ((0, 1), (1, 0))
+    ]
+    assert_close(model.logged["train_nce_loss"], sum(directions) / 2, rtol=1e-10, atol=0)
+    assert_close(model.queue[0, :, :6].T, k[0])
+    assert int(model.queue_ptr) == 6
+
+
+def test_what_is_logged(solo):
+    model = build(solo.METHODS["simclr"], with_loss("simclr", strategy="infonce", tau=0.3, learnable_tau=True))
+    data = batch()
+    step(model, data)
+    own = {"train_class_loss", "train_acc1", "train_acc5", "train_nce_loss"}
+    added = {"train_alignment", "train_negative_distance", "train_alpha_entropy", "train_tau"}
+    assert set(model.logged) == own | added
+    z, z_aug = (nn.functional.normalize(model(images)["z"], dim=1) for images in data[1])
+    assert_close(model.logged["train_alignment"], (z - z_aug).square().sum(dim=1).mean().detach())
+    others = [(a - b).square().sum() for i, a in enumerate(z) for j, b in enumerate(z_aug) if i != j]
+    others += [(v[i] - v[j]).square().sum() for v in (z, z_aug) for i in range(6) for j in range(6) if i < j]
+    assert_close(model.logged["train_negative_distance"], torch.stack(others).mean().detach())
+    assert 0 < model.logged["train_alpha_entropy"] < torch.log(torch.tensor(10.0))
+    assert_close(float(model.logged["train_tau"]), 0.3)
+
+
+def test_a_learnable_temperature_is_trained_without_weight_decay(solo):
+    model = build(solo.METHODS["simclr"], with_loss("simclr", strategy="infonce", learnable_tau=True))
+    (log_tau,) = model.criterion.parameters()
+    before = log_tau.item()
+    optimizer = model.configure_optimizers()
+    (group,) = [group for group in optimizer.param_groups if group["params"] == [log_tau]]
+    assert (group["name"], group["weight_decay"]) == ("alpha_cl", 0)
+    model.training_step(batch(), 0).backward()
+    optimizer.step()
+    assert log_tau.item() != before
+
+
+def test_the_loss_adds_nothing_to_a_checkpoint_so_that_it_may_be_changed(solo):
+    theirs = build(solo.SimCLR, small_config("simclr"))
+    ours = build(solo.METHODS["simclr"], with_loss("simclr"))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+def test_solo_learns_loss_is_back_after_the_step_even_if_that_fails(solo):
+    import solo.methods.simclr as module
+
+    own = module.simclr_loss_func
+    model = build(solo.METHODS["simclr"], with_loss("simclr"))
+    step(model, batch())
+    with pytest.raises(ValueError, match="z: expected at least 2 samples"):
+        model.training_step(batch(samples=1), 0)
+    assert module.simclr_loss_func is own
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_embeddings_are_compared_in_float32(solo, method):
+    model = build(solo.METHODS[method], with_loss(method, strategy="infonce", tau=0.05)).float()
+    seen = []
+    model.criterion.register_forward_hook(
+        lambda _, args, kwargs, loss: seen.append((args, kwargs, loss)), with_kwargs=True
+    )
+    images = batch()
+    images[1] = [crop.float() for crop in images[1]]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.training_step(images, 0)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert any(arg.dtype == torch.bfloat16 for args, _, _ in seen for arg in args)
+    model.criterion._forward_hooks.clear()
+    for args, kwargs, got in seen:
+        kwargs = {k: v.float() if v.is_floating_point() else v for k, v in kwargs.items()}
+        assert_close(got, model.criterion(*(arg.float() for arg in args), **kwargs), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("epoch", [0, 9, 10, 11, 14, 17])
+def test_method_alpha_cl_has_the_papers_head_and_schedule(solo, epoch):
+    from types import SimpleNamespace
+
+    cfg = small_config("alpha_cl")
+    del cfg["method_kwargs"], cfg["scheduler"]
+    cfg.scheduler = {"name": "alpha_cl", "interval": "epoch"}
+    model = build(solo.METHODS["alpha_cl"], cfg)
+    linear, norm, relu, last = model.projector
+    assert (linear.in_features, linear.out_features, last.in_features, last.out_features) == (6, 512, 512, 128)
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert not norm.affine
+    assert isinstance(relu, nn.ReLU)
+    assert model.criterion.strategy == strategies.Direct(tau=0.5, p=4.0)
+    model._trainer = SimpleNamespace(num_training_batches=float("inf"))  # Lightning's, before the data are loaded
+    (optimizer,), (schedule,) = model.configure_optimizers()
+    model._trainer.num_training_batches = 4
+    assert schedule["interval"] == "epoch"
+    for _ in range(epoch):
+        optimizer.step()
+        schedule["scheduler"].step()
+    # after 10 constant epochs, half a cosine per 4 (the batches of an epoch), and up again
+    expected = {0: 1.0, 9: 1.0, 10: 1.0, 11: 0.5 + 0.5**1.5, 14: 0.0, 17: 0.5 + 0.5**1.5}[epoch]
+    assert_close(optimizer.param_groups[0]["lr"], 0.1 * expected)
+
+
+def test_method_alpha_cl_takes_solo_learns_schedulers_too(solo):
+    cfg = small_config("alpha_cl", scheduler={"name": "step", "lr_decay_steps": [1]})
+    model = build(solo.METHODS["alpha_cl"], cfg)
+    _, (schedule,) = model.configure_optimizers()
+    assert schedule.milestones == {1: 1}
