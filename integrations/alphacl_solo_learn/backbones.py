@@ -46,7 +46,7 @@ def timm_backbone(name: str, method: str | None = None, **kwargs: Any) -> nn.Mod
     try:
         backbone = create_backbone(name, **kwargs)
     except (ValueError, TypeError) as error:
-        raise type(error)(f"backbone {PREFIX}{name}: {error}") from error
+        raise type(error)(f"backbone {PREFIX}{name}: {error}") from None
     _check_names(name, backbone)
     if hasattr(backbone, "inplanes"):  # main_linear.py would take it for the width
         backbone.inplanes = backbone.num_features

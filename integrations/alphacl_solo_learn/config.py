@@ -35,7 +35,10 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
     if loss is None:
         return None
     if _name(loss) != NAME:
-        raise ValueError(f"loss: expected {NAME}, or a mapping with name: {NAME} (or no such key), got {loss!r}")
+        raise ValueError(
+            f"loss: expected {NAME}, or a mapping such as {{name: {NAME}, strategy: infonce}} (without a loss key the "
+            f"method keeps its own), got {loss!r}"
+        )
     options = {} if isinstance(loss, str) else {key: value for key, value in loss.items() if value is not None}
     options.pop("name", None)
     _check_method_has(options, cfg.method, fixed)
@@ -43,8 +46,10 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
     for_loss.update({key: options.pop(key) for key in LOSS_OPTIONS if key in options})
     try:
         return AlphaCLLoss(_strategy(**options), **for_loss)
-    except (ValueError, TypeError, ImportError) as error:
-        raise type(error)(f"loss: {error}") from error
+    except ImportError as error:
+        raise ImportError(f"loss: {error}") from error
+    except (ValueError, TypeError) as error:  # one message at the terminal, not a chain
+        raise type(error)(f"loss: {error}") from None
 
 
 def _name(loss: Any) -> Any:
@@ -73,4 +78,4 @@ def _strategy(strategy: str = "direct", **options: Any) -> Strategy:
     try:
         return build_strategy(strategy, **options)
     except TypeError as error:
-        raise TypeError(f"{error} (options of the loss itself: {', '.join(LOSS_OPTIONS)})") from error
+        raise TypeError(f"{error} (options of the loss itself: {', '.join(LOSS_OPTIONS)})") from None
