@@ -29,8 +29,8 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         strategy: a registered name, an import path or a strategy object.
         memory_bank_size: rows of the bank, 0 for none; (rows, width), or an int: the first batch or the state dict sets
             the width.
-        gather_distributed: candidates from all ranks, by gathering (True) or passed round ("ring"); with a memory bank,
-            ranks instead share what enters the bank.
+        gather_distributed: candidates from all ranks, gathered (True) or passed round ("ring", for some strategies, as
+            in the core); with a memory bank, ranks instead share what enters the bank.
         negatives, symmetric, l2_normalize, detach_alpha, reduction: as in `alphacl_plugins.AlphaCLLoss`.
         **strategy_options: options of a strategy given by name: ``tau``, ``p``, ``gamma``, ..., ``learnable_tau``.
 
