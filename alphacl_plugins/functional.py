@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,13 @@ def promote(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context in which products keep the precision of their factors; entered for nothing it would cost time."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
 def l2_normalize(z: Tensor) -> Tensor:
     """Scale every row to Euclidean length 1, in float32 at least.
 
@@ -30,12 +38,27 @@ def l2_normalize(z: Tensor) -> Tensor:
 
     Shape: ``[N, D]`` -> ``[N, D]``.
     """
+    return unit_and_length(z)[0]
+
+
+def unit_and_length(z: Tensor) -> tuple[Tensor, Tensor]:
+    """`l2_normalize`, and the lengths that it divided by: inf for a row without direction.
+
+    Shape: ``[..., D]`` -> ``[..., D]``, ``[..., 1]``.
+    """
     smallest = max(1e-12, torch.finfo(z.dtype).tiny)
     (z,) = promote(z)
-    largest = z.detach().abs().amax(dim=1, keepdim=True)
-    z = z / largest.masked_fill(largest < smallest, math.inf)
-    length: Tensor = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    return z / length.clamp_min(0.5)  # at least 1, but for zero rows
+    largest = torch.linalg.vector_norm(z.detach(), math.inf, dim=-1, keepdim=True)
+    largest = largest.masked_fill(largest < smallest, math.inf)
+    z = z / largest
+    length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(0.5)  # at least 1, but for zero rows
+    return z / length, largest * length
+
+
+def through_normalization(gradient: Tensor, unit: Tensor, length: Tensor) -> Tensor:
+    """Gradient of the rows, given that of `l2_normalize` of them. Shape: ``[..., D]``."""
+    along = (gradient * unit).sum(dim=-1, keepdim=True)
+    return torch.addcmul(gradient, along, unit, value=-1) / length
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -61,7 +84,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     # Distances do not depend on the origin, but their rounding does: it is least at the centre.
     centre = b.detach().mean(dim=0)
     a, b = a - centre, b - centre
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a.device):
         half_squares = a.square().sum(dim=1)[:, None] / 2 + b.square().sum(dim=1)[None, :] / 2
         return (half_squares - a @ b.T).clamp_min(0.0)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from numbers import Integral
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from alphacl_plugins._checks import check_bool, check_choice, check_labels, check_same_shape, check_width
-from alphacl_plugins.functional import l2_normalize, promote
+from alphacl_plugins.functional import l2_normalize, promote, without_autocast
 from alphacl_plugins.metrics import alpha_entropy
-from alphacl_plugins.pairs import NEGATIVES, PairDistances, assemble, pair_distances
+from alphacl_plugins.pairs import NEGATIVES, Batch, PairDistances, assemble, candidate_views, pair_distances
 from alphacl_plugins.positives import weigh
 from alphacl_plugins.queue import EmbeddingQueue
+from alphacl_plugins.ranks import world_size
 from alphacl_plugins.ring import ring_loss
 from alphacl_plugins.strategies import PairWeights, Strategy, Tempered, build_strategy
 from alphacl_plugins.strategies.factored import Factored
+from alphacl_plugins.streaming import Stream, automatic_block
 
 
 class AlphaCLLoss(nn.Module):
@@ -69,6 +73,7 @@ class AlphaCLLoss(nn.Module):
         l2_normalize: bool = True,
         detach_alpha: bool = True,
         reduction: str = "mean",
+        block_size: int | str | None = "auto",
         gather_distributed: bool | str = False,
         **unexpected: Any,
     ) -> None:
@@ -90,6 +95,7 @@ class AlphaCLLoss(nn.Module):
         check_choice("gather_distributed", gather_distributed, (True, False, "ring"))
         if gather_distributed and not dist.is_available():
             raise ValueError("gather_distributed: expected a torch build with torch.distributed, got one without")
+        _check_block_size(block_size, detach_alpha, gather_distributed)
         if gather_distributed == "ring":
             _check_for_ring(self.strategy, detach_alpha)
         self.negatives = negatives
@@ -97,6 +103,7 @@ class AlphaCLLoss(nn.Module):
         self.l2_normalize = l2_normalize
         self.detach_alpha = detach_alpha
         self.reduction = reduction
+        self.block_size = block_size
         self.gather_distributed = gather_distributed
         self.last_stats = {}
 
@@ -118,7 +125,13 @@ class AlphaCLLoss(nn.Module):
             (``[N]`` if not symmetric), the anchors of ``z`` first.
         Raises: TypeError, ValueError if shapes or dtypes are not these, or no anchor can have a candidate.
         """
-        views, labels, queue = self._prepare([z, z_aug, *more_views], labels, queue)
+        views = [z, z_aug, *more_views]
+        _check_batch(views, labels, queue)
+        block = self._block(views, queue)
+        if block is not None:
+            with without_autocast(z.device):
+                return self._streamed(views, labels, queue, block)
+        views, labels, queue = self._prepare(views, labels, queue)
         if self.gather_distributed == "ring":
             per_anchor = self._in_ring(views, labels, queue)
         else:
@@ -138,14 +151,16 @@ class AlphaCLLoss(nn.Module):
             weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``, each times its share in the mean:
             without labels the other views, beginning with the next; with labels all rows of all views.
         """
-        distances = self._distances(*self._prepare([z, z_aug, *more_views], labels, queue))
+        views = [z, z_aug, *more_views]
+        _check_batch(views, labels, queue)
+        distances = self._distances(*self._prepare(views, labels, queue))
         weights = self._weigh(distances)
         pos = weights.pos[:, 0] if weights.pos.shape[1] == 1 else weights.pos
         return PairWeights(weights.neg.detach(), pos.detach(), _per_anchor(distances, weights).detach())
 
     def extra_repr(self) -> str:
         """Show every option."""
-        names = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "reduction", "gather_distributed")
+        names = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "reduction", "block_size", "gather_distributed")
         shown = {} if isinstance(self.strategy, nn.Module) else {"strategy": self.strategy}
         shown.update({name: getattr(self, name) for name in names})
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
@@ -153,17 +168,58 @@ class AlphaCLLoss(nn.Module):
     def _prepare(
         self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None
     ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-        """Check the batch; normalise it and bring it to one dtype, labels to int64."""
-        _check_batch(views, labels, queue)
+        """Normalise the batch and bring it to one dtype, labels to int64."""
         rows = views if queue is None else [*views, queue.detach()]
         rows = promote(*[l2_normalize(row) for row in rows] if self.l2_normalize else rows)
         labels = None if labels is None else labels.long()
         return rows[: len(views)], labels, None if queue is None else rows[-1]
 
-    def _distances(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> PairDistances:
+    def _assemble(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> Batch:
         gather = bool(self.gather_distributed)
-        batch = assemble(views, negatives=self.negatives, labels=labels, queue=queue, gather_distributed=gather)
+        return assemble(views, negatives=self.negatives, labels=labels, queue=queue, gather_distributed=gather)
+
+    def _distances(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> PairDistances:
+        batch = self._assemble(views, labels, queue)
         return pair_distances(batch, negatives=self.negatives, symmetric=self.symmetric)
+
+    def _block(self, views: list[Tensor], queue: Tensor | None) -> int | None:
+        """How many anchors are compared at once; None: all, by autograd from the matrix of distances."""
+        if not self.detach_alpha or self.gather_distributed == "ring":
+            return None
+        n_anchors = len(views[0]) * (len(views) if self.symmetric else 1)
+        if self.block_size == "auto":
+            wanted = max(len(candidate_views(self.negatives, view, len(views))) for view in range(len(views)))
+            ranks = world_size() if self.gather_distributed else 1
+            n_candidates = wanted * len(views[0]) * ranks + (0 if queue is None else len(queue))
+            block = automatic_block(n_anchors, n_candidates, views[0])
+        else:
+            block = n_anchors if self.block_size is None else int(self.block_size)
+        by_anchor = self.reduction == "none" and (self.block_size is None or block == n_anchors)
+        return None if by_anchor else max(block, 1)
+
+    def _streamed(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None, block: int) -> Tensor:
+        """The loss with a gradient that is formed beside it, not by autograd from the matrix of distances."""
+        normalize = self.l2_normalize and not self.gather_distributed and _alike(views, queue)
+        if normalize:  # as part of the stream: fewer operations
+            queue = None if queue is None else l2_normalize(queue.detach()).to(promote(views[0])[0].dtype)
+            labels = None if labels is None else labels.long()
+        else:
+            views, labels, queue = self._prepare(views, labels, queue)
+        batch = self._assemble(views, labels, queue)
+        first, samples = batch.first, len(batch.views[0])
+        stream = Stream(
+            self.strategy,
+            self.negatives,
+            self.symmetric,
+            normalize,
+            batch.classes if batch.labelled else None,
+            batch.queue,
+            range(first, first + samples),
+            block,
+        )
+        loss, self.last_stats = stream.loss(torch.stack(batch.everyone), self.reduction)
+        self._keep_tau()
+        return loss
 
     def _in_ring(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> Tensor:
         strategy: Factored = self.strategy.factored  # type: ignore[attr-defined]  # __init__ has seen to it
@@ -222,6 +278,13 @@ def _with_gradient(value: Tensor | None, minus_energy: Tensor) -> Tensor:
     return minus_energy if value is None else value + (minus_energy - minus_energy.detach())
 
 
+def _alike(views: list[Tensor], queue: Tensor | None) -> bool:
+    """Whether the views are of one dtype and the queue of no higher one."""
+    dtype = promote(views[0])[0].dtype
+    higher = queue is not None and torch.promote_types(dtype, queue.dtype) != dtype
+    return not higher and all(view.dtype == views[0].dtype for view in views)
+
+
 def _check_batch(views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> None:
     for k, view in enumerate(views[2:]):
         if isinstance(view, Tensor) and view.ndim == 1 and not view.is_floating_point():
@@ -238,6 +301,25 @@ def _check_batch(views: list[Tensor], labels: Tensor | None, queue: Tensor | Non
         check_labels("labels", labels, len(views[0]))
     if queue is not None:
         check_width("queue", queue, "z", views[0])
+
+
+def _check_block_size(block_size: Any, detach_alpha: bool, gather_distributed: bool | str) -> None:
+    if block_size is None or (isinstance(block_size, str) and block_size == "auto"):
+        return
+    if isinstance(block_size, bool) or not isinstance(block_size, Integral):
+        raise TypeError(f'block_size: expected "auto", an int >= 1 or None, got {block_size!r}')
+    if block_size < 1:
+        raise ValueError(f'block_size: expected "auto", an int >= 1 or None, got {block_size!r}')
+    if not detach_alpha:
+        raise ValueError(
+            'block_size: expected "auto" or None with detach_alpha=False, whose gradient goes through the whole matrix '
+            f"of weights and stays on the materialised path, got {block_size!r}"
+        )
+    if gather_distributed == "ring":
+        raise ValueError(
+            'block_size: expected "auto" or None with gather_distributed="ring", which compares tile by tile, got '
+            f"{block_size!r}"
+        )
 
 
 def _check_for_ring(strategy: Strategy, detach_alpha: bool) -> None:

@@ -83,8 +83,13 @@ def alpha_entropy(alpha: Tensor) -> Tensor:
     check_matrix("alpha", alpha)
     _check_rows("alpha", alpha)
     (alpha,) = promote(alpha)
+    return entropy_of_rows(alpha).mean()
+
+
+def entropy_of_rows(alpha: Tensor) -> Tensor:
+    """The entropy of each row, divided by its sum, ``[M, K] -> [M]``."""
     total = alpha.sum(dim=1, keepdim=True)
-    entropy: Tensor = torch.special.entr(alpha / total.masked_fill(total == 0, 1.0)).sum(dim=1).mean()
+    entropy: Tensor = torch.special.entr(alpha / total.masked_fill(total == 0, 1.0)).sum(dim=1)
     return entropy
 
 

@@ -79,12 +79,17 @@ def pair_distances(batch: Batch, *, negatives: str, symmetric: bool) -> PairDist
 
     Returns: rows in the order of the loss: the anchors of the first view, then of the second, ...
     """
-    n_views = len(batch.views)
+    groups = [_measure(batch, *group) for group in anchor_groups(negatives, symmetric, len(batch.views))]
+    return groups[0] if len(groups) == 1 else PairDistances.stack(groups)
+
+
+def anchor_groups(negatives: str, symmetric: bool, n_views: int) -> list[tuple[list[int], list[int]]]:
+    """The views that give anchors, grouped by the views in which their candidates lie: (anchors, candidates) each."""
     anchor_views = list(range(n_views)) if symmetric else [0]
     wanted = [candidate_views(negatives, own, n_views) for own in anchor_views]
-    if all(views == wanted[0] for views in wanted):  # all anchors share their candidates
-        return _measure(batch, anchor_views, wanted[0])
-    return PairDistances.stack([_measure(batch, [own], views) for own, views in zip(anchor_views, wanted, strict=True)])
+    if all(views == wanted[0] for views in wanted):
+        return [(anchor_views, wanted[0])]
+    return [([own], views) for own, views in zip(anchor_views, wanted, strict=True)]
 
 
 def _measure(batch: Batch, anchor_views: Sequence[int], candidate_views: Sequence[int]) -> PairDistances:

@@ -32,12 +32,22 @@ class Factors(NamedTuple):
     value: Tensor | None = None  # loss of the anchor; None stands for -E
 
 
+class FactoredRows(NamedTuple):
+    """Pair weights whose rows are not scaled yet: ``neg = mass * softmax``."""
+
+    softmax: Tensor  # [M, K]
+    mass: Tensor  # [M, 1]
+    pos: Tensor  # [M, P], each times its share
+    value: Tensor | None  # [M]
+    log_sum: Tensor  # [M, 1], log Σ_j w(D_j)
+
+
 class Factored(ABC):
     """Base of the strategies with ``α_j = mass · w(D_j) / Σ_k w(D_k)``; a subclass says what w and the mass are."""
 
     @abstractmethod
     def log_weight(self, d2: Tensor) -> Tensor:
-        """Return ``log w(D)`` of each candidate by itself, finite for every finite D."""
+        """Return ``log w(D)`` of each candidate by itself, finite for every finite D, in a tensor of its own."""
 
     @abstractmethod
     def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
@@ -61,13 +71,25 @@ class Factored(ABC):
         """Mean over positives ``[M, P]`` with shares that sum to 1: the candidates keep one and the same softmax."""
         candidates = split_excluded(d2_neg)
         log_weights = self.log_weight(candidates.d2).masked_fill(candidates.excluded, -torch.inf)
-        number = candidates.number()
         potential = self.potential(candidates.d2)
-        totals = Totals(
-            torch.logsumexp(log_weights, dim=1, keepdim=True),
-            number.new_zeros(()) if potential is None else candidates.keep(potential).sum(dim=1, keepdim=True),
-            number,
+        potential = None if potential is None else candidates.keep(potential).sum(dim=1, keepdim=True)
+        rows = self.rows(d2_pos, share, log_weights, potential, candidates.number())
+        return PairWeights(rows.mass * rows.softmax, rows.pos, rows.value)
+
+    def rows(
+        self, d2_pos: Tensor, share: Tensor, log_weights: Tensor, potential: Tensor | None, number: Tensor
+    ) -> FactoredRows:
+        """Form the rows from the candidates' ``log w`` (-inf where excluded), sum of potentials, and number ``[M, 1]``."""
+        softmax = torch.softmax(log_weights, dim=1)
+        # log Σ exp, from the largest term and its part in the sum, which is never small
+        log_sum = log_weights.amax(dim=1, keepdim=True) - softmax.amax(dim=1, keepdim=True).log()
+        mass, pos, value = self.factors(
+            d2_pos, Totals(log_sum, number.new_zeros(()) if potential is None else potential, number)
         )
-        mass, pos, value = self.factors(d2_pos, totals)
-        neg = (share * mass).sum(dim=1, keepdim=True) * torch.softmax(log_weights, dim=1)
-        return PairWeights(neg, share * pos, None if value is None else (share * value).sum(dim=1))
+        return FactoredRows(
+            softmax,
+            (share * mass).sum(dim=1, keepdim=True),
+            share * pos,
+            None if value is None else (share * value).sum(dim=1),
+            log_sum,
+        )

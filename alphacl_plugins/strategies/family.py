@@ -91,7 +91,7 @@ class _ExponentialMember(Factored):
         """Return the sum of the row, ``ξ φ'(ξ) / τ`` (Theorem 2)."""
 
     def log_weight(self, d2: Tensor) -> Tensor:
-        return -d2 / self._tau
+        return d2 / -self._tau
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
         log_xi = d2_pos / self._tau + self._shift + totals.log_weight

@@ -46,7 +46,7 @@ class DHEL(Factored):
         return self.include_augs
 
     def log_weight(self, d2: Tensor) -> Tensor:
-        return -d2 / self.tau
+        return d2 / -self.tau
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
         pos = torch.full_like(d2_pos, 0.5 if self.include_augs else 1.0)

@@ -52,7 +52,7 @@ class Entropy(Factored):
         check_positive("Entropy.tau", self.tau)
 
     def log_weight(self, d2: Tensor) -> Tensor:
-        return -d2 / self.tau
+        return d2 / -self.tau
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
         mass = torch.ones_like(d2_pos)
