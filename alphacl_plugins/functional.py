@@ -48,7 +48,7 @@ def unit_and_length(z: Tensor) -> tuple[Tensor, Tensor]:
     """
     smallest = max(1e-12, torch.finfo(z.dtype).tiny)
     (z,) = promote(z)
-    largest = torch.linalg.vector_norm(z.detach(), math.inf, dim=-1, keepdim=True)
+    largest = z.detach().abs().amax(dim=-1, keepdim=True)
     largest = largest.masked_fill(largest < smallest, math.inf)
     z = z / largest
     length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(0.5)  # at least 1, but for zero rows

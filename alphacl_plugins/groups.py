@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from alphacl_plugins.functional import paired_squared_distances
 from alphacl_plugins.rows import Excluded, Rows
 from alphacl_plugins.weighted_distances import (
     as_columns,
@@ -95,7 +94,7 @@ class Group:
         self._positives.pull(i, rows.pos if self._weights is None else self._weights[i] * rows.pos)
         if self._same_set and self._weights is None and len(left) == len(self.rows):
             alpha = rows.scaled(rows.neg)
-            both_ways = (alpha + alpha.T) @ self._columns
+            both_ways = alpha.T.contiguous().add_(alpha) @ self._columns  # a plain sum reads the transpose slowly
             self._of_anchors.append(gradient_of_rows(left, both_ways))
             return energy_of_rows(left, both_ways) / 2
         weighted = rows.scaled(rows.neg @ self._columns)
@@ -135,8 +134,9 @@ class _OtherViews:
     def __init__(self, group: Group) -> None:
         self._group = group
         n_others = len(group.batch.embeddings) - 1
-        pairs = [paired_squared_distances(self._anchors(), self._anchors(shift + 1)) for shift in range(n_others)]
-        self._d2 = torch.stack(pairs, dim=1)
+        anchors = group.rows[:, :-2]
+        self._gaps = [anchors - self._samples(shift) for shift in range(1, n_others + 1)]
+        self._d2 = torch.stack([gap.square().sum(dim=1) for gap in self._gaps], dim=1) / 2
         self._share = torch.full_like(self._d2, 1 / n_others)
         self._weights: list[Tensor] = []
 
@@ -152,16 +152,13 @@ class _OtherViews:
         """Add that of the weighted distances for the positives; return that for the anchors, ``[M, D]``."""
         group, weights = self._group, torch.cat(self._weights)
         own, n_views = slice(group.batch.own.start, group.batch.own.stop), len(gradient)
-        anchors = self._anchors()
-        of_anchors = torch.zeros_like(anchors)
-        for shift in range(1, n_views):
-            pulls = weights[:, shift - 1, None] * (anchors - self._anchors(shift))
-            of_anchors += pulls
-            for view, part in zip(group.anchor_views, pulls.chunk(len(group.anchor_views)), strict=True):
+        pulls = [weight[:, None] * gap for weight, gap in zip(weights.unbind(dim=1), self._gaps, strict=True)]
+        for shift, pull in enumerate(pulls, start=1):
+            for view, part in zip(group.anchor_views, pull.chunk(len(group.anchor_views)), strict=True):
                 gradient[(view + shift) % n_views, own] -= part
-        return of_anchors
+        return pulls[0] if len(pulls) == 1 else torch.stack(pulls).sum(dim=0)
 
-    def _anchors(self, shift: int = 0) -> Tensor:
+    def _samples(self, shift: int) -> Tensor:
         """The anchors' samples, ``shift`` views on, ``[M, D]``."""
         return torch.cat([self._group.batch.view(view + shift) for view in self._group.anchor_views])
 

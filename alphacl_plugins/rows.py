@@ -62,6 +62,12 @@ class Excluded(NamedTuple):
             return (~self.where).sum(dim=1, keepdim=True).to(x.dtype)
         return torch.full_like(x[:, :1], x.shape[1] - self.where.shape[1])
 
+    def total_left(self, x: Tensor) -> Tensor | int:
+        """How many candidates all anchors have."""
+        if self.where.dtype == torch.bool:
+            return (~self.where).sum()
+        return x.numel() - self.where.numel()
+
     def lonely(self) -> Tensor | None:
         """Which anchors have no candidate, ``[m, 1]``; None: all have one."""
         return self.where.all(dim=1, keepdim=True) if self.where.dtype == torch.bool else None

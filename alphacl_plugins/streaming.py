@@ -22,16 +22,13 @@ from alphacl_plugins.pairs import anchor_groups
 from alphacl_plugins.rows import Rows, form_rows
 from alphacl_plugins.strategies import Strategy, Tempered
 
-WHOLE = 2**19
-BLOCK = 2**20
-LEAST_ROWS = 128
+_AT_ONCE = 2**20  # distances: larger blocks leave the caches of a CPU
+_LEAST_ROWS = 128  # smaller blocks make slow products
 
 
 def automatic_block(n_anchors: int, n_candidates: int, like: Tensor) -> int:
     """How many anchors to compare at once: all of them, if the matrix of distances is small."""
-    if n_anchors * n_candidates <= WHOLE:
-        return n_anchors
-    return min(n_anchors, max(LEAST_ROWS, BLOCK // n_candidates))
+    return min(n_anchors, max(_LEAST_ROWS, _AT_ONCE // max(n_candidates, 1)))
 
 
 Block = tuple[Group, slice]
@@ -100,7 +97,7 @@ class Stream:
             gradient = torch.zeros_like(centred)
             for group in groups:
                 group.add_gradient(gradient)
-            gradient = gradient if weights is not None else gradient / sums.n_anchors()
+            gradient = gradient if weights is not None else gradient.div_(sums.n_anchors())
             gradient = gradient if length is None else through_normalization(gradient, embeddings, length)
         return sums.outcome(gradient)
 
@@ -144,14 +141,14 @@ class _Sums:
         self._value: list[Tensor] = []
         self._entropy: list[Tensor] = []
         self._d2_pos: list[Tensor] = []
-        self._d2_neg: list[Tensor] = []
-        self._number: list[Tensor] = []
+        self._d2_neg: Tensor | float = 0.0
+        self._number: Tensor | int = 0
 
     def add(self, measured: Measured, rows: Rows) -> None:
         """Take in the distances of a block and what the strategy made of them."""
         self._d2_pos.append((measured.share * measured.d2_pos).sum(dim=1))
-        self._d2_neg.append(measured.d2_neg.sum())
-        self._number.append(measured.excluded.number_left(measured.d2_neg).sum())
+        self._d2_neg += measured.d2_neg.sum()
+        self._number += measured.excluded.total_left(measured.d2_neg)
         self._entropy.append(rows.entropy)
         if rows.value is not None:
             self._value.append(rows.value)
@@ -163,9 +160,10 @@ class _Sums:
     def outcome(self, gradient: Tensor | None) -> Outcome:
         """Bring the blocks together."""
         entropy = _together(self._entropy).mean()
+        number = self._number.clamp_min(1) if isinstance(self._number, Tensor) else self._number
         stats = {
             "d2_pos": _together(self._d2_pos).mean(),
-            "d2_neg": torch.stack(self._d2_neg).sum() / torch.stack(self._number).sum().clamp_min(1),
+            "d2_neg": self._d2_neg / number,
             "alpha_entropy": entropy,
             "effective_negatives": entropy.exp(),
         }
