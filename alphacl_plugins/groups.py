@@ -100,10 +100,8 @@ class Group:
         weighted = rows.scaled(rows.neg @ self._columns)
         of_anchors = gradient_of_rows(left, weighted)
         self._of_anchors.append(of_anchors if self._weights is None else self._weights[i] * of_anchors)
-        if self._pulled is None:
-            self._pulled = torch.zeros_like(self._columns[: self._takes])
         scaled = rows.scaled(left if self._weights is None else self._weights[i] * left)
-        self._pulled.addmm_(rows.neg[:, : self._takes].T, scaled)
+        self._pulled = _grown(self._pulled, rows.neg[:, : self._takes].T @ scaled)
         return energy_of_rows(left, weighted)
 
     def add_gradient(self, gradient: Tensor) -> None:
@@ -186,9 +184,14 @@ class _SameClass:
     def pull(self, i: slice, weights: Tensor) -> None:
         """Take in the weights ``[m, P]`` of the anchors i, which come in order."""
         self._of_anchors.append(gradient_of_rows(self._rows[i], weights @ self._columns))
-        self._pulled.addmm_(weights.T, self._rows[i])
+        self._pulled = _grown(self._pulled, weights.T @ self._rows[i])
 
     def add_gradient(self, gradient: Tensor) -> Tensor:
         """Add that of the weighted distances for the positives; return that for the anchors, ``[M, D]``."""
+        assert self._pulled is not None  # as anchors have passed
         gradient += gradient_of_columns(self._columns, self._pulled).view_as(gradient)
         return torch.cat(self._of_anchors)
+
+
+def _grown(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)

@@ -81,7 +81,8 @@ def form_rows(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor,
     factored = _factored(strategy)
     if factored is not None:
         return _form_factored(factored, d2_pos, share, d2_neg, excluded)
-    if isinstance(strategy, Tempered):  # whose τ learns from the energy, see `Tempered.learn_from`
+    # the τ of a Tempered learns from the energy, see `Tempered.learn_from`
+    if isinstance(strategy, Tempered) or getattr(strategy, "parameter_free", False):
         with torch.no_grad():
             return _form_any(strategy, d2_pos, share, d2_neg, excluded)
     return _form_any(strategy, d2_pos, share, d2_neg, excluded)
@@ -102,8 +103,8 @@ def _form_factored(strategy: Factored, d2_pos: Tensor, share: Tensor, d2_neg: Te
     log_weights = excluded.fill_(strategy.log_weight(d2_neg), -math.inf)
     if lonely is not None:
         log_weights, number = log_weights.masked_fill_(lonely, 0.0), number.clamp_min(1)
-    softmax, mass, pos, value, log_sum = strategy.rows(d2_pos, share, log_weights, potential, number)
-    finite = log_weights.clamp_(min=torch.finfo(log_weights.dtype).min)  # -inf times a weight of 0
+    softmax, mass, pos, value, log_top, log_sum = strategy.rows(d2_pos, share, log_weights, potential, number)
+    finite = log_weights.sub_(log_top).clamp_min_(torch.finfo(log_weights.dtype).min)  # not -inf times a weight of 0
     entropy = log_sum[:, 0] - torch.linalg.vecdot(softmax, finite)
     if lonely is not None:
         mass = mass.masked_fill(lonely, 0.0)

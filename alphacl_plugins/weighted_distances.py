@@ -22,7 +22,7 @@ def as_columns(b: Tensor) -> Tensor:
 
 def distances(rows: Tensor, columns: Tensor) -> Tensor:
     """Return ``D``. Shape: ``[M, D + 2]``, ``[K, D + 2] -> [M, K]``, >= 0."""
-    return (rows @ columns.T).clamp_(min=0.0)
+    return (rows @ columns.T).clamp_min_(0.0)
 
 
 def energy_of_rows(rows: Tensor, weighted: Tensor) -> Tensor:

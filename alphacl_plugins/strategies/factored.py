@@ -39,7 +39,8 @@ class FactoredRows(NamedTuple):
     mass: Tensor  # [M, 1]
     pos: Tensor  # [M, P], each times its share
     value: Tensor | None  # [M]
-    log_sum: Tensor  # [M, 1], log Σ_j w(D_j)
+    log_top: Tensor  # [M, 1], log of the largest w(D_j)
+    log_sum: Tensor  # [M, 1], log of the sum of all, in units of the largest
 
 
 class Factored(ABC):
@@ -81,15 +82,15 @@ class Factored(ABC):
     ) -> FactoredRows:
         """Form the rows from the candidates' ``log w`` (-inf where excluded), sum of potentials, and number ``[M, 1]``."""
         softmax = torch.softmax(log_weights, dim=1)
-        # log Σ exp, from the largest term and its part in the sum, which is never small
-        log_sum = log_weights.amax(dim=1, keepdim=True) - softmax.amax(dim=1, keepdim=True).log()
+        log_top, log_sum = log_weights.amax(dim=1, keepdim=True), -softmax.amax(dim=1, keepdim=True).log()
         mass, pos, value = self.factors(
-            d2_pos, Totals(log_sum, number.new_zeros(()) if potential is None else potential, number)
+            d2_pos, Totals(log_top + log_sum, number.new_zeros(()) if potential is None else potential, number)
         )
         return FactoredRows(
             softmax,
             (share * mass).sum(dim=1, keepdim=True),
             share * pos,
             None if value is None else (share * value).sum(dim=1),
+            log_top,
             log_sum,
         )

@@ -23,8 +23,10 @@ from alphacl_plugins._checks import check_above, check_bool, check_callable, che
 from alphacl_plugins.strategies.base import Candidates, PairWeights, slope_of, split_excluded
 from alphacl_plugins.strategies.factored import Factored, Factors, Totals
 
-_INVERSE_STEPS = 8  # 6 reach float64 for every γ, τ, K tried
+_INVERSE_STEPS = {torch.float32: 6}  # reach the dtype's precision for every γ, τ, K and row tried
+_INVERSE_STEPS_FLOAT64 = 8  # 7 reach 1e-13
 _REGULARIZED_STEPS = 64
+_SQUARE_STEPS = 6  # beside the logarithm of the number of candidates
 _DIFFERENTIABLE_STEPS = 2
 
 
@@ -81,6 +83,7 @@ class Inverse:
     """
 
     linear_in_positive: ClassVar[bool] = True
+    parameter_free: ClassVar[bool] = True
     tau_power: ClassVar[float] = 1.0
 
     tau: float = 0.5
@@ -116,28 +119,41 @@ class Inverse:
     def _solve(self, candidates: Candidates) -> Tensor:
         """Newton's method for ``y = (D_min - μ)/τ``, on ``F(y) = S(y)^(-γ) - 1`` with ``S = Σ_j (δ_j/τ + y)^(-1/γ)``.
 
-        F is a power mean of negative exponent, hence concave and increasing, and F(1) <= 0 since the closest candidate
-        alone gives S(1) >= 1: from y = 1 the steps approach the root from below, and none can overshoot. They are
-        taken in ``w = log(y)/γ``, which lies in [0, log K], so no γ and no K leaves the range of the dtype.
+        F is a power mean of negative exponent, hence concave and increasing; from a y below the root the steps approach
+        it from below, and none can overshoot. Below lie y = 1, since the closest candidate alone gives S(1) >= 1, and
+        K^γ less the mean of the δ_j/τ, by Jensen's inequality. Steps are taken in ``w = log(y)/γ``, which lies in
+        [0, log K], so no γ and no K leaves the range of the dtype.
         """
         shifts = _above_closest(candidates) / self.tau
-
-        def terms(w: Tensor) -> tuple[Tensor, Tensor]:
-            """``α = (δ/τ + y)^(-1/γ)``, and ``-dα/dw = α y / (δ/τ + y)``."""
-            ratio = 1 + shifts * torch.exp(-self.gamma * w)
-            alpha = candidates.keep(torch.exp(-w) * ratio.pow(-1 / self.gamma))
-            return alpha, alpha / ratio
-
         with torch.no_grad():
-            w = torch.zeros_like(shifts[:, :1])
-            for _ in range(_INVERSE_STEPS):
-                total, slope = (part.sum(dim=1, keepdim=True) for part in terms(w))
-                g = self.gamma * torch.log(total)
-                w = w + (g + torch.log(torch.exp(-g) - total / slope * torch.expm1(-g))) / self.gamma
-        for _ in range(_DIFFERENTIABLE_STEPS):
-            total, slope = (part.sum(dim=1, keepdim=True) for part in terms(w))
-            w = w + (total - 1) / slope
-        return terms(w)[0]
+            w = self._root(candidates, shifts.detach())
+        if torch.is_grad_enabled():
+            for _ in range(_DIFFERENTIABLE_STEPS):
+                ratio = 1 + shifts * torch.exp(-self.gamma * w)
+                alpha = candidates.keep(torch.exp(-w) * ratio.pow(-1 / self.gamma))
+                total, slope = (part.sum(dim=1, keepdim=True) for part in (alpha, alpha / ratio))
+                w = w + (total - 1) / slope
+        ratio = 1 + shifts * torch.exp(-self.gamma * w)
+        return candidates.keep(torch.exp(-w) * ratio.pow(-1 / self.gamma))
+
+    def _below_root(self, candidates: Candidates, shifts: Tensor) -> Tensor:
+        log_number = candidates.number().log()
+        part = shifts.mean(dim=1, keepdim=True) * (shifts.shape[1] / candidates.number())
+        part = part * torch.exp(-self.gamma * log_number)  # of K^γ
+        below = log_number + torch.log1p(-part.clamp_max(0.99)) / self.gamma
+        return torch.where(part < 0.99, below, 0.0).clamp_min(0.0)
+
+    def _root(self, candidates: Candidates, shifts: Tensor) -> Tensor:
+        w = self._below_root(candidates, shifts)
+        shifts = shifts.masked_fill(candidates.excluded, math.inf)
+        for _ in range(_INVERSE_STEPS.get(shifts.dtype, _INVERSE_STEPS_FLOAT64)):
+            ratio = (shifts * torch.exp(-self.gamma * w)).add_(1)  # inf where excluded
+            terms = ratio.pow(-1 / self.gamma)  # α = exp(-w) terms, and -dα/dw = α / ratio
+            sums = terms.sum(dim=1, keepdim=True)
+            g = self.gamma * (torch.log(sums) - w)
+            newton = torch.exp(-g) - sums / terms.div_(ratio).sum(dim=1, keepdim=True) * torch.expm1(-g)
+            w = w + (g + torch.log(newton)) / self.gamma
+        return w
 
 
 @dataclass(frozen=True)
@@ -171,6 +187,7 @@ class Square:
     """
 
     linear_in_positive: ClassVar[bool] = True
+    parameter_free: ClassVar[bool] = True
     tau_power: ClassVar[float] = 1.0
     has_loss: ClassVar[bool] = True
 
@@ -182,19 +199,26 @@ class Square:
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
         candidates = split_excluded(d2_neg)
         shifts = _above_closest(candidates)
-        chosen = self._nearest(shifts.detach().masked_fill(candidates.excluded, math.inf))
+        chosen = self._nearest(candidates, shifts.detach())
         level = (self.tau + (shifts * chosen).sum(dim=1, keepdim=True)) / chosen.sum(dim=1, keepdim=True)
         weights = candidates.keep((level - shifts).clamp_min(0.0) / self.tau)
         optimum = weights.detach()  # Danskin: α counts as a constant
         return PairWeights(weights, value=d2_pos - (optimum * (candidates.d2 + self.tau / 2 * optimum)).sum(dim=1))
 
-    def _nearest(self, shifts: Tensor) -> Tensor:
-        """Which candidates have weight: the k closest, for the largest k whose k-th lies below their common level μ."""
-        ascending = shifts.sort(dim=1).values
-        ranks = torch.arange(1, shifts.shape[1] + 1, device=shifts.device, dtype=shifts.dtype)
-        levels = (self.tau + ascending.cumsum(dim=1)) / ranks
-        count = (ascending < levels).sum(dim=1, keepdim=True)
-        return shifts < levels.gather(1, (count - 1).clamp_min(0))  # 0 only for a row with NaN, which stays NaN
+    def _nearest(self, candidates: Candidates, shifts: Tensor) -> Tensor:
+        """Which candidates have weight: those below the level μ, the root of ``Σ_j max(0, μ - δ_j) = τ``.
+
+        Newton's method from above: the sum is convex, so no step overshoots, and once the candidates below the level
+        are the right ones the next step is exact. Each step halves their number or more than halves what is too much.
+        """
+        number = candidates.number()
+        level = ((self.tau + shifts.sum(dim=1, keepdim=True)) / number).clamp_max(self.tau)
+        shifts = shifts.masked_fill(candidates.excluded, math.inf)
+        for _ in range(shifts.shape[1].bit_length() + _SQUARE_STEPS):
+            below = (level - shifts).clamp_min_(0.0)
+            excess = below.sum(dim=1, keepdim=True) - self.tau
+            level = level - excess / below.sign_().sum(dim=1, keepdim=True)
+        return shifts < level
 
 
 @dataclass(frozen=True)
