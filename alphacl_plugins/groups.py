@@ -17,6 +17,7 @@ from alphacl_plugins.weighted_distances import (
     energy_of_rows,
     gradient_of_columns,
     gradient_of_rows,
+    swapped,
 )
 
 
@@ -65,12 +66,17 @@ class Group:
         self, batch: GroupedBatch, anchor_views: Sequence[int], candidate_views: Sequence[int], weights: Tensor | None
     ) -> None:
         self.batch, self.anchor_views, self.candidate_views = batch, anchor_views, candidate_views
-        self.rows = as_rows(torch.cat([batch.view(view) for view in anchor_views]))
-        candidates = [batch.embeddings[view] for view in candidate_views]
-        self._columns = as_columns(torch.cat(candidates if batch.queue is None else [*candidates, batch.queue]))
         n_views, n, _ = batch.embeddings.shape
         self._takes = len(candidate_views) * n  # columns that take a gradient: not the queue
-        self._same_set = self._takes == len(self._columns) == len(self.rows) == n_views * n
+        self._same_set = len(anchor_views) == len(candidate_views) == n_views and len(batch.own) == n
+        self._same_set = self._same_set and batch.queue is None
+        if self._same_set:
+            self.rows = as_rows(batch.embeddings.flatten(0, 1))
+            self._columns = swapped(self.rows)
+        else:
+            candidates = [batch.embeddings[view] for view in candidate_views]
+            self.rows = as_rows(torch.cat([batch.view(view) for view in anchor_views]))
+            self._columns = as_columns(torch.cat(candidates if batch.queue is None else [*candidates, batch.queue]))
         self.samples = torch.arange(batch.own.start, batch.own.stop, device=self.rows.device).repeat(len(anchor_views))
         self._weights = weights
         self._positives = _OtherViews(self) if batch.labels is None else _SameClass(self)
@@ -108,6 +114,11 @@ class Group:
         """Add that of all weighted distances, the positives' minus the candidates', to that of the embeddings."""
         of_anchors = self._positives.add_gradient(gradient) - torch.cat(self._of_anchors)
         own, n = slice(self.batch.own.start, self.batch.own.stop), gradient.shape[1]
+        if self._same_set:
+            gradient += of_anchors.view_as(gradient)
+            if self._pulled is not None:
+                gradient -= gradient_of_columns(self._columns, self._pulled).view_as(gradient)
+            return
         for view, part in zip(self.anchor_views, of_anchors.chunk(len(self.anchor_views)), strict=True):
             gradient[view, own] += part
         if self._pulled is None:

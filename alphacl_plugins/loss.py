@@ -43,6 +43,9 @@ class AlphaCLLoss(nn.Module):
         detach_alpha: hold α fixed. False lets the gradient through α (the paper's ablation), whose value is
             ``-E / M``.
         reduction: "mean" over the anchors, or "none".
+        block_size: how many anchors are compared at once, >= 1: memory is then that of the embeddings, not of N x N
+            pairs, for the same loss and gradient ("none" forms α once more in the backward pass: a strategy that draws
+            random numbers needs None there). "auto" takes all at once as long as they are few; None always does.
         gather_distributed: take candidates from all ranks, exactly: after DDP has averaged, parameter gradients equal
             those of one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes
             them round instead, for the same gradient in O(N / ranks) memory, for strategies whose weights factor: the
@@ -160,7 +163,15 @@ class AlphaCLLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show every option."""
-        names = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "reduction", "block_size", "gather_distributed")
+        names = (
+            "negatives",
+            "symmetric",
+            "l2_normalize",
+            "detach_alpha",
+            "reduction",
+            "block_size",
+            "gather_distributed",
+        )
         shown = {} if isinstance(self.strategy, nn.Module) else {"strategy": self.strategy}
         shown.update({name: getattr(self, name) for name in names})
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())

@@ -10,14 +10,18 @@ from torch import Tensor
 
 def as_rows(a: Tensor) -> Tensor:
     """Return ``(a, ||a||²/2, 1)``. Shape: ``[M, D] -> [M, D + 2]``."""
-    half_squares = _half_squares(a)
+    half_squares = a.square().sum(dim=1, keepdim=True) / 2
     return torch.cat([a, half_squares, torch.ones_like(half_squares)], dim=1)
 
 
 def as_columns(b: Tensor) -> Tensor:
     """Return ``(-b, 1, ||b||²/2)``. Shape: ``[K, D] -> [K, D + 2]``."""
-    half_squares = _half_squares(b)
-    return torch.cat([-b, torch.ones_like(half_squares), half_squares], dim=1)
+    return swapped(as_rows(b))
+
+
+def swapped(rows: Tensor) -> Tensor:
+    """Columns of the same embeddings. Shape: ``[M, D + 2] -> [M, D + 2]``."""
+    return torch.cat([-rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], dim=1)
 
 
 def distances(rows: Tensor, columns: Tensor) -> Tensor:
@@ -40,7 +44,3 @@ def gradient_of_columns(columns: Tensor, weighted: Tensor) -> Tensor:
     """Gradient of ``Σ_ij W_ij D_ij`` for the b, from ``weighted = Wᵀ @ rows``. Shape: ``[K, D + 2]`` twice ``-> [K, D]``."""
     width = columns.shape[1] - 2
     return torch.addcmul(weighted[:, :width], weighted[:, width + 1 :], columns[:, :width]).neg_()
-
-
-def _half_squares(x: Tensor) -> Tensor:
-    return x.square().sum(dim=1, keepdim=True) / 2

@@ -16,7 +16,7 @@ S = TypeVar("S", bound=Callable[..., Strategy])
 
 # Flat configurations (lightly's keywords, solo-learn's `loss.*`) hold the options of the loss, of its strategy and of
 # `build_strategy` side by side, so a strategy may not take an option of one of these names. ("name" is a config's own
-# key, and "block_size" is kept free for computing the loss in blocks.)
+# key.)
 LOSS_OPTIONS = (
     "strategy",
     "negatives",

@@ -31,7 +31,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
             the width.
         gather_distributed: candidates from all ranks, gathered (True) or passed round ("ring", for some strategies, as
             in the core); with a memory bank, ranks instead share what enters the bank.
-        negatives, symmetric, l2_normalize, detach_alpha, reduction: as in `alphacl_plugins.AlphaCLLoss`.
+        negatives, symmetric, l2_normalize, detach_alpha, reduction, block_size: as in `alphacl_plugins.AlphaCLLoss`.
         **strategy_options: options of a strategy given by name: ``tau``, ``p``, ``gamma``, ..., ``learnable_tau``.
 
     Raises: ValueError, TypeError if an option is unknown or outside its range.
@@ -55,6 +55,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         l2_normalize: bool = True,
         detach_alpha: bool = True,
         reduction: str = "mean",
+        block_size: int | str | None = "auto",
         **strategy_options: Any,
     ) -> None:
         rows, width = _bank_shape(memory_bank_size)
@@ -70,6 +71,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
             l2_normalize=l2_normalize,
             detach_alpha=detach_alpha,
             reduction=reduction,
+            block_size=block_size,
             gather_distributed=gather_distributed,
         )
         self.memory_bank_size = rows

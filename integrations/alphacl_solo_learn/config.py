@@ -11,7 +11,7 @@ from alphacl_plugins.strategies import Strategy
 NAME = "alpha_cl"
 """What ``loss`` (or ``loss.name``) says to select this package."""
 
-LOSS_OPTIONS = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "gather_distributed")
+LOSS_OPTIONS = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "block_size", "gather_distributed")
 """The ``loss.*`` keys that go to the loss; ``name`` and ``strategy`` apart, all others go to the strategy."""
 
 

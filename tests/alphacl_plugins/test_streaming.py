@@ -109,7 +109,9 @@ def test_gradcheck_with_alpha_frozen_at_the_point(strategy):
     loss = AlphaCLLoss(constant, block_size=4)
     assert torch.autograd.gradcheck(loss, views)
     own = AlphaCLLoss(strategy, negatives="both", symmetric=True, block_size=4)
-    for got, expected in zip(torch.autograd.grad(own(*views), views), torch.autograd.grad(loss(*views), views), strict=True):
+    for got, expected in zip(
+        torch.autograd.grad(own(*views), views), torch.autograd.grad(loss(*views), views), strict=True
+    ):
         assert relative_error(got, expected) < 1e-12
 
 
@@ -144,7 +146,9 @@ def test_parameters_of_a_users_strategy_learn_the_same(block):
     module = Learning()
     inputs = [module.scale, *views]
     expected = torch.autograd.grad(AlphaCLLoss(module, reduction="none", block_size=None)(*views).mean(), inputs)
-    for got, e in zip(torch.autograd.grad(AlphaCLLoss(module, block_size=block)(*views), inputs), expected, strict=True):
+    for got, e in zip(
+        torch.autograd.grad(AlphaCLLoss(module, block_size=block)(*views), inputs), expected, strict=True
+    ):
         assert relative_error(got, e) < 1e-12
 
 

@@ -77,7 +77,8 @@ def test_one_line_says_what_is_in_force_and_what_is_ignored(solo, capsys):
     criterion(solo, "simclr", {"name": "alpha_cl", "strategy": "infonce", "tau": 0.1})
     assert capsys.readouterr().out == (
         "simclr with loss alpha_cl: strategy=InfoNCE(tau=0.1, eps=1.0), negatives='both', symmetric=True, "
-        "l2_normalize=True, detach_alpha=True, gather_distributed=True; ignored: method_kwargs.temperature=0.2\n"
+        "l2_normalize=True, detach_alpha=True, block_size='auto', gather_distributed=True; "
+        "ignored: method_kwargs.temperature=0.2\n"
     )
     criterion(solo, "simclr", {"name": "alpha_cl", "strategy": "infonce", "learnable_tau": True})
     assert capsys.readouterr().out.count("\n") == 1

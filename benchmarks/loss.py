@@ -1,0 +1,93 @@
+"""This package's losses beside the losses that people use: time, memory, and what is kept for the backward pass.
+
+    python benchmarks/loss.py                            the table, the goals, results/loss.{md,json,png}
+    python benchmarks/loss.py --sizes 64 128 --widths 128    a part of it
+
+Peers: `pip install -e ".[benchmarks]"`, and a clone of solo-learn in SOLO_LEARN_HOME (default ~/solo-learn); on a GPU also
+inf-cl and memeff. One that is absent, runs out of memory or takes too long is a result: the table says so.
+
+Times are medians of forward and backward, one run of each loss in turn; memory is that of a process of its own (on a
+GPU: of the allocator) beyond what it held before, each with N samples in two views of float32.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from loss_measurements import Case, measure_memory, measure_times
+from loss_peers import OURS, PEERS, peer_versions
+from loss_report import goals, markdown, plot
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from quickstart_report import environment, replace_file  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+    """Samples N."""
+    widths: tuple[int, ...] = (128, 512)
+    """Columns D of an embedding."""
+    losses: tuple[str, ...] = (*OURS, *PEERS)
+    """Which losses."""
+    threads: int = 2
+    """Threads of a CPU."""
+    memory_limit: float = 8.0
+    """GiB of address space for the process of a case on a CPU; beyond is out of memory."""
+    seconds: float = 10.0
+    """Time for the runs of one loss at one size; one that a single run exceeds is left out at larger sizes."""
+    output: Path = Path("results/loss")
+    """Where the Markdown, JSON and picture go, without the suffix."""
+
+
+def main(settings: Settings) -> None:
+    """Measure, print, write."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(settings.threads)
+    results = []
+    for width in settings.widths:
+        too_slow: set[str] = set()
+        for size in settings.sizes:
+            cases = [
+                Case(name, size, width, device, settings.threads, settings.memory_limit) for name in settings.losses
+            ]
+            memory = {case.loss: measure_memory(case, settings.seconds) for case in cases if case.loss not in too_slow}
+            fit = [case for case in cases if "failed" not in memory.get(case.loss, {"failed": ""})]
+            times = measure_times(fit, settings.seconds)
+            for case in cases:
+                found = memory.get(case.loss, {"failed": "too slow"}) | times.get(case.loss, {})
+                results.append(asdict(case) | found)
+                if found.get("failed") or found["seconds"] > settings.seconds:
+                    too_slow.add(case.loss)
+            print(markdown([r for r in results if (r["size"], r["width"]) == (size, width)]), flush=True)
+            write(results, settings)
+    print(goals(results))
+
+
+def write(results: list[dict[str, Any]], settings: Settings) -> None:
+    """Leave what is known so far in the three files."""
+    about = environment()
+    about["versions"] |= peer_versions()
+    report = {"settings": asdict(settings) | {"output": None}, "environment": about, "results": results}
+    text = "\n\n".join([markdown(results), goals(results)])
+    for suffix, content in ((".json", json.dumps(report, indent=1)), (".md", text)):
+        replace_file(settings.output.with_suffix(suffix), partial(_write_text, text=content))
+    replace_file(settings.output.with_suffix(".png"), partial(plot, results))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

@@ -1,0 +1,147 @@
+"""Time and memory of one loss: `python loss_measurements.py CASE` is the process whose memory is measured."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loss_peers import Loss, build
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss at one size."""
+
+    loss: str
+    size: int
+    width: int
+    device: str
+    threads: int
+    memory_limit: float  # GiB of a process on a CPU
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Two views that belong together, with gradient."""
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(self.size, self.width, generator=generator)
+        z_aug = z + 0.5 * torch.randn(self.size, self.width, generator=generator)
+        return z.to(self.device).requires_grad_(), z_aug.to(self.device).requires_grad_()
+
+
+def measure_times(cases: list[Case], seconds: float, most_runs: int = 200) -> dict[str, Result]:
+    """Median of forward and backward, one run of each loss in turn; a loss pauses once its time is spent."""
+    losses = {case.loss: build(case.loss) for case in cases}
+    runs: dict[str, list[float]] = {case.loss: [] for case in cases}
+    for turn in range(most_runs):
+        for case in cases:
+            spent = runs[case.loss]
+            if turn < 3 or sum(spent) < seconds:
+                spent.append(_timed(losses[case.loss], case))
+    return {
+        name: {"seconds": median(spent[1:]), "least_seconds": min(spent[1:]), "runs": len(spent) - 1}
+        for name, spent in runs.items()
+    }
+
+
+def _timed(loss: Loss, case: Case) -> float:
+    views = case.views()
+    if case.device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        loss(*views).backward()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+    begin = time.perf_counter()
+    loss(*views).backward()
+    return time.perf_counter() - begin
+
+
+def measure_memory(case: Case, seconds: float) -> Result:
+    """Extra memory and bytes saved for backward, by a process of its own; why not, under "failed"."""
+    command = [sys.executable, "-W", "ignore", __file__, json.dumps(asdict(case))]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30 + 6 * seconds)
+    except subprocess.TimeoutExpired:
+        return {"failed": "too slow"}
+    if done.returncode == 0:
+        result: Result = json.loads(done.stdout.splitlines()[-1])
+        return result
+    killed = done.returncode < 0 or "allocate memory" in done.stderr or "out of memory" in done.stderr
+    why = done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
+    return {
+        "failed": "out of memory"
+        if killed
+        else "absent"
+        if "ImportError" in why[0] or "ModuleNotFound" in why[0]
+        else why[0]
+    }
+
+
+class _PeakOfProcess(threading.Thread):
+    """The largest resident set while it runs, looked at every millisecond, and as the kernel saw it."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.before = self.peak = _resident()
+        self._high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self._done.wait(0.001):
+            self.peak = max(self.peak, _resident())
+
+    def extra(self) -> int:
+        """Stop; bytes beyond the beginning."""
+        self._done.set()
+        self.join()
+        high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return max(self.peak, high if high > self._high else 0) - self.before
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _measure_here(case: Case) -> Result:
+    torch.set_num_threads(case.threads)
+    if case.device == "cpu":
+        limit = int(case.memory_limit * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    loss, views = build(case.loss), case.views()
+    small = [view[:4].detach().clone().requires_grad_() for view in views]
+    loss(*small).backward()  # what is loaded on first use is not the batch's
+    saved = [0]
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[0] += tensor.nbytes
+        return tensor
+
+    if case.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        peak = _PeakOfProcess()
+        peak.start()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = loss(*views)
+    value.backward()
+    extra = torch.cuda.max_memory_allocated() - before if case.device == "cuda" else peak.extra()
+    return {"extra_bytes": extra, "saved_bytes": saved[0]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_here(Case(**json.loads(sys.argv[1])))))

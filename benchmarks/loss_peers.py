@@ -1,0 +1,104 @@
+"""The losses that are measured: each a function of two views; peers are imported on use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins import AlphaCLLoss
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+TAU = 0.5
+
+
+def _lightly_ntxent() -> Loss:
+    from lightly.loss import NTXentLoss
+
+    return NTXentLoss(TAU)  # type: ignore[no-any-return]
+
+
+def _lightly_dcl() -> Loss:
+    from lightly.loss import DCLLoss
+
+    return DCLLoss(TAU)  # type: ignore[no-any-return]
+
+
+def _solo_learn() -> Loss:
+    home = Path(os.environ.get("SOLO_LEARN_HOME", "~/solo-learn")).expanduser()
+    if not (home / "solo").is_dir():
+        raise ImportError(f"SOLO_LEARN_HOME: expected a clone of solo-learn, got {home}")
+    sys.path.insert(0, str(home))
+    from solo.losses.simclr import simclr_loss_func
+
+    def loss(z: Tensor, z_aug: Tensor) -> Tensor:
+        samples = torch.arange(len(z), device=z.device).repeat(2)
+        return simclr_loss_func(torch.cat([z, z_aug]), samples, TAU)  # type: ignore[no-any-return]
+
+    return loss
+
+
+def _pytorch_metric_learning() -> Loss:
+    from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
+
+    return SelfSupervisedLoss(NTXentLoss(temperature=TAU))  # type: ignore[no-any-return]
+
+
+def _info_nce() -> Loss:
+    from info_nce import InfoNCE
+
+    return InfoNCE(temperature=TAU)  # type: ignore[no-any-return]
+
+
+def _inf_cl() -> Loss:
+    from inf_cl import cal_inf_loss
+
+    return lambda z, z_aug: cal_inf_loss(  # type: ignore[no-any-return]
+        torch.nn.functional.normalize(z), torch.nn.functional.normalize(z_aug), scale=torch.tensor(1 / TAU).to(z)
+    )
+
+
+def _memeff() -> Loss:
+    from memeff import info_nce
+
+    return lambda z, z_aug: info_nce(z, z_aug, TAU)  # type: ignore[no-any-return]
+
+
+OURS: dict[str, Callable[[], Loss]] = {
+    **{name: lambda name=name: AlphaCLLoss(name) for name in ("infonce", "direct", "square", "inverse", "kcl")},  # type: ignore[misc]
+    "infonce, one way": lambda: AlphaCLLoss("infonce", negatives="cross", symmetric=False),
+}
+SAME_LOSS = {
+    "lightly NTXentLoss": _lightly_ntxent,
+    "lightly DCLLoss": _lightly_dcl,
+    "solo-learn": _solo_learn,
+    "pytorch-metric-learning": _pytorch_metric_learning,
+}
+"""Every sample of both views is an anchor, and all other samples of both are candidates: four matrices N x N."""
+ONE_WAY = {"info-nce-pytorch": _info_nce, "inf-cl": _inf_cl, "memeff": _memeff}
+"""The first view's samples alone are anchors, the second view's candidates: one matrix N x N."""
+ON_A_GPU = ("inf-cl", "memeff")
+PEERS: dict[str, Callable[[], Loss]] = {**SAME_LOSS, **ONE_WAY}
+
+
+def build(name: str) -> Loss:
+    """Make a loss, or raise ImportError."""
+    if name in ON_A_GPU and not torch.cuda.is_available():
+        raise ImportError("needs a GPU")
+    return (OURS | PEERS)[name]()
+
+
+def peer_versions() -> dict[str, str | None]:
+    """The peers' versions; None where one is absent."""
+    found: dict[str, str | None] = {}
+    for package in ("lightly", "pytorch-metric-learning", "info-nce-pytorch", "inf-cl", "memeff"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found

@@ -1,0 +1,105 @@
+"""What the measurements say: the table, the goals, the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from loss_peers import OURS, PEERS, SAME_LOSS
+
+Result = dict[str, Any]
+MIB = 2**20
+
+
+def markdown(results: list[Result]) -> str:
+    """A table with a row for each loss and size."""
+    lines = ["| D | N | loss | ms | times the fastest peer | extra MiB | saved MiB |", "|---|---|---|---|---|---|---|"]
+    for r in results:
+        cells = [str(r["width"]), str(r["size"]), r["loss"]]
+        if "failed" in r:
+            cells += [r["failed"], "", "", ""]
+        else:
+            fastest = _fastest_peer(results, r)
+            cells += [
+                f"{1e3 * r['seconds']:.3g}",
+                "" if fastest is None else f"{r['seconds'] / fastest:.2f}",
+                f"{r['extra_bytes'] / MIB:.1f}",
+                f"{r['saved_bytes'] / MIB:.2f}",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def goals(results: list[Result]) -> str:
+    """Each goal of a CPU with what was measured, and whether it is reached."""
+    at = {(r["loss"], r["size"]): r for r in results if r["width"] == 128 and "failed" not in r}
+    lines = ["| goal (D = 128, CPU) | measured | |", "|---|---|---|"]
+
+    def goal(text: str, measured: Callable[[], float | None], bound: float, *, at_least: bool) -> None:
+        try:
+            value = measured()
+        except KeyError:
+            value = None
+        if value is None:
+            lines.append(f"| {text} | not measured | |")
+            return
+        reached = value >= bound if at_least else value <= bound
+        lines.append(f"| {text} | {value:.2f} | {'pass' if reached else 'miss'} |")
+
+    def against_peers(size: int) -> float | None:
+        fastest = _fastest_peer(results, at["infonce", size])
+        return None if fastest is None else fastest / float(at["infonce", size]["seconds"])
+
+    def ratio(a: str, b: str, size: int, what: str = "seconds") -> float:
+        return float(at[a, size][what] / at[b, size][what])
+
+    for size, bound in ((64, 1.2), (128, 1.2), (512, 1.6), (2048, 3.0)):
+        text = f"infonce at least {bound:g}x faster than the fastest peer, N = {size}"
+        goal(text, lambda size=size: against_peers(size), bound, at_least=True)  # type: ignore[misc]
+    for name, bound in (("direct", 1.1), ("square", 2.5), ("inverse", 2.5)):
+        for size in (512, 2048):
+            text = f"{name} at most {bound:g} times infonce, N = {size}"
+            goal(text, lambda name=name, size=size: ratio(name, "infonce", size), bound, at_least=False)  # type: ignore[misc]
+    memory = "extra_bytes"
+    text = "extra memory at N = 4096 at most a sixth of lightly NTXentLoss's: lightly's over ours"
+    goal(text, lambda: ratio("lightly NTXentLoss", "infonce", 4096, memory), 6.0, at_least=True)
+    text = "extra memory at N = 16384 at most 300 MiB"
+    goal(text, lambda: at["infonce", 16384][memory] / MIB, 300.0, at_least=False)
+    text = "memory from N = 8192 to 16384 grows at most 2.2 times"
+    goal(text, lambda: at["infonce", 16384][memory] / at["infonce", 8192][memory], 2.2, at_least=False)
+    return "\n".join(lines)
+
+
+def plot(results: list[Result], path: Path) -> None:
+    """Time and memory against N, both logarithmic, for the smallest width."""
+    width = min(r["width"] for r in results)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    columns = (("seconds", 1e3, "forward and backward, ms"), ("extra_bytes", 1 / MIB, "extra memory, MiB"))
+    for axis, (column, scale, label) in zip(axes, columns, strict=True):
+        for name in (*OURS, *PEERS):
+            found = [r for r in results if r["loss"] == name and r["width"] == width and r.get(column, 0) > 0]
+            if found:
+                style = {"marker": "o", "linewidth": 1.8} if name in OURS else {"marker": "x", "linestyle": "--"}
+                axis.plot([r["size"] for r in found], [scale * r[column] for r in found], label=name, **style)
+        axis.set(xscale="log", yscale="log", xlabel=f"N (two views, D = {width})", ylabel=label)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110, format="png")
+    plt.close(figure)
+
+
+def _fastest_peer(results: list[Result], ours: Result) -> float | None:
+    """Of those that compare the same anchors and candidates as this loss, at its size."""
+    names = (
+        SAME_LOSS.keys()
+        if ours["loss"] not in ("infonce, one way", *PEERS.keys() - SAME_LOSS.keys())
+        else PEERS.keys() - SAME_LOSS.keys()
+    )
+    same = (ours["size"], ours["width"])
+    times = [
+        r["seconds"] for r in results if r["loss"] in names and (r["size"], r["width"]) == same and "failed" not in r
+    ]
+    return min(times) if times else None
