@@ -48,8 +48,8 @@ class Measured(NamedTuple):
         """Put those of several groups below each other."""
         if len(parts) == 1:
             return parts[0]
-        *tensors, excluded = zip(*parts, strict=True)
-        return Measured(*(torch.cat(tensor) for tensor in tensors), Excluded.stack(excluded))
+        d2_pos, share, d2_neg, excluded = zip(*parts, strict=True)
+        return Measured(torch.cat(d2_pos), torch.cat(share), torch.cat(d2_neg), Excluded.stack(excluded))
 
 
 class Group:
@@ -124,7 +124,7 @@ class Group:
         if self._pulled is None:
             return
         of_candidates = gradient_of_columns(self._columns[: self._takes], self._pulled)
-        for view, part in zip(self.candidate_views, of_candidates.split(n), strict=False):
+        for view, part in zip(self.candidate_views, torch.split(of_candidates, n), strict=False):
             gradient[view] -= part
 
     def _excluded(self, i: slice) -> Excluded:

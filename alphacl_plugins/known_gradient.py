@@ -91,5 +91,6 @@ class _Final(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None]:
         raise RuntimeError(
-            "detach_alpha: expected False for a gradient that is differentiated again, got True, which holds α fixed"
+            "block_size: expected None for a gradient that is differentiated again with α held fixed "
+            "(detach_alpha=False: through α), got a loss whose gradient was formed beside it"
         )

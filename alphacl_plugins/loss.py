@@ -43,9 +43,10 @@ class AlphaCLLoss(nn.Module):
         detach_alpha: hold α fixed. False lets the gradient through α (the paper's ablation), whose value is
             ``-E / M``.
         reduction: "mean" over the anchors, or "none".
-        block_size: how many anchors are compared at once, >= 1: memory is then that of the embeddings, not of N x N
-            pairs, for the same loss and gradient ("none" forms α once more in the backward pass: a strategy that draws
-            random numbers needs None there). "auto" takes all at once as long as they are few; None always does.
+        block_size: how many anchors are compared at once, >= 1. The gradient is then formed block by block beside the
+            loss, in memory of the size of the embeddings; "auto" chooses. None: by autograd from the N x N distances,
+            which second derivatives (with α held fixed) need, and with reduction "none" a strategy that draws random
+            numbers, as α is else formed once more in the backward pass.
         gather_distributed: take candidates from all ranks, exactly: after DDP has averaged, parameter gradients equal
             those of one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes
             them round instead, for the same gradient in O(N / ranks) memory, for strategies whose weights factor: the
@@ -130,7 +131,7 @@ class AlphaCLLoss(nn.Module):
         """
         views = [z, z_aug, *more_views]
         _check_batch(views, labels, queue)
-        block = self._block(views, queue)
+        block = self._block(views, labels, queue)
         if block is not None:
             with without_autocast(z.device):
                 return self._streamed(views, labels, queue, block)
@@ -193,20 +194,19 @@ class AlphaCLLoss(nn.Module):
         batch = self._assemble(views, labels, queue)
         return pair_distances(batch, negatives=self.negatives, symmetric=self.symmetric)
 
-    def _block(self, views: list[Tensor], queue: Tensor | None) -> int | None:
+    def _block(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> int | None:
         """How many anchors are compared at once; None: all, by autograd from the matrix of distances."""
-        if not self.detach_alpha or self.gather_distributed == "ring":
+        if self.block_size is None or not self.detach_alpha or self.gather_distributed == "ring":
             return None
-        n_anchors = len(views[0]) * (len(views) if self.symmetric else 1)
-        if self.block_size == "auto":
-            wanted = max(len(candidate_views(self.negatives, view, len(views))) for view in range(len(views)))
-            ranks = world_size() if self.gather_distributed else 1
-            n_candidates = wanted * len(views[0]) * ranks + (0 if queue is None else len(queue))
-            block = automatic_block(n_anchors, n_candidates, views[0])
-        else:
-            block = n_anchors if self.block_size is None else int(self.block_size)
-        by_anchor = self.reduction == "none" and (self.block_size is None or block == n_anchors)
-        return None if by_anchor else max(block, 1)
+        if self.block_size != "auto":
+            return int(self.block_size)
+        n_views = len(views)
+        n_anchors = len(views[0]) * (n_views if self.symmetric else 1)
+        ranks = world_size() if self.gather_distributed else 1
+        compared = len(candidate_views(self.negatives, 0, n_views)) if labels is None else n_views
+        n_candidates = compared * len(views[0]) * ranks
+        block = automatic_block(n_anchors, n_candidates + (0 if queue is None else len(queue)))
+        return None if self.reduction == "none" and block >= n_anchors else block
 
     def _streamed(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None, block: int) -> Tensor:
         """The loss with a gradient that is formed beside it, not by autograd from the matrix of distances."""

@@ -16,7 +16,7 @@ from alphacl_plugins.strategies.factored import Factored
 
 
 class Rows(NamedTuple):
-    """Pair weights ``scale * neg`` and ``pos`` of m anchors; the value may have a gradient to the strategy's parameters."""
+    """Pair weights ``scale * neg`` and ``pos`` of m anchors; the value may have a gradient for the strategy."""
 
     neg: Tensor  # [m, K], 0 where excluded
     scale: Tensor | None  # [m, 1]; None: 1
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
         """The rows of each of several groups of anchors."""
         if len(sizes) == 1:
             return [self]
-        parts = [[None] * len(sizes) if part is None else part.split(sizes) for part in self]
+        parts = [[None] * len(sizes) if part is None else torch.split(part, sizes) for part in self]
         return [Rows(*row) for row in zip(*parts, strict=True)]
 
 

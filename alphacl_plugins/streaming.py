@@ -26,7 +26,7 @@ _AT_ONCE = 2**20  # distances: larger blocks leave the caches of a CPU
 _LEAST_ROWS = 128  # smaller blocks make slow products
 
 
-def automatic_block(n_anchors: int, n_candidates: int, like: Tensor) -> int:
+def automatic_block(n_anchors: int, n_candidates: int) -> int:
     """How many anchors to compare at once: all of them, if the matrix of distances is small."""
     return min(n_anchors, max(_LEAST_ROWS, _AT_ONCE // max(n_candidates, 1)))
 
@@ -129,7 +129,9 @@ class Stream:
         rows = form_rows(self.strategy, *measured)
         sums.add(measured, rows)
         sizes = [i.stop - i.start for _, i in blocks]
-        for (group, i), d2_pos, part in zip(blocks, measured.d2_pos.split(sizes), rows.split(sizes), strict=True):
+        for (group, i), d2_pos, part in zip(
+            blocks, torch.split(measured.d2_pos, sizes), rows.split(sizes), strict=True
+        ):
             sums.minus_energy.append((part.pos * d2_pos).sum(dim=1) - group.weigh(i, part))
 
 
@@ -141,13 +143,13 @@ class _Sums:
         self._value: list[Tensor] = []
         self._entropy: list[Tensor] = []
         self._d2_pos: list[Tensor] = []
-        self._d2_neg: Tensor | float = 0.0
+        self._d2_neg: list[Tensor] = []
         self._number: Tensor | int = 0
 
     def add(self, measured: Measured, rows: Rows) -> None:
         """Take in the distances of a block and what the strategy made of them."""
         self._d2_pos.append((measured.share * measured.d2_pos).sum(dim=1))
-        self._d2_neg += measured.d2_neg.sum()
+        self._d2_neg.append(measured.d2_neg.sum())
         self._number += measured.excluded.total_left(measured.d2_neg)
         self._entropy.append(rows.entropy)
         if rows.value is not None:
@@ -163,7 +165,7 @@ class _Sums:
         number = self._number.clamp_min(1) if isinstance(self._number, Tensor) else self._number
         stats = {
             "d2_pos": _together(self._d2_pos).mean(),
-            "d2_neg": self._d2_neg / number,
+            "d2_neg": torch.stack(self._d2_neg).sum() / number,
             "alpha_entropy": entropy,
             "effective_negatives": entropy.exp(),
         }

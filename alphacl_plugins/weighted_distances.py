@@ -35,12 +35,12 @@ def energy_of_rows(rows: Tensor, weighted: Tensor) -> Tensor:
 
 
 def gradient_of_rows(rows: Tensor, weighted: Tensor) -> Tensor:
-    """Gradient of ``Σ_ij W_ij D_ij`` for the a, from ``weighted = W @ columns``. Shape: ``[M, D + 2]`` twice ``-> [M, D]``."""
+    """Gradient of ``Σ_ij W_ij D_ij`` for the a, from ``weighted = W @ columns``. Shape: ``[M, D]``."""
     width = rows.shape[1] - 2
     return torch.addcmul(weighted[:, :width], weighted[:, width : width + 1], rows[:, :width])
 
 
 def gradient_of_columns(columns: Tensor, weighted: Tensor) -> Tensor:
-    """Gradient of ``Σ_ij W_ij D_ij`` for the b, from ``weighted = Wᵀ @ rows``. Shape: ``[K, D + 2]`` twice ``-> [K, D]``."""
+    """Gradient of ``Σ_ij W_ij D_ij`` for the b, from ``weighted = Wᵀ @ rows``. Shape: ``[K, D]``."""
     width = columns.shape[1] - 2
     return torch.addcmul(weighted[:, :width], weighted[:, width + 1 :], columns[:, :width]).neg_()

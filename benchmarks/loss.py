@@ -3,8 +3,8 @@
     python benchmarks/loss.py                            the table, the goals, results/loss.{md,json,png}
     python benchmarks/loss.py --sizes 64 128 --widths 128    a part of it
 
-Peers: `pip install -e ".[benchmarks]"`, and a clone of solo-learn in SOLO_LEARN_HOME (default ~/solo-learn); on a GPU also
-inf-cl and memeff. One that is absent, runs out of memory or takes too long is a result: the table says so.
+Peers: `pip install -e ".[benchmarks]"`, and a clone of solo-learn in SOLO_LEARN_HOME (default ~/solo-learn); on a GPU
+also inf-cl and memeff. One that is absent, runs out of memory or takes too long is a result: the table says so.
 
 Times are medians of forward and backward, one run of each loss in turn; memory is that of a process of its own (on a
 GPU: of the allocator) beyond what it held before, each with N samples in two views of float32.
@@ -27,7 +27,7 @@ from loss_peers import OURS, PEERS, peer_versions
 from loss_report import goals, markdown, plot
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from quickstart_report import environment, replace_file  # noqa: E402
+from quickstart_report import environment, replace_file
 
 
 @dataclass(frozen=True)

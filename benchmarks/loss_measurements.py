@@ -58,14 +58,14 @@ def measure_times(cases: list[Case], seconds: float, most_runs: int = 200) -> di
 def _timed(loss: Loss, case: Case) -> float:
     views = case.views()
     if case.device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
-        loss(*views).backward()
+        loss(*views).backward()  # type: ignore[no-untyped-call]
         end.record()
         torch.cuda.synchronize()
         return float(start.elapsed_time(end)) / 1e3
     begin = time.perf_counter()
-    loss(*views).backward()
+    loss(*views).backward()  # type: ignore[no-untyped-call]
     return time.perf_counter() - begin
 
 
@@ -123,7 +123,7 @@ def _measure_here(case: Case) -> Result:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     loss, views = build(case.loss), case.views()
     small = [view[:4].detach().clone().requires_grad_() for view in views]
-    loss(*small).backward()  # what is loaded on first use is not the batch's
+    loss(*small).backward()  # type: ignore[no-untyped-call]  # what is loaded on first use is not the batch's
     saved = [0]
 
     def pack(tensor: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def _measure_here(case: Case) -> Result:
         peak.start()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         value = loss(*views)
-    value.backward()
+    value.backward()  # type: ignore[no-untyped-call]
     extra = torch.cuda.max_memory_allocated() - before if case.device == "cuda" else peak.extra()
     return {"extra_bytes": extra, "saved_bytes": saved[0]}
 

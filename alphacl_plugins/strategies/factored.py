@@ -80,7 +80,7 @@ class Factored(ABC):
     def rows(
         self, d2_pos: Tensor, share: Tensor, log_weights: Tensor, potential: Tensor | None, number: Tensor
     ) -> FactoredRows:
-        """Form the rows from the candidates' ``log w`` (-inf where excluded), sum of potentials, and number ``[M, 1]``."""
+        """Form the rows from the candidates' ``log w`` (-inf where excluded), sum of potentials and number."""
         softmax = torch.softmax(log_weights, dim=1)
         log_top, log_sum = log_weights.amax(dim=1, keepdim=True), -softmax.amax(dim=1, keepdim=True).log()
         mass, pos, value = self.factors(

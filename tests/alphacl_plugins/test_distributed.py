@@ -110,7 +110,7 @@ def check_that_unequal_batches_are_refused(rank: int) -> None:
 def check_second_derivatives(rows: slice, world: int) -> None:
     """A penalty on the gradient of the summed loss: the gradient of one process."""
     views = [view.detach() for view in random_views(3, n=12, d=3)]
-    loss = AlphaCLLoss("entropy", gather_distributed=True)
+    loss = AlphaCLLoss("entropy", block_size=None, gather_distributed=True)
 
     def gradient_of_penalty(z, z_aug, factor):
         z = z.clone().requires_grad_()
