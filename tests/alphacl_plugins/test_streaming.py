@@ -62,7 +62,11 @@ def assert_near(got, expected, dtype, scale):
 
 
 @every_strategy
-@pytest.mark.parametrize("combination", [(3, "unequal", "both", True, True), (2, "none", "same", True, False)], ids=str)
+@pytest.mark.parametrize(
+    "combination",
+    [(3, "unequal", "both", True, True), (2, "none", "same", True, False), (2, "none", "both", True, False)],
+    ids=str,
+)
 def test_streamed_is_materialised(strategy, combination):
     compare(strategy, combination)
 
