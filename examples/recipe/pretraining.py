@@ -69,8 +69,6 @@ class Pretraining(L.LightningModule):
         self.steps = Steps(len(self.images) // settings.batch_size)
         self.network = Network(settings.backbone, data.size, dataset.mean, dataset.std)
         self.criterion = settings.criterion()
-        if settings.world_size > 1:
-            self.criterion.gather_distributed = True
         self.augment = augmentation(dataset.augmentation, data.size)
         self.curve: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}  # of what is logged, over the steps of this epoch
@@ -135,7 +133,7 @@ class Pretraining(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know: the curve, and the unfinished epoch."""
-        sums = {name: total.item() for name, total in self._sums.items()}
+        sums = {name: self._reduced(total) for name, total in self._sums.items()}
         checkpoint["recipe"] = {"curve": self.curve, "sums": sums, "seconds": self._elapsed() if sums else 0.0}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

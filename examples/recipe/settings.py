@@ -49,6 +49,13 @@ class Settings:
     """kcl: gaussian, log, imq, riesz or gaussian_riesz."""
     t: float | None = None
     """kcl: parameter of the kernel."""
+    negatives: Literal["both", "same", "cross", "queue"] | None = None
+    """Who is compared: all other samples in both views, in the anchor's own, in the other, or the memory bank alone.
+    None: what the strategy declares, else both; with a memory bank, the bank alone."""
+    symmetric: bool | None = None
+    """Whether both views give anchors. None: what the strategy declares, else yes; with a memory bank, no."""
+    memory_bank_size: int = 0
+    """Embeddings of earlier batches to compare with, as lightly's memory bank; 0: none."""
 
     backbone: str = "resnet18"
     """Any timm model."""
@@ -97,7 +104,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 2, "seed": 0, "devices": 1, "num_nodes": 1, "augment_ahead": 1}
-        for name, low in (least | {"knn_every": 0}).items():
+        for name, low in (least | {"knn_every": 0, "memory_bank_size": 0}).items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: expected an int >= {low}, got {getattr(self, name)}")
         for name in ("limit", "classes"):
@@ -149,6 +156,9 @@ class Settings:
         options = self.strategy_options
         if self.strategy == "inverse" and options.get("exact") is False:
             del options["exact"]  # the default here
+        if self.memory_bank_size:
+            options["memory_bank_size"] = self.memory_bank_size
+        options |= {name: value for name, value in self._comparison.items() if value is not None}
         return "-".join([self.loss or self.strategy, *(f"{name}={value}" for name, value in options.items())])
 
     def build_strategy(self) -> Strategy:
@@ -158,8 +168,17 @@ class Settings:
 
     def criterion(self) -> AlphaCLLoss:
         """Return the loss: lightly's adapter, as in any script that trains with lightly."""
-        options = {} if self.loss is None else LOSSES[self.loss][1]
-        return AlphaCLLoss(self.build_strategy(), **options)
+        return AlphaCLLoss(
+            self.build_strategy(),
+            memory_bank_size=(self.memory_bank_size, protocol.EMBEDDING_WIDTH) if self.memory_bank_size else 0,
+            gather_distributed=self.world_size > 1,
+            **self._comparison,
+            **({} if self.loss is None else LOSSES[self.loss][1]),
+        )
+
+    @property
+    def _comparison(self) -> dict[str, Any]:
+        return {"negatives": self.negatives, "symmetric": self.symmetric}
 
     def as_dict(self) -> dict[str, Any]:
         """Every option that says what is done, ready for JSON; where files lie on this machine is left out."""

@@ -60,8 +60,16 @@ class StopAfterStep(Callback):
         """Stop between two epochs: the checkpoint of the one before is there."""
         self._stop_if_told(trainer, save=False)
 
-    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Stop before what follows the training; the checkpoint of its last epoch is there."""
+        self._give_back()
+        self._stop_if_told(trainer, save=False)
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for which, handler in self.previous.items():
             signal.signal(which, handler)
         self.previous = {}

@@ -54,7 +54,7 @@ def train(module: Pretraining, folder: Path, epochs: int, loggers: list[Logger])
         enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
-    trainer.fit(module, ckpt_path=last if last.exists() else None)
+    trainer.fit(module.train(), ckpt_path=last if last.exists() else None)
     return trainer
 
 
