@@ -93,7 +93,7 @@ class Pretraining(L.LightningModule):
         if self.global_step:
             self.print(f"resumed in epoch {self.current_epoch + 1}, after step {self.global_step}")
         self._began = time.perf_counter()
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not (self.images.is_cuda or self.images.is_pinned()):
             fits = self.images.nbytes <= torch.cuda.mem_get_info(self.device)[0] / 2
             self.images = self.images.to(self.device) if fits else self.images.pin_memory()
 

@@ -37,7 +37,7 @@ def train(module: Pretraining, folder: Path, epochs: int, loggers: list[Logger])
         ModelCheckpoint(folder, last.stem, enable_version_counter=False, save_on_train_epoch_end=True),
     ]
     if sys.stdout.isatty():
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(RichProgressBar(refresh_rate=20, leave=False))
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cuda" if gpu else "cpu",
