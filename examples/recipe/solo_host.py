@@ -232,6 +232,7 @@ class _Cell:
             "optimizer.batch_size": batch_size,
             "optimizer.lr": protocol.PROBE.learning_rate * 256 / batch_size,
             "checkpoint.enabled": False,
+            "+num_sanity_val_steps": 0,
             **self._common(folder),
         }
         if self.images is not None:
