@@ -158,7 +158,8 @@ def _host_linear(runs: Sequence[Run]) -> list[str]:
         return []
     text = (
         "\n## solo-learn's own linear evaluation\n\nmain_linear.py on the same checkpoints: augmented images, features "
-        "that are not standardised, and\n224 px for images from a folder. That is not the paper's evaluation.\n\n"
+        "that are not standardised; images\nfrom a folder at 224 px, normalised as ImageNet. That is not the paper's "
+        "evaluation.\n\n"
     )
     return [text, _line(*head), _rule(len(head)), *lines]
 

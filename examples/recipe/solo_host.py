@@ -47,8 +47,8 @@ class SoloLearn:
     """What solo-learn alone has to be told."""
 
     linear_epochs: int = protocol.PROBE.epochs
-    """Epochs of solo-learn's own linear evaluation, beside the probe of the recipe; 0: none. It works on images from a
-    folder at 224 px, which is slow."""
+    """Epochs of solo-learn's own linear evaluation, beside the probe of the recipe; 0: none. Images from a folder it
+    takes at 224 px, normalised as ImageNet: slow, and another evaluation."""
     workers: int = 4
     """Processes that load images for it."""
 

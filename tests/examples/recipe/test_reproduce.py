@@ -453,3 +453,11 @@ def test_an_error_of_the_user_s_is_one_line(tmp_path, monkeypatch):
     assert done.stderr == (
         f"error: SOLO_LEARN_HOME: expected a clone of https://github.com/vturrisi/solo-learn, got none at {tmp_path}\n"
     )
+
+
+def test_the_report_of_this_repository_is_made_of_its_results(tmp_path):
+    results = EXAMPLES.parent / "results"
+    runs = load(results)
+    pictures = draw(runs, tmp_path)
+    assert (results / "README.md").read_text(encoding="utf-8") == markdown(runs, pictures)
+    assert all((results / picture).exists() for picture in pictures)
