@@ -384,6 +384,7 @@ def end(which, frame):
     raise SystemExit(0)
 for which in (signal.SIGINT, signal.SIGTERM):
     signal.signal(which, end)
+signal.alarm(100)  # if the signal is not passed on
 pathlib.Path(sys.argv[1]).touch()
 signal.pause()
 """
@@ -402,7 +403,7 @@ def test_a_signal_reaches_the_child_once_and_ends_both(which, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     parent.send_signal(which)
-    printed, _ = parent.communicate(timeout=60)
+    printed, _ = parent.communicate(timeout=200)
     assert printed.splitlines() == [f"child got {int(which)}"]
     assert parent.returncode == 128 + which
 

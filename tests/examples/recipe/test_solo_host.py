@@ -74,7 +74,8 @@ def test_images_are_written_once_and_whole(tmp_path, monkeypatch):
     write_images(random_data(seed=1), tmp_path / "images")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
-    def full(*_):
+    def full(path, pixels):
+        path.parent.mkdir(parents=True, exist_ok=True)
         raise OSError("no space left")
 
     monkeypatch.setattr("recipe.solo_images._write", full)
@@ -300,7 +301,7 @@ def write_log(folder, version, epochs, seconds, start, first=0):
 
 
 def test_the_curve_is_in_the_form_of_lightly_s(tmp_path):
-    write_log(tmp_path, 0, (0, 1, 2), seconds=10, start=1_000)
+    write_log(tmp_path, 2, (0, 1, 2), seconds=10, start=1_000)
     write_log(tmp_path, 10, (2, 3), seconds=20, start=2_000)  # killed in epoch 2, resumed
     write_log(tmp_path, 9, (), seconds=1, start=1_500)  # killed in its first epoch
     rows = curve(tmp_path, tmp_path / "checkpoints")
