@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
+        "commit": commit(Path(__file__).parent),
     }
 
 
@@ -41,11 +41,11 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
-    """The checkout's commit, with "-dirty" after it where files differ; None outside a checkout or without git."""
+def commit(folder: Path) -> str | None:
+    """Return a checkout's commit, with "-dirty" after it where files differ; None outside a checkout or without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

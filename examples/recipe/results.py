@@ -11,6 +11,8 @@ from recipe.settings import Settings
 FILE = "result.json"
 HARMLESS = ("epochs", "eval_epochs", "knn_every", "data_format", "device", "compile")
 """Options that a resumed run may change: they do not change what is trained."""
+KEPT = ("evaluations", "host_linear", "curve", "times", "environments")
+"""What a resumed run adds to."""
 
 
 class Result:
@@ -22,15 +24,25 @@ class Result:
         dataset: name of the data set.
         settings: of the run.
         data: what was read, as `recipe.data.Data.as_dict`.
+        host_commit: of the host, where it is no package with a version.
 
     Raises: ValueError if the folder has a run already and ``settings.resume`` is not set, or a run of other settings
         or data.
     """
 
-    def __init__(self, folder: Path, host: str, dataset: str, settings: Settings, data: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        host: str,
+        dataset: str,
+        settings: Settings,
+        data: dict[str, Any],
+        host_commit: str | None = None,
+    ) -> None:
         self.path = folder / FILE
         content: dict[str, Any] = {
             "host": host,
+            "host_commit": host_commit,
             "dataset": dataset,
             "backbone": settings.backbone,
             "loss": settings.label,
@@ -39,6 +51,7 @@ class Result:
             "settings": settings.as_dict(),
             "data": data,
             "evaluations": {},
+            "host_linear": {},
             "curve": [],
             "times": {},
             "environments": [],
@@ -46,7 +59,7 @@ class Result:
         if self.path.exists():
             earlier = json.loads(self.path.read_text(encoding="utf-8"))
             _check_same_run(earlier, content, folder, settings.resume)
-            for kept in ("evaluations", "curve", "times", "environments"):
+            for kept in KEPT:
                 content[kept] = earlier[kept]
         here = environment()
         if here not in content["environments"]:
@@ -67,7 +80,11 @@ class Result:
             "seconds": round(seconds, 2),
         }
 
-    def set_curve(self, curve: list[dict[str, float]], images_per_epoch: int) -> None:
+    def add_host_linear(self, epochs: int, evaluation: dict[str, Any]) -> None:
+        """Add what the host's own linear evaluation, if it has one, says after so many epochs."""
+        self.content["host_linear"][str(epochs)] = evaluation
+
+    def set_curve(self, curve: list[dict[str, Any]], images_per_epoch: int) -> None:
         """Set the epochs, and what follows from them: the time, and the images that an epoch of median length saw."""
         self.content["curve"] = curve
         seconds = sorted(row["seconds"] for row in curve)
