@@ -49,7 +49,7 @@ class RandomResizedCrop(nn.Module):
     def resize(self, images: Tensor, crops: Tensor) -> Tensor:
         """Resize the crops bilinearly."""
         y, x = (_positions(crops[:, axis], crops[:, axis + 2], self.size, images.shape[-1]) for axis in (0, 1))
-        grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=3)
+        grid = torch.stack((x[:, None].expand(-1, self.size, -1), y[:, :, None].expand(-1, -1, self.size)), dim=3)
         return grid_sample(images, grid, align_corners=True)
 
 

@@ -135,7 +135,7 @@ def test_crops_are_resized_as_torchvision_resizes_them(case):
 def test_each_step_does_to_each_image_what_torchvision_does_with_the_same_draw(case):
     images = photos(case.size, 64).float() / 255
     seen_orders = set()
-    for call in range(3):
+    for _ in range(3):
         for step in case.augment()[1:]:
             name = type(step).__name__
             output, params = step(images), step._params
