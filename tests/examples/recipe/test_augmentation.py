@@ -231,6 +231,9 @@ def test_two_views_of_a_batch_differ_in_every_image_and_repeat_with_the_seed(cas
     assert ((first - second).abs().flatten(1).amax(dim=1) > 1e-3).all()
     assert_close(module._make_views(range(2), 0), torch.stack([first, second]), rtol=0, atol=0)
     assert not torch.equal(module._make_views(range(2), 1)[0], first)
+    module.augment = torch.nn.Identity()
+    unchanged = tv.to_dtype(module._pixels(range(2)), torch.float32, scale=True)
+    assert_close(module._make_views(range(2), 0), torch.stack(2 * [unchanged]))
 
 
 def statistics(views: Tensor) -> dict[str, Tensor]:
