@@ -18,6 +18,9 @@ from recipe.evaluation import extract, knn_accuracy
 from recipe.network import Network
 from recipe.settings import Settings
 
+LOG_EVERY = 10
+"""Steps between two values in the progress bar; to log each of them would take a good part of a GPU's step."""
+
 
 class Steps:
     """The steps of an epoch, by number: which images a step sees follows from seed, epoch and number (`Pretraining`).
@@ -105,12 +108,13 @@ class Pretraining(L.LightningModule):
     def training_step(self, batch: int, batch_index: int) -> Tensor:
         """Compute the loss of one batch."""
         view, view_aug = self._views(batch_index)
-        torch.manual_seed(self._seed("step", batch_index, self.global_rank))  # for dropout and the like
+        self._draw_from(self._seed("step", batch_index, self.global_rank))  # for dropout and the like
         loss: Tensor = self.criterion(self.network(view), self.network(view_aug))
         logged = {"loss": loss.detach(), **self.criterion.last_stats}
         for name, value in logged.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(view))
+        if (self.global_step + 1) % LOG_EVERY == 0:
+            self.log("loss", loss.detach(), prog_bar=True, batch_size=len(view))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -156,7 +160,7 @@ class Pretraining(L.LightningModule):
     @torch.no_grad()
     def _make_views(self, steps: range, chunk: int) -> Tensor:
         pixels = self._pixels(steps).float() / 255
-        torch.manual_seed(self._seed("views", chunk, self.global_rank))
+        self._draw_from(self._seed("views", chunk, self.global_rank))
         with torch.autocast(self.device.type, enabled=False):
             return torch.stack([self.augment(pixels) for _ in range(2)])
 
@@ -170,6 +174,12 @@ class Pretraining(L.LightningModule):
     def _seed(self, purpose: str, *numbers: int) -> int:
         entropy = [self.settings.seed, self.current_epoch, *numbers, *purpose.encode()]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    def _draw_from(self, seed: int) -> None:
+        """As `torch.manual_seed`, which takes a millisecond or two for the kinds of devices that are not there."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
 
     def _elapsed(self) -> float:
         return self._seconds + time.perf_counter() - self._began

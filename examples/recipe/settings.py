@@ -158,7 +158,7 @@ class Settings:
             del options["exact"]  # the default here
         if self.memory_bank_size:
             options["memory_bank_size"] = self.memory_bank_size
-        options |= {name: value for name, value in self._comparison.items() if value is not None}
+        options |= {name: value for name, value in self.comparison.items() if value is not None}
         return "-".join([self.loss or self.strategy, *(f"{name}={value}" for name, value in options.items())])
 
     def build_strategy(self) -> Strategy:
@@ -172,12 +172,13 @@ class Settings:
             self.build_strategy(),
             memory_bank_size=(self.memory_bank_size, protocol.EMBEDDING_WIDTH) if self.memory_bank_size else 0,
             gather_distributed=self.world_size > 1,
-            **self._comparison,
+            **self.comparison,
             **({} if self.loss is None else LOSSES[self.loss][1]),
         )
 
     @property
-    def _comparison(self) -> dict[str, Any]:
+    def comparison(self) -> dict[str, Any]:
+        """Who is compared with whom."""
         return {"negatives": self.negatives, "symmetric": self.symmetric}
 
     def as_dict(self) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def solo_learn_home() -> Path:
 
 
 def _check_possible(settings: Settings) -> None:
-    for name, only in (("devices", 1), ("num_nodes", 1), ("compile", False)):
+    for name, only in (("devices", 1), ("num_nodes", 1), ("compile", False), ("memory_bank_size", 0)):
         if getattr(settings, name) != only:
             raise ValueError(f"{name}: expected {only} with solo-learn, got {getattr(settings, name)}")
 
@@ -256,7 +256,7 @@ class _Cell:
     def _loss(self) -> dict[str, Any]:
         settings = self.settings
         strategy, loss_options = (settings.strategy, {}) if settings.loss is None else LOSSES[settings.loss]
-        values = {"strategy": strategy, **settings.strategy_options, **loss_options}
+        values = {"strategy": strategy, **settings.strategy_options, **settings.comparison, **loss_options}
         return {f"loss.{name}": value for name, value in values.items()}
 
     def _common(self, logs: Path) -> dict[str, Any]:
