@@ -100,7 +100,7 @@ def clone(tmp_path, monkeypatch):
     return home
 
 
-@pytest.mark.parametrize("changes", [{"devices": 2}, {"num_nodes": 2}, {"compile": True}])
+@pytest.mark.parametrize("changes", [{"devices": 2}, {"num_nodes": 2}, {"compile": True}, {"memory_bank_size": 9}])
 def test_what_solo_learn_cannot_do_is_an_error(changes, clone):
     ((name, value),) = changes.items()
     with pytest.raises(ValueError, match=f"{name}: expected .* with solo-learn, got {value}"):
@@ -232,6 +232,13 @@ def test_solo_learn_gets_the_loss_of_the_row(row, digits, tmp_path, clone, scrip
     criterion = build_criterion(cfg, fixed={})
     assert criterion.strategy == row.strategy
     assert criterion.detach_alpha == row.detach_alpha
+
+
+def test_solo_learn_is_told_who_is_compared(digits, tmp_path, clone, scripts):
+    settings = tiny(digits, tmp_path / "out", epochs=1, negatives="same", symmetric=False)
+    solo_host.run(CIFAR10, settings, SoloLearn(linear_epochs=0))
+    options = scripts.calls[0][2]
+    assert (options["loss.negatives"], options["loss.symmetric"]) == ("same", "false")
 
 
 def test_torchvision_s_files_are_read_by_solo_learn_itself(tmp_path, clone, scripts, monkeypatch):
