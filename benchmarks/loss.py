@@ -27,7 +27,7 @@ from loss_peers import OURS, PEERS, peer_versions
 from loss_report import goals, markdown, plot
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from quickstart_report import environment, replace_file
+from provenance import environment, replace_file
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import sklearn.datasets
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-HELD_OUT = 0.2
-SPLIT_SEED = 0
+from image_folder import Labels, decode, list_images, stratified_order, take
 
-Labels = npt.NDArray[np.int64]
+HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
@@ -86,19 +82,19 @@ def load_folder(root: Path, image_size: int = 32, limit: int | None = None) -> I
     if not root.is_dir():
         raise FileNotFoundError(f"data_root: expected a folder, got {root}")
     if (root / "train").is_dir():
-        classes, train_files, train_labels = _list_images(root / "train")
-        test_classes, test_files, test_labels = _list_images(root / "test")
+        classes, train_files, train_labels = list_images(root / "train")
+        test_classes, test_files, test_labels = list_images(root / "test")
         if test_classes != classes:
             raise ValueError(f"data_root: expected the classes of train in test, got {classes} and {test_classes}")
-        train, test = np.sort(_take(train_labels, limit)), _take(test_labels, limit)
+        train, test = np.sort(take(train_labels, limit)), take(test_labels, limit)
     else:
-        classes, train_files, train_labels = _list_images(root)
+        classes, train_files, train_labels = list_images(root)
         test_files, test_labels = train_files, train_labels
         train, test = _split(train_labels, limit)
     return Images(
-        train=_decode([train_files[i] for i in train], image_size),
+        train=decode([train_files[i] for i in train], image_size),
         train_labels=train_labels[train],
-        test=_decode([test_files[i] for i in test], image_size),
+        test=decode([test_files[i] for i in test], image_size),
         test_labels=test_labels[test],
         classes=classes,
         source=root.resolve().name,
@@ -106,59 +102,9 @@ def load_folder(root: Path, image_size: int = 32, limit: int | None = None) -> I
     )
 
 
-def _list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], Labels]:
-    """The class folders, their image files in order, and the files' labels."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"data_root: expected a folder {folder.name}/ beside train/, got none at {folder}")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(classes) < 2:
-        raise ValueError(f"data_root: expected at least 2 class folders in {folder}, got {len(classes)}")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
-        if not found:
-            kinds = ", ".join(IMG_EXTENSIONS)
-            raise FileNotFoundError(f"data_root: expected images ({kinds}), got none in {folder / name}")
-        files += found
-        labels += [label] * len(found)
-    return tuple(classes), files, np.array(labels)
-
-
 def _split(labels: Labels, limit: int | None) -> tuple[Labels, Labels]:
     """Indices for training and held-out images, every class in its proportion."""
-    order = _stratified_order(labels)
+    order = stratified_order(labels)
     held_out = round(HELD_OUT * len(labels))
     train, test = order[:-held_out], order[-held_out:]
-    return np.sort(train[_take(labels[train], limit)]), test[_take(labels[test], limit)]
-
-
-def _take(labels: Labels, limit: int | None) -> Labels:
-    """Indices of at most ``limit`` images, in an order whose every beginning has the classes in proportion."""
-    n_classes = len(np.unique(labels))
-    if limit is not None and limit < n_classes:
-        raise ValueError(f"limit: expected at least one image for each of the {n_classes} classes, got {limit}")
-    return _stratified_order(labels)[:limit]
-
-
-def _stratified_order(labels: Labels) -> Labels:
-    """A shuffled order whose every beginning has the classes in proportion, each at least once from the start."""
-    shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
-    place = np.empty(len(labels))  # of an image within its class: 0, 1/n, 2/n, ...
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        place[members] = np.arange(len(members)) / len(members)
-    return shuffled[np.argsort(place[shuffled], kind="stable")]
-
-
-def _decode(files: list[Path], image_size: int) -> Tensor:
-    """Read the files into one tensor."""
-    to_square = v2.Compose([v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()])
-    images = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
-    for index, file in enumerate(files):
-        try:
-            with Image.open(file) as image:
-                images[index] = to_square(image.convert("RGB"))
-        except (OSError, SyntaxError, UnidentifiedImageError) as error:  # what Pillow raises for a broken file
-            raise ValueError(f"data_root: expected an image, got a file that cannot be decoded: {file}") from error
-    return images
+    return np.sort(train[take(labels[train], limit)]), test[take(labels[test], limit)]

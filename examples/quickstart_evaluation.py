@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from alphacl_plugins import metrics
-from quickstart_data import Images, Labels
+from image_folder import Labels
+from quickstart_data import Images
 from quickstart_training import Network
 
 FEW = 10

@@ -13,9 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
+from provenance import replace_file
 from quickstart_data import Images
 from quickstart_evaluation import FEW, Features
-from quickstart_report import Run, mean_and_error, methods_of, replace_file
+from quickstart_report import Run, mean_and_error, methods_of
 
 # Ten colours that remain distinct with colour-vision deficiency (Petroff 2021, arXiv:2107.02270).
 TEN_COLOURS = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()  # noqa: SIM905

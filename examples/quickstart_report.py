@@ -1,21 +1,16 @@
 """The quickstart's results: the table on the terminal, the verdict below it, and the JSON file."""
 
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from provenance import environment, replace_file
 from quickstart_evaluation import FEW, Features, Scores
 
 UNTRAINED = "untrained"
@@ -27,7 +22,6 @@ COLUMNS = {
     "uniformity": "uniformity\n(↓ wider)",
     "effective_rank": "effective\nrank",
 }
-PACKAGES = ("torch", "lightning", "lightly", "timm", "kornia", "scikit-learn", "alphacl-plugins")
 
 
 @dataclass(frozen=True)
@@ -127,52 +121,3 @@ def _run_as_json(run: Run) -> dict[str, Any]:
         "scores": asdict(run.scores),
         "curves": run.curves,
     }
-
-
-def environment() -> dict[str, Any]:
-    """Return versions, processor and commit."""
-    versions = {name: _version(name) for name in PACKAGES}
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "versions": versions,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with "-dirty" after it where files differ; None outside a checkout or without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its final name, then rename it: a run that is cut off never leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

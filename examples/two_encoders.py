@@ -35,8 +35,8 @@ from torch.nn.functional import normalize
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from alphacl_plugins import AlphaCLLoss, build_strategy
+from provenance import environment, replace_file
 from quickstart_data import load_digits
-from quickstart_report import environment, replace_file
 
 HIDDEN, EMBEDDING, DROPOUT = 256, 64, 0.2
 UNTRAINED = "untrained"

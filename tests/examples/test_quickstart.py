@@ -14,10 +14,11 @@ from torch.testing import assert_close
 
 import quickstart
 import quickstart_evaluation
+from provenance import replace_file
 from quickstart import Settings
 from quickstart_data import load_digits, load_folder
 from quickstart_evaluation import Scores, evaluate
-from quickstart_report import Run, margin, mean_and_error, print_table, replace_file, verdict
+from quickstart_report import Run, margin, mean_and_error, print_table, verdict
 from quickstart_training import Network, augmentation, fingerprint
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}

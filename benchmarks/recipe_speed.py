@@ -1,0 +1,221 @@
+"""Images per second of the recipes, of lightly's pipeline, of solo-learn's, and of the network alone, in one run.
+
+    PYTHONPATH=examples python benchmarks/recipe_speed.py --data-root DIR
+    PYTHONPATH=examples python benchmarks/recipe_speed.py --data-root DIR --backbone resnet50 --compile
+
+The same network, batch, precision, loss and Adam for all; the repetitions take turns, and the median counts. The recipe
+runs in Lightning's loop, the others in a loop without anything. solo-learn: a clone in SOLO_LEARN_HOME (~/solo-learn).
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import recipe_pipelines as pipelines
+from provenance import environment, replace_file
+from recipe import data as data_sets
+from recipe import protocol
+from recipe.pretraining import Pretraining
+from recipe.settings import Settings as RecipeSettings
+from recipe.training import device_of, quiet
+
+ALONE = "network alone"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    backbone: str = "resnet18"
+    """Any timm model."""
+    dataset: Literal["cifar10", "cifar100", "stl10"] = "cifar10"
+    """Size and augmentation of the images."""
+    data_root: Path = Path(".data")
+    """Where the data set is, or a folder that holds it."""
+    data_format: Literal["auto", "torchvision", "folder"] = "auto"
+    """torchvision's own files, or an image folder."""
+    limit: int | None = None
+    """Use at most so many images, for a try."""
+    batch_size: int = protocol.BATCH_SIZE
+    """Images in a batch."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Of the network; auto: bf16 on a GPU, else 32."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    workers: tuple[int, ...] = (4, 16)
+    """Processes of the hosts' loaders."""
+    augment_ahead: tuple[int, ...] = (1, 8)
+    """The recipe augments so many batches in one go; the last is judged."""
+    batches: int = 200
+    """Batches to time, in each repetition."""
+    warm_up: int = 50
+    """Batches before; at least twice the workers, which fetch so many ahead."""
+    repeats: int = 5
+    """How often."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    output: Path = Path(".runs/recipe_speed")
+    """Folder of recipe_speed.json and recipe_speed.md."""
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected an int >= 1, got {getattr(self, name)}")
+        if not self.augment_ahead or any(ahead < 1 or self.batches % ahead for ahead in self.augment_ahead):
+            raise ValueError(
+                f"augment_ahead: expected divisors of the {self.batches} batches, so that each is paid for, "
+                f"got {self.augment_ahead}"
+            )
+        if self.warm_up < 2 * max(self.workers, default=0):
+            raise ValueError(f"warm_up: expected at least twice the workers {self.workers}, got {self.warm_up}")
+
+    def recipe(self, ahead: int) -> RecipeSettings:
+        """Return the options of the recipe."""
+        shared = ("backbone", "batch_size", "precision", "compile", "device")
+        return RecipeSettings(augment_ahead=ahead, knn_every=0, **{name: getattr(self, name) for name in shared})
+
+
+def build(settings: Settings) -> tuple[dict[str, pipelines.BatchSeconds], list[str]]:
+    """Return what times each pipeline, by name, and what cannot be timed here."""
+    dataset = protocol.DATASETS[settings.dataset]
+    data = data_sets.load(dataset, settings.data_root, settings.data_format, limit=settings.limit)
+    modules = {ahead: Pretraining(settings.recipe(ahead), dataset, data) for ahead in settings.augment_ahead}
+    last = modules[settings.augment_ahead[-1]]
+    needed = settings.warm_up + settings.batches
+    if needed > len(last.steps):
+        raise ValueError(
+            f"batches: expected, with warm_up, at most the {len(last.steps)} batches of an epoch, got {needed}"
+        )
+    if settings.compile:
+        last.network.compile()
+    device, pixels = device_of(last.settings), data.pretraining()
+    step = pipelines.Step(last, device)
+    views = last._make_views(range(1), 0)
+    timers = {ALONE: pipelines.network_alone(step, views)}
+    for ahead, module in modules.items():
+        module.network = last.network
+        timers[ours(ahead)] = pipelines.recipe(module, device)
+    missing = []
+    for workers in settings.workers:
+        for host, pipeline in HOSTS.items():
+            try:
+                timers[theirs(host, workers)] = pipeline(step, pixels, dataset, last.settings, workers)
+            except (FileNotFoundError, ImportError) as error:
+                missing.append(f"{theirs(host, workers)}: not measured ({error})")
+    return timers, missing
+
+
+HOSTS = {"lightly": pipelines.lightly, "solo-learn": pipelines.solo_learn}
+
+
+def ours(ahead: int) -> str:
+    """Return the name of a row."""
+    return f"recipe, {ahead} {'batch' if ahead == 1 else 'batches'} augmented at once"
+
+
+def theirs(host: str, workers: int) -> str:
+    """Return the name of a row."""
+    return f"{host}, {workers} workers"
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Measure every pipeline in turn, several times; return the report."""
+    timers, missing = build(settings)
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
+    for _ in range(settings.repeats):
+        for name, timer in timers.items():
+            seconds[name].append(timer(settings.warm_up, settings.batches))
+    rates = {name: settings.batch_size / median(values) for name, values in seconds.items()}
+    device = device_of(settings.recipe(1)).type
+    return {
+        "settings": {**asdict(settings), "data_root": settings.data_root.name, "output": settings.output.name},
+        "device": device,
+        "environment": environment(),
+        "pipelines": {
+            name: {
+                "images_per_second": round(rate, 1),
+                "of_network_alone": round(rate / rates[ALONE], 3),
+                "seconds_of_a_batch": seconds[name],
+            }
+            for name, rate in rates.items()
+        },
+        "missing": missing,
+        "goals": goals(settings, rates, judged=device == "cuda" and (os.cpu_count() or 1) >= 16),
+    }
+
+
+def goals(settings: Settings, rates: dict[str, float], *, judged: bool) -> list[dict[str, Any]]:
+    """Compare the recipe with what it should reach on one H100-class GPU with 16 cores."""
+    rate = rates[ours(settings.augment_ahead[-1])]
+    found = [("share of the network-alone rate", rate / rates[ALONE], 0.85)]
+    for host in HOSTS:
+        for workers, least in ((4, 3.0), (16, 1.3)):
+            if theirs(host, workers) in rates:
+                found.append((f"times {theirs(host, workers)}", rate / rates[theirs(host, workers)], least))
+    if (settings.backbone, settings.dataset, settings.batch_size) == ("resnet18", "cifar10", protocol.BATCH_SIZE):
+        images = 100 * (50_000 // settings.batch_size) * settings.batch_size
+        found.append(("times the rate of 100 epochs in 6 minutes", rate / (images / 360), 1.0))
+    return [
+        {
+            "goal": goal,
+            "least": least,
+            "measured": round(value, 3),
+            "verdict": ("pass" if value >= least else "miss") if judged else "not judged here",
+        }
+        for goal, value, least in found
+    ]
+
+
+def rows(report: dict[str, Any]) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
+    """Return the rows of the two tables: pipelines and goals."""
+    speeds = [
+        (name, f"{entry['images_per_second']:,.0f}", f"{entry['of_network_alone']:.0%}")
+        for name, entry in report["pipelines"].items()
+    ]
+    judged = [
+        (entry["goal"], f"{entry['least']:g}", f"{entry['measured']:.2f}", entry["verdict"])
+        for entry in report["goals"]
+    ]
+    return [("pipeline", "images/s", "of the network alone"), *speeds], [("goal", "least", "here", ""), *judged]
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Measure, print the tables, and write them as JSON and Markdown."""
+    quiet()
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # the recipe needs none
+    warnings.filterwarnings("ignore", ".*pin_memory.* no accelerator")  # solo-learn pins in any case
+    torch.manual_seed(0)
+    report = measure(settings)
+    tables = rows(report)
+    for header, *lines in tables:
+        table = Table(*header)
+        for line in lines:
+            table.add_row(*line)
+        Console().print(table)
+    for line in report["missing"]:
+        print(line)
+    text = "\n".join([*(markdown(table) for table in tables), *report["missing"]])
+    replace_file(settings.output / "recipe_speed.md", lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    content = json.dumps(report, indent=2)
+    replace_file(settings.output / "recipe_speed.json", lambda part: part.write_text(content + "\n", encoding="utf-8"))
+    return report
+
+
+def markdown(table: list[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    header, *lines = ("| " + " | ".join(cells) + " |" for cells in table)
+    return "\n".join([header, "|---" * len(table[0]) + "|", *lines, ""])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,201 @@
+"""Contrastive pretraining as a Lightning module: lightly's loss, kornia's views on the device, the paper's rate."""
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphacl_solo_learn.methods import paper_rate
+from recipe import protocol
+from recipe.augmentation import augmentation
+from recipe.data import Data
+from recipe.evaluation import extract, knn_accuracy
+from recipe.network import Network
+from recipe.settings import Settings
+
+LOG_EVERY = 10
+"""Steps between two values in the progress bar; to log each of them would take a good part of a GPU's step."""
+
+
+class Steps:
+    """The steps of an epoch, by number: which images a step sees follows from seed, epoch and number (`Pretraining`).
+
+    So there is no state to save, and Lightning may begin anywhere.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.n))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; that there is such a method tells Lightning that an epoch may be resumed."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class Pretraining(L.LightningModule):
+    """Two views of each image, each through the network by itself (so with batch statistics of its own), and the loss.
+
+    All that is random in a step is drawn from a seed made of the run's seed, the epoch, the step and the process, so a
+    run that is resumed anywhere goes on as if it had not stopped. The learning rate is a function of the epoch.
+
+    Args:
+        settings: the run.
+        dataset: how images are normalised and augmented.
+        data: images, as uint8 on the device if at most half of its free memory goes for that, else in pinned memory.
+
+    Raises: ValueError if there are fewer images than one batch needs.
+    """
+
+    def __init__(self, settings: Settings, dataset: protocol.Dataset, data: Data) -> None:
+        super().__init__()
+        self.settings = settings
+        self.data = data
+        self.images = data.pretraining()
+        if len(self.images) < settings.batch_size:
+            raise ValueError(
+                f"batch_size: expected at most the number of training images, {len(self.images)}, "
+                f"got {settings.batch_size}"
+            )
+        self.steps = Steps(len(self.images) // settings.batch_size)
+        self.network = Network(settings.backbone, data.size, dataset.mean, dataset.std)
+        self.criterion = settings.criterion()
+        self.augment = augmentation(dataset.augmentation, data.size)
+        self.curve: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor] = {}  # of what is logged, over the steps of this epoch
+        self._seconds = 0.0  # spent in this epoch before the run was resumed
+        self._began = 0.0
+        self._ahead: tuple[tuple[int, int], Tensor] | None = None  # (epoch, chunk) and its views
+
+    def train_dataloader(self) -> Steps:
+        """Return the steps of an epoch."""
+        return self.steps
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, as the paper."""
+        return torch.optim.Adam(self.parameters(), lr=self.settings.first_rate)
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, the paper's."""
+        return self.settings.first_rate * paper_rate(epoch, len(self.steps))
+
+    def on_train_start(self) -> None:
+        """Put the images where the steps find them quickly."""
+        if self.global_step:
+            self.print(f"resumed in epoch {self.current_epoch + 1}, after step {self.global_step}")
+        self._began = time.perf_counter()
+        if self.device.type == "cuda" and not (self.images.is_cuda or self.images.is_pinned()):
+            fits = self.images.nbytes <= torch.cuda.mem_get_info(self.device)[0] / 2
+            self.images = self.images.to(self.device) if fits else self.images.pin_memory()
+
+    def on_train_batch_start(self, batch: int, batch_index: int) -> None:
+        """Set the learning rate."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.rate(self.current_epoch)
+
+    def training_step(self, batch: int, batch_index: int) -> Tensor:
+        """Compute the loss of one batch."""
+        view, view_aug = self._views(batch_index)
+        self._draw_from(self._seed("step", batch_index, self.global_rank))  # for dropout and the like
+        loss: Tensor = self.criterion(self.network(view), self.network(view_aug))
+        logged = {"loss": loss.detach(), **self.criterion.last_stats}
+        for name, value in logged.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
+        if (self.global_step + 1) % LOG_EVERY == 0:
+            self.log("loss", loss.detach(), prog_bar=True, batch_size=len(view))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Add the epoch to the curve."""
+        means = {name: self._reduced(total / len(self.steps)) for name, total in self._sums.items()}
+        row = {
+            "epoch": self.current_epoch + 1,
+            **means,
+            "lr": self.rate(self.current_epoch),
+            "seconds": self._elapsed(),
+        }
+        every = self.settings.knn_every
+        if every and (self.current_epoch + 1) % every == 0 and self.trainer.is_global_zero:
+            row["knn"] = self._knn()
+        self.curve.append(row)
+        for logger in self.loggers:
+            logger.log_metrics({f"epoch/{name}": value for name, value in row.items()}, step=self.global_step)
+        self.print(self._line(row))
+        self._sums, self._seconds, self._began = {}, 0.0, time.perf_counter()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not know: the curve, and the unfinished epoch."""
+        sums = {name: self._reduced(total) for name, total in self._sums.items()}
+        checkpoint["recipe"] = {"curve": self.curve, "sums": sums, "seconds": self._elapsed() if sums else 0.0}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read it back."""
+        saved = checkpoint["recipe"]
+        self.curve = saved["curve"]
+        self._sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in saved["sums"].items()}
+        self._seconds = saved["seconds"]
+
+    def _views(self, step: int) -> Tensor:
+        """Return the two views of a step, ``[2, batch, 3, H, W]``; they are made for several steps at once."""
+        ahead, batch = self.settings.augment_ahead, self.settings.batch_size // self.settings.world_size
+        chunk = step // ahead
+        key = (self.current_epoch, chunk)
+        if self._ahead is None or self._ahead[0] != key:
+            self._ahead = key, self._make_views(range(chunk * ahead, min((chunk + 1) * ahead, len(self.steps))), chunk)
+        start = (step - chunk * ahead) * batch
+        return self._ahead[1][:, start : start + batch]
+
+    @torch.no_grad()
+    def _make_views(self, steps: range, chunk: int) -> Tensor:
+        pixels = self._pixels(steps).float() / 255
+        self._draw_from(self._seed("views", chunk, self.global_rank))
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.stack([self.augment(pixels) for _ in range(2)])
+
+    def _pixels(self, steps: range) -> Tensor:
+        """Return the images of this process in these steps, ``[len(steps) * batch, 3, H, W]`` uint8."""
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self._seed("order")))
+        batches = order[steps.start * self.settings.batch_size : steps.stop * self.settings.batch_size]
+        mine = batches.view(len(steps), self.settings.world_size, -1)[:, self.global_rank].flatten()
+        return self.images[mine.to(self.images.device)].to(self.device, non_blocking=True)
+
+    def _seed(self, purpose: str, *numbers: int) -> int:
+        entropy = [self.settings.seed, self.current_epoch, *numbers, *purpose.encode()]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    def _draw_from(self, seed: int) -> None:
+        """As `torch.manual_seed`, which takes a millisecond or two for the kinds of devices that are not there."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.perf_counter() - self._began
+
+    def _reduced(self, value: Tensor) -> float:
+        return float(self.trainer.strategy.reduce(value.to(self.device), reduce_op="mean"))
+
+    def _knn(self) -> float:
+        features = extract(self.network, self.data, self.device)
+        self.network.train()
+        return knn_accuracy(features)
+
+    def _line(self, row: dict[str, float]) -> str:
+        """The epoch in words: loss, accuracy, speed, and the time that is left at this speed."""
+        epochs = self.settings.epochs
+        rate = len(self.steps) * self.settings.batch_size / row["seconds"]
+        left = timedelta(seconds=round((epochs - row["epoch"]) * row["seconds"]))
+        knn = f"  kNN {row['knn']:.2f} %" if "knn" in row else ""
+        return f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}{knn}  {rate:,.0f} images/s  {left} left"

@@ -1,0 +1,115 @@
+"""The result of a run as JSON: what was trained, on what, where, and how it was judged; whole at any moment."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from provenance import environment, replace_file
+from recipe.evaluation import ProbeAccuracy
+from recipe.settings import Settings
+
+FILE = "result.json"
+HARMLESS = ("epochs", "eval_epochs", "knn_every", "data_format", "device", "compile")
+"""Options that a resumed run may change: they do not change what is trained."""
+KEPT = ("evaluations", "host_linear", "curve", "times", "environments")
+"""What a resumed run adds to."""
+
+
+class Result:
+    """The file of one run, in its folder.
+
+    Args:
+        folder: of the run.
+        host: the library whose loop trains: "lightly" or "solo-learn".
+        dataset: name of the data set.
+        settings: of the run.
+        data: what was read, as `recipe.data.Data.as_dict`.
+        host_commit: of the host, where it is no package with a version.
+
+    Raises: ValueError if the folder has a run already and ``settings.resume`` is not set, or a run of other settings
+        or data.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str,
+        dataset: str,
+        settings: Settings,
+        data: dict[str, Any],
+        host_commit: str | None = None,
+    ) -> None:
+        self.path = folder / FILE
+        content: dict[str, Any] = {
+            "host": host,
+            "host_commit": host_commit,
+            "dataset": dataset,
+            "backbone": settings.backbone,
+            "loss": settings.label,
+            "strategy": repr(settings.build_strategy()),
+            "seed": settings.seed,
+            "settings": settings.as_dict(),
+            "data": data,
+            "evaluations": {},
+            "host_linear": {},
+            "curve": [],
+            "times": {},
+            "environments": [],
+        }
+        if self.path.exists():
+            earlier = json.loads(self.path.read_text(encoding="utf-8"))
+            _check_same_run(earlier, content, folder, settings.resume)
+            for kept in KEPT:
+                content[kept] = earlier[kept]
+        here = environment()
+        if here not in content["environments"]:
+            content["environments"].append(here)
+        self.content = content
+
+    def has(self, epochs: int) -> bool:
+        """Whether the network was judged after so many epochs."""
+        return str(epochs) in self.content["evaluations"]
+
+    def add_evaluation(self, epochs: int, probe: ProbeAccuracy, knn: float, seconds: float) -> None:
+        """Add the accuracies after so many epochs, in %."""
+        self.content["evaluations"][str(epochs)] = {
+            "probe_best": probe.best,
+            "probe_last": probe.last,
+            "probe_curve": probe.curve,
+            "knn": knn,
+            "seconds": round(seconds, 2),
+        }
+
+    def add_host_linear(self, epochs: int, evaluation: dict[str, Any]) -> None:
+        """Add what the host's own linear evaluation, if it has one, says after so many epochs."""
+        self.content["host_linear"][str(epochs)] = evaluation
+
+    def set_curve(self, curve: list[dict[str, Any]], images_per_epoch: int) -> None:
+        """Set the epochs, and what follows from them: the time, and the images that an epoch of median length saw."""
+        self.content["curve"] = curve
+        seconds = sorted(row["seconds"] for row in curve)
+        if seconds:
+            self.content["times"] = {
+                "pretraining_seconds": round(sum(seconds), 2),
+                "images_per_second": round(images_per_epoch / seconds[len(seconds) // 2], 1),
+            }
+
+    def save(self) -> None:
+        """Write the file."""
+        text = json.dumps(self.content, indent=2, allow_nan=False)
+        replace_file(self.path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+
+
+def _check_same_run(earlier: dict[str, Any], content: dict[str, Any], folder: Path, resume: bool) -> None:
+    if not resume:
+        raise ValueError(f"output: expected a folder without a run, got {folder}; --resume goes on with it")
+    old, new = earlier["settings"], content["settings"]
+    other = [
+        f"{name}={old.get(name)} (now {value})"
+        for name, value in new.items()
+        if name not in HARMLESS and old.get(name) != value
+    ]
+    if earlier["data"]["sha256"] != content["data"]["sha256"]:
+        other.append(f"other images ({earlier['data']['source']}, now {content['data']['source']})")
+    if other:
+        raise ValueError(f"resume: expected the settings of the run in {folder}, got others: {', '.join(other)}")

@@ -1,0 +1,187 @@
+"""The options of a recipe, as the command line shows them. Whatever is left out is the paper's."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from alphacl_lightly import AlphaCLLoss
+from alphacl_plugins import build_strategy
+from alphacl_plugins.strategies import Strategy
+from recipe import protocol
+
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "infonce": ("infonce", {}),
+    "quadratic": ("uniform", {}),
+    "backprop": ("infonce", {"detach_alpha": False}),
+}
+"""Rows of the paper's Table 1 that are no α-CL: the strategy and the options of the loss that they mean."""
+STRATEGY_OPTIONS = ("tau", "p", "gamma", "exact", "normalize", "eps", "c", "include_augs", "kernel", "t")
+PLACES = ("data_root", "download", "output", "resume")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to train, on what, and where the results go."""
+
+    strategy: str = "direct"
+    """Pair weights α: a registered name, or the import path of your own, my_package.MyAlpha."""
+    loss: Literal["infonce", "quadratic", "backprop"] | None = None
+    """In place of --strategy, another row of the paper's Table 1: the InfoNCE loss; the quadratic loss (α = 1/K); or
+    InfoNCE's α with the gradient passing through it. (The value that backprop reports is the energy's.)"""
+    tau: float | None = None
+    """Temperature τ, > 0. This and the next nine: options of the strategy; None is its own default."""
+    p: float | None = None
+    """Exponent of the distance in direct, > 0."""
+    gamma: float | None = None
+    """Exponent of inverse, > 1; of kcl, the weight of the candidates."""
+    exact: bool | None = None
+    """inverse: the regulariser's own minimiser, or (False) the rule of the paper's Table 1. None: False."""
+    normalize: bool | None = None
+    """direct: whether weights sum to 1."""
+    eps: float | None = None
+    """ε of infonce, triplet, soft_triplet and lifted_structured."""
+    c: float | None = None
+    """Steepness of modified_triplet."""
+    include_augs: bool | None = None
+    """dhel: whether every view gives anchors."""
+    kernel: str | None = None
+    """kcl: gaussian, log, imq, riesz or gaussian_riesz."""
+    t: float | None = None
+    """kcl: parameter of the kernel."""
+    negatives: Literal["both", "same", "cross", "queue"] | None = None
+    """Who is compared: all other samples in both views, in the anchor's own, in the other, or the memory bank alone.
+    None: what the strategy declares, else both; with a memory bank, the bank alone."""
+    symmetric: bool | None = None
+    """Whether both views give anchors. None: what the strategy declares, else yes; with a memory bank, no."""
+    memory_bank_size: int = 0
+    """Embeddings of earlier batches to compare with, as lightly's memory bank; 0: none."""
+
+    backbone: str = "resnet18"
+    """Any timm model."""
+    epochs: int = 500
+    """Passes over the training images. The learning rate of an epoch does not depend on it."""
+    eval_epochs: tuple[int, ...] = protocol.EPOCHS
+    """Evaluate after so many epochs, as far as the run goes, and after the last."""
+    batch_size: int = protocol.BATCH_SIZE
+    """Images in a batch, over all devices."""
+    learning_rate: float | None = None
+    """Of Adam, in the first epochs. None: 0.001 for a ResNet-50, else 0.01."""
+    seed: int = 0
+    """Of the first weights, the order of the images, their augmentation, and the probe."""
+
+    data_root: Path = Path(".data")
+    """Where the data set is, or a folder that holds it."""
+    data_format: Literal["auto", "torchvision", "folder"] = "auto"
+    """torchvision's own files, or an image folder, train/<class>/* and test/<class>/* (and unlabeled/*), which is also
+    the way to data of your own. auto: a folder if there is a train/ in it."""
+    download: bool = False
+    """Let torchvision download the data set into the data root."""
+    classes: int | None = None
+    """Classes that the data must have. None: as many as the data set of this recipe."""
+    limit: int | None = None
+    """Use at most so many training, test and unlabeled images each, for a try."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train. auto: a GPU if there is one."""
+    devices: int = 1
+    """Processes on this machine, one for each device; the loss compares across all of them."""
+    num_nodes: int = 1
+    """Machines, each with so many devices; start the same command on all, as for any Lightning script."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """Of the network in training: bfloat16 or float16 autocast, or float32. auto: bf16 on a GPU, else 32."""
+    compile: bool = False
+    """Compile the network with torch.compile: slow to start, faster afterwards."""
+    augment_ahead: int = 8
+    """Augment so many batches in one go: a GPU is as quick with eight as with one."""
+
+    knn_every: int = 10
+    """kNN accuracy every so many epochs; 0: only in the evaluations."""
+    output: Path | None = None
+    """Folder of the runs; each has its own in it. None: .runs/<data set>_<backbone>."""
+    resume: bool = False
+    """Go on where the run stopped, or begin if it has not begun."""
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 2, "seed": 0, "devices": 1, "num_nodes": 1, "augment_ahead": 1}
+        for name, low in (least | {"knn_every": 0, "memory_bank_size": 0}).items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: expected an int >= {low}, got {getattr(self, name)}")
+        for name in ("limit", "classes"):
+            value = getattr(self, name)
+            if value is not None and value < 2:
+                raise ValueError(f"{name}: expected an int >= 2, got {value}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected a finite number > 0, got {self.learning_rate}")
+        if any(epoch < 1 for epoch in self.eval_epochs):
+            raise ValueError(f"eval_epochs: expected epochs >= 1, got {self.eval_epochs}")
+        if self.batch_size % self.world_size:
+            raise ValueError(
+                f"batch_size: expected a multiple of the {self.world_size} devices (devices x num_nodes), "
+                f"got {self.batch_size}"
+            )
+        if self.loss is not None and self.strategy != "direct":
+            raise ValueError(f"loss: expected either a loss or a strategy, got {self.loss} and {self.strategy}")
+        try:
+            self.criterion()
+        except TypeError as error:  # an option that a strategy does not have; tyro explains ValueErrors alone
+            raise ValueError(str(error)) from error
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        return self.devices * self.num_nodes
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """The epochs after which to evaluate, in order; the last one is always among them."""
+        return tuple(sorted({*(epoch for epoch in self.eval_epochs if epoch < self.epochs), self.epochs}))
+
+    @property
+    def first_rate(self) -> float:
+        """The learning rate of the first epochs."""
+        return protocol.learning_rate(self.backbone) if self.learning_rate is None else self.learning_rate
+
+    @property
+    def strategy_options(self) -> dict[str, Any]:
+        """The options of the strategy that are not its own defaults."""
+        options = {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}
+        if self.loss is None and self.strategy == "inverse":
+            options.setdefault("exact", False)
+        return options
+
+    @property
+    def label(self) -> str:
+        """A short name of the loss with its options, for folders and tables."""
+        options = self.strategy_options
+        if self.strategy == "inverse" and options.get("exact") is False:
+            del options["exact"]  # the default here
+        if self.memory_bank_size:
+            options["memory_bank_size"] = self.memory_bank_size
+        options |= {name: value for name, value in self.comparison.items() if value is not None}
+        return "-".join([self.loss or self.strategy, *(f"{name}={value}" for name, value in options.items())])
+
+    def build_strategy(self) -> Strategy:
+        """Return the pair weights."""
+        name = self.strategy if self.loss is None else LOSSES[self.loss][0]
+        return build_strategy(name, **self.strategy_options)
+
+    def criterion(self) -> AlphaCLLoss:
+        """Return the loss: lightly's adapter, as in any script that trains with lightly."""
+        return AlphaCLLoss(
+            self.build_strategy(),
+            memory_bank_size=(self.memory_bank_size, protocol.EMBEDDING_WIDTH) if self.memory_bank_size else 0,
+            gather_distributed=self.world_size > 1,
+            **self.comparison,
+            **({} if self.loss is None else LOSSES[self.loss][1]),
+        )
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """Who is compared with whom."""
+        return {"negatives": self.negatives, "symmetric": self.symmetric}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every option that says what is done, ready for JSON; where files lie on this machine is left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in PLACES}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

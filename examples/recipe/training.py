@@ -1,0 +1,98 @@
+"""Lightning's Trainer for a recipe: checkpoints, logs, devices, precision."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from recipe.pretraining import Pretraining
+from recipe.settings import Settings
+from recipe.stopping import AtomicCheckpointIO, StopAfterStep
+
+LAST = "last.ckpt"
+
+
+def train(module: Pretraining, folder: Path, epochs: int, loggers: list[Logger]) -> L.Trainer:
+    """Train up to an epoch, from the last checkpoint in the folder if there is one.
+
+    Args:
+        module: is trained in place.
+        folder: of the run; holds last.ckpt after each epoch, and after a signal.
+        epochs: how many in all, earlier ones included.
+        loggers: Lightning's.
+
+    Raises: Stopped after SIGTERM or Ctrl-C; ValueError if the checkpoint is beyond that epoch.
+    """
+    settings, last = module.settings, folder / LAST
+    _check_not_beyond(last, epochs)
+    gpu = device_of(settings).type == "cuda"
+    callbacks: list[Callback] = [
+        StopAfterStep(last),
+        ModelCheckpoint(folder, last.stem, enable_version_counter=False, save_on_train_epoch_end=True),
+    ]
+    if sys.stdout.isatty():
+        callbacks.append(RichProgressBar(refresh_rate=20, leave=False))
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cuda" if gpu else "cpu",
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy="ddp" if settings.world_size > 1 else "auto",
+        precision=precision_of(settings),
+        benchmark=gpu,
+        sync_batchnorm=gpu and settings.world_size > 1,
+        use_distributed_sampler=False,  # each process takes its own part of a batch
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=sys.stdout.isatty(),
+        enable_model_summary=False,
+    )
+    trainer.fit(module.train(), ckpt_path=last if last.exists() else None)
+    return trainer
+
+
+def _check_not_beyond(last: Path, epochs: int) -> None:
+    if not last.exists():
+        return
+    trained = len(torch.load(last, map_location="cpu", weights_only=True)["recipe"]["curve"])
+    if trained > epochs:
+        raise ValueError(
+            f"eval_epochs: expected epochs after {trained}, where the run is, got {epochs}; its weights were not kept"
+        )
+
+
+def loggers(folder: Path) -> list[Logger]:
+    """Return the logs of a run: TensorBoard's, and a CSV file for each time that it was started."""
+    return [TensorBoardLogger(folder, name="", version="tensorboard"), CSVLogger(folder, name="csv")]
+
+
+def device_of(settings: Settings) -> torch.device:
+    """Return where to train: a GPU if there is one and the settings do not say otherwise."""
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def precision_of(settings: Settings) -> Any:
+    """Return Lightning's name of the precision."""
+    names = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    if settings.precision == "auto":
+        return names["bf16" if device_of(settings).type == "cuda" else "32"]
+    return names[settings.precision]
+
+
+def quiet() -> None:
+    """Keep Lightning to what a user of a recipe can act on."""
+    for name in ("lightning.pytorch", "pytorch_lightning"):  # lightly brings the second, which then logs for the first
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 under PyTorch 2.15: theirs to mend
+    warnings.filterwarnings("ignore", ".*GPU available but not used")  # --device cpu was asked for
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # a try with few images
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # it is this run's own

@@ -1,0 +1,226 @@
+"""The α-CL paper's Tables 1 and 2: run their cells, one after another, and write ours beside the paper's.
+
+    python examples/reproduce.py --table 1 --dataset cifar10 --data-root DIR      five seeds of each row, 100 epochs
+    python examples/reproduce.py --table 1 --row infonce direct --epochs 500      two rows, to the end
+    python examples/reproduce.py --table 2 --dry-run                              what is done and what is to do
+    python examples/reproduce.py --table 1 --host solo-learn                      by solo-learn, from a clone of it
+    python examples/reproduce.py --report                                         write the report anew, run nothing
+
+Each run is a process of its own (python examples/<data set>_<backbone>.py), so one that fails leaves the others. After
+Ctrl-C, SIGTERM or a failure the same command goes on where it stopped; a run of 500 epochs is judged after 100 and 300
+as well. Results are kept as JSON in results/; results/README.md and its pictures are made of them alone. A run with
+other images, --limit, or another batch size or backbone than the paper's is no cell of its tables: it is kept in
+results/tries/ and listed apart, with what differs.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from provenance import replace_file
+from recipe import protocol
+from recipe.cells import EXAMPLES, Cell, Host
+from recipe.children import run_child
+from recipe.estimate import Speeds, in_words
+from recipe.kept import load
+from recipe.paper import ROWS, TABLES
+from recipe.plots import draw
+from recipe.report import markdown
+from recipe.settings import Settings
+from recipe.solo_host import SoloLearn, solo_learn_home
+
+BACKBONES = ("resnet18", "resnet50")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Which cells to run, and how."""
+
+    table: Literal[1, 2] = 1
+    """Of the paper."""
+    dataset: Literal["cifar10", "cifar100", "stl10"] | None = None
+    """This one alone. None: all that the table has."""
+    backbone: str | None = None
+    """resnet18 or resnet50: this one alone. Any other timm model: in its place, for a try."""
+    row: tuple[Literal["quadratic", "infonce", "backprop", "entropy", "inverse", "square", "direct"], ...] = ()
+    """These rows alone. None given: all that the table has."""
+    seeds: int = 5
+    """Repetitions: seeds first_seed, first_seed + 1, ..."""
+    first_seed: int = 0
+    """The first of them."""
+    host: Host = "lightly"
+    """The library whose training is used."""
+    dry_run: bool = False
+    """List the cells, and how long they may take; run nothing."""
+    report: bool = False
+    """Write the report and its pictures from the results that there are; run nothing."""
+    results: Path = Path("results")
+    """Folder of what is kept."""
+    runs: Path = Path(".runs/reproduce")
+    """Folder in which the recipes work, with their checkpoints and logs."""
+
+    epochs: int = 100
+    """Passes over the training images. This and the rest: options of the recipes."""
+    eval_epochs: tuple[int, ...] = protocol.EPOCHS
+    """Evaluate after so many epochs, as far as a run goes, and after the last."""
+    batch_size: int = protocol.BATCH_SIZE
+    """Images in a batch; another number than the paper's is for a try."""
+    data_root: Path = Path(".data")
+    """Where the data sets are, torchvision's files or image folders."""
+    data_format: Literal["auto", "torchvision", "folder"] = "auto"
+    """torchvision's own files, or image folders. auto: a folder if there is a train/ in it."""
+    download: bool = False
+    """Let torchvision download what is missing."""
+    classes: int | None = None
+    """Classes of data of your own, for a try."""
+    limit: int | None = None
+    """Use at most so many images of each part, for a try."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train. auto: a GPU if there is one."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """Of the network in training. auto: bf16 on a GPU, else 32."""
+    compile: bool = False
+    """Compile the network; lightly alone."""
+    knn_every: int = 10
+    """kNN accuracy every so many epochs; lightly alone."""
+    linear_epochs: int = protocol.PROBE.epochs
+    """solo-learn: epochs of its own linear evaluation, beside the recipe's; 0: none. Images from a folder it takes at
+    224 px, normalised as ImageNet: slow, and another evaluation."""
+    workers: int = 4
+    """solo-learn: processes that load images."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("seeds", 1), ("first_seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: expected an int >= {low}, got {getattr(self, name)}")
+        if not list(self.cells()):
+            rows = ", ".join(self.row) or "any row"
+            raise ValueError(
+                f"dataset: expected one that table {self.table} has with {self.backbone or 'any backbone'} and {rows}, "
+                f"got {self.dataset or 'none'}"
+            )
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield the runs, one seed of all rows after another."""
+        parts = {
+            (dataset, backbone): rows
+            for (dataset, backbone), rows in TABLES[self.table].items()
+            if self.dataset in (None, dataset) and self._table_backbone in (None, backbone)
+        }
+        for seed in range(self.first_seed, self.first_seed + self.seeds):
+            for (dataset, backbone), rows in parts.items():
+                for row in rows:
+                    if not self.row or row in self.row:
+                        yield self._cell(dataset, backbone, row, seed)
+
+    @property
+    def _table_backbone(self) -> str | None:
+        """Of the table's cells; another model stands in for the ResNet-18."""
+        return self.backbone if self.backbone is None or self.backbone in BACKBONES else "resnet18"
+
+    def _cell(self, dataset: str, backbone: str, row: str, seed: int) -> Cell:
+        settings = Settings(
+            **ROWS[row].options,
+            seed=seed,
+            backbone=self.backbone or backbone,
+            epochs=self.epochs,
+            eval_epochs=self.eval_epochs,
+            batch_size=self.batch_size,
+            data_root=self.data_root,
+            data_format=self.data_format,
+            download=self.download,
+            classes=self.classes,
+            limit=self.limit,
+            device=self.device,
+            precision=self.precision,
+            compile=self.compile,
+            knn_every=self.knn_every,
+        )
+        solo_learn = SoloLearn(self.linear_epochs, self.workers)
+        return Cell(self.host, dataset, backbone, settings, solo_learn, self.runs, self.results)
+
+
+def main(reproduction: Reproduction) -> None:
+    """List, report or run.
+
+    Raises: SystemExit with code 1 if a run has failed; Stopped after Ctrl-C or SIGTERM.
+    """
+    if reproduction.report:
+        write_report(reproduction.results)
+    elif reproduction.dry_run:
+        list_cells(list(reproduction.cells()), reproduction.results)
+    else:
+        failed = run_cells(list(reproduction.cells()))
+        if failed:
+            sys.exit("\n".join(["", f"failed: {len(failed)}; the same command tries them again", *failed]))
+
+
+def run_cells(cells: list[Cell]) -> list[str]:
+    """Run what is not done; return what has failed."""
+    if cells[0].host == "solo-learn":
+        solo_learn_home()
+    failed = []
+    for number, cell in enumerate(cells, start=1):
+        print(f"\n[{number}/{len(cells)}] {cell.name}", flush=True)
+        if len(cell.done()) == len(cell.settings.milestones):
+            print(f"done already: {cell.kept}")
+            continue
+        print(shlex.join(cell.command), flush=True)
+        code = run_child(cell.command, {"PYTHONPATH": _with_examples()})
+        if code:
+            failed.append(f"  {cell.name}: exit code {code}")
+            print(f"failed with exit code {code}", flush=True)
+            continue
+        print(f"kept: {cell.keep()}", flush=True)
+        write_report(cell.results)
+    return failed
+
+
+def list_cells(cells: list[Cell], results: Path) -> None:
+    """Print what is done and what is to do, and for how long."""
+    speeds = Speeds(load(results))
+    total, unknown = 0.0, 0
+    for cell in cells:
+        done, asked = cell.done(), cell.settings.milestones
+        state = "done" if len(done) == len(asked) else f"partly ({', '.join(map(str, done))})" if done else "to do"
+        line = f"{state:<10}  {cell.name}, {cell.settings.epochs} epochs"
+        if len(done) < len(asked):
+            seconds = speeds.seconds(cell)
+            total, unknown = total + (seconds or 0), unknown + (seconds is None)
+            line += f"  {in_words(seconds)}"
+        print(line + (f"  try: {', '.join(cell.changes)}" if cell.changes else ""))
+    if total:
+        print(f"all that is measured: {in_words(total)}")
+    if unknown:
+        print(f"no measurement yet of this backbone, image size and hardware: {unknown} of {len(cells)} cells")
+
+
+def write_report(results: Path) -> None:
+    """Write README.md and the pictures from the JSON files in the folder."""
+    runs = load(results)
+    pictures = draw(runs, results)
+    text = markdown(runs, pictures)
+    path = results / "README.md"
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+    print(f"report: {path}", flush=True)
+
+
+def _with_examples() -> str:
+    """PYTHONPATH for `python -m recipe...`."""
+    return os.pathsep.join([str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Reproduction, description=__doc__)
+    try:
+        main(options)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # between two runs; within one, `run_child` answers
+        sys.exit("interrupted; the same command goes on")
