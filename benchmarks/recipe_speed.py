@@ -27,6 +27,7 @@ from recipe import data as data_sets
 from recipe import protocol
 from recipe.pretraining import Pretraining
 from recipe.settings import Settings as RecipeSettings
+from recipe.stopping import in_one_line
 from recipe.training import device_of, quiet
 
 ALONE = "network alone"
@@ -218,4 +219,6 @@ def markdown(table: list[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    options = tyro.cli(Settings, description=__doc__)
+    with in_one_line():
+        main(options)

@@ -64,7 +64,12 @@ def decode(files: Sequence[Path], image_size: int) -> Tensor:
         try:
             with Image.open(files[index]) as image:
                 images[index] = to_square(image.convert("RGB"))
-        except (OSError, SyntaxError, UnidentifiedImageError) as error:  # what Pillow raises for a broken file
+        except (
+            OSError,
+            SyntaxError,
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+        ) as error:  # what Pillow raises for a broken file
             message = f"data_root: expected an image, got a file that cannot be decoded: {files[index]} ({error})"
             raise ValueError(message) from error
 

@@ -42,13 +42,20 @@ def _processor() -> str:
 
 
 def commit(folder: Path) -> str | None:
-    """Return a checkout's commit, with "-dirty" after it where files differ; None outside a checkout or without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return a checkout's commit, with "-dirty" after it where files differ; None outside a checkout or without git.
+
+    What a run writes into results/ while it is measured does not count.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

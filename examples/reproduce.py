@@ -25,15 +25,15 @@ import tyro
 
 from provenance import replace_file
 from recipe import protocol
-from recipe.cells import EXAMPLES, Cell, Host
-from recipe.children import run_child
-from recipe.estimate import Speeds, in_words
-from recipe.kept import load
-from recipe.paper import ROWS, TABLES
-from recipe.plots import draw
-from recipe.report import markdown
 from recipe.settings import Settings
-from recipe.solo_host import SoloLearn, solo_learn_home
+from tables.cells import EXAMPLES, Cell, Host
+from tables.children import run_child
+from tables.estimate import Speeds, in_words
+from tables.kept import load
+from tables.paper import ROWS, TABLES
+from tables.plots import draw
+from tables.report import markdown
+from tables.solo_host import SoloLearn, solo_learn_home
 
 BACKBONES = ("resnet18", "resnet50")
 
@@ -212,7 +212,7 @@ def write_report(results: Path) -> None:
 
 
 def _with_examples() -> str:
-    """PYTHONPATH for `python -m recipe...`."""
+    """PYTHONPATH for `python -m tables...`."""
     return os.pathsep.join([str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 

@@ -142,7 +142,7 @@ def _decode_once(folder: Path, files: Sequence[Path], image_size: int) -> Tensor
     for file in files:
         state = file.stat()
         digest.update(f"{file.relative_to(folder)} {state.st_size} {state.st_mtime_ns}\n".encode())
-    cache = folder / ".cache" / f"{digest.hexdigest()[:16]}.npy"
+    cache = folder / ".cache" / f"{image_size}px-{digest.hexdigest()[:16]}.npy"
     if cache.exists():
         try:
             return torch.from_numpy(np.load(cache, allow_pickle=False))
@@ -151,6 +151,9 @@ def _decode_once(folder: Path, files: Sequence[Path], image_size: int) -> Tensor
     pixels = decode(files, image_size)
     with suppress(OSError):  # a folder that cannot be written is a slower start, not an error
         replace_file(cache, lambda part: _save(part, pixels))
+        for outdated in cache.parent.glob(f"{image_size}px-*.npy"):
+            if outdated != cache:
+                outdated.unlink()
     return pixels
 
 

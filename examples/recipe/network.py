@@ -5,7 +5,7 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from alphacl_timm import create_backbone
+from alphacl_timm import create_backbone, open_residuals
 from recipe.protocol import EMBEDDING_WIDTH, HIDDEN_WIDTH
 
 
@@ -24,6 +24,7 @@ class Network(nn.Module):
         super().__init__()
         self.normalize = v2.Normalize(list(mean), list(std))
         self.backbone = create_backbone(backbone, image_size=image_size)
+        open_residuals(self.backbone)  # as the paper's network starts
         self.head = ProjectionHead(
             [
                 (self.backbone.num_features, HIDDEN_WIDTH, nn.BatchNorm1d(HIDDEN_WIDTH, affine=False), nn.ReLU(), True),

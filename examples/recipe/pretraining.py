@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from statistics import median
 from typing import Any
 
 import lightning as L
@@ -54,7 +55,7 @@ class Pretraining(L.LightningModule):
     Args:
         settings: the run.
         dataset: how images are normalised and augmented.
-        data: images, as uint8 on the device if at most half of its free memory goes for that, else in pinned memory.
+        data: images, as uint8 on the device if at most half of its free memory goes for that, else sent as needed.
 
     Raises: ValueError if there are fewer images than one batch needs.
     """
@@ -96,9 +97,8 @@ class Pretraining(L.LightningModule):
         if self.global_step:
             self.print(f"resumed in epoch {self.current_epoch + 1}, after step {self.global_step}")
         self._began = time.perf_counter()
-        if self.device.type == "cuda" and not (self.images.is_cuda or self.images.is_pinned()):
-            fits = self.images.nbytes <= torch.cuda.mem_get_info(self.device)[0] / 2
-            self.images = self.images.to(self.device) if fits else self.images.pin_memory()
+        if self.device.type == "cuda" and self.images.nbytes <= torch.cuda.mem_get_info(self.device)[0] / 2:
+            self.images = self.images.to(self.device)
 
     def on_train_batch_start(self, batch: int, batch_index: int) -> None:
         """Set the learning rate."""
@@ -131,7 +131,10 @@ class Pretraining(L.LightningModule):
             row["knn"] = self._knn()
         self.curve.append(row)
         for logger in self.loggers:
-            logger.log_metrics({f"epoch/{name}": value for name, value in row.items()}, step=self.global_step)
+            logger.log_metrics(
+                {f"epoch/{name}": value for name, value in row.items() if name != "epoch"}, step=self.global_step
+            )
+            logger.save()
         self.print(self._line(row))
         self._sums, self._seconds, self._began = {}, 0.0, time.perf_counter()
 
@@ -169,7 +172,10 @@ class Pretraining(L.LightningModule):
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self._seed("order")))
         batches = order[steps.start * self.settings.batch_size : steps.stop * self.settings.batch_size]
         mine = batches.view(len(steps), self.settings.world_size, -1)[:, self.global_rank].flatten()
-        return self.images[mine.to(self.images.device)].to(self.device, non_blocking=True)
+        pixels = self.images[mine.to(self.images.device)]
+        if pixels.device == self.device:
+            return pixels
+        return pixels.pin_memory().to(self.device, non_blocking=True)  # while the GPU is busy with earlier steps
 
     def _seed(self, purpose: str, *numbers: int) -> int:
         entropy = [self.settings.seed, self.current_epoch, *numbers, *purpose.encode()]
@@ -196,6 +202,9 @@ class Pretraining(L.LightningModule):
         """The epoch in words: loss, accuracy, speed, and the time that is left at this speed."""
         epochs = self.settings.epochs
         rate = len(self.steps) * self.settings.batch_size / row["seconds"]
-        left = timedelta(seconds=round((epochs - row["epoch"]) * row["seconds"]))
+        usual = median(each["seconds"] for each in self.curve[-10:])
+        left = timedelta(seconds=round((epochs - row["epoch"]) * usual))
         knn = f"  kNN {row['knn']:.2f} %" if "knn" in row else ""
-        return f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}{knn}  {rate:,.0f} images/s  {left} left"
+        return (
+            f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}{knn}  {rate:,.0f} images/s  {left} of training left"
+        )

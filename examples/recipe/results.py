@@ -7,6 +7,7 @@ from typing import Any
 from provenance import environment, replace_file
 from recipe.evaluation import ProbeAccuracy
 from recipe.settings import Settings
+from recipe.training import resolved_precision
 
 FILE = "result.json"
 HARMLESS = ("epochs", "eval_epochs", "knn_every", "data_format", "device", "compile")
@@ -48,7 +49,7 @@ class Result:
             "loss": settings.label,
             "strategy": repr(settings.build_strategy()),
             "seed": settings.seed,
-            "settings": settings.as_dict(),
+            "settings": settings.as_dict() | {"precision": resolved_precision(settings)},
             "data": data,
             "evaluations": {},
             "host_linear": {},
@@ -56,13 +57,15 @@ class Result:
             "times": {},
             "environments": [],
         }
+        if not self.path.exists() and any(folder.glob("*.ckpt")):
+            raise ValueError(f"output: expected checkpoints with their {FILE}, got some without it in {folder}")
         if self.path.exists():
-            earlier = json.loads(self.path.read_text(encoding="utf-8"))
+            earlier = read_result(self.path)
             _check_same_run(earlier, content, folder, settings.resume)
             for kept in KEPT:
                 content[kept] = earlier[kept]
         here = environment()
-        if here not in content["environments"]:
+        if content["environments"][-1:] != [here]:
             content["environments"].append(here)
         self.content = content
 
@@ -100,9 +103,26 @@ class Result:
         replace_file(self.path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """Return the content of a result.
+
+    Raises: ValueError if the file is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"results: expected JSON in {path}, got something else: {error}") from error
+    if not isinstance(content, dict) or not {*KEPT, "host", "dataset", "settings", "data"} <= content.keys():
+        raise ValueError(f"results: expected the result of a recipe in {path}, got another JSON")
+    return content
+
+
 def _check_same_run(earlier: dict[str, Any], content: dict[str, Any], folder: Path, resume: bool) -> None:
     if not resume:
-        raise ValueError(f"output: expected a folder without a run, got {folder}; --resume goes on with it")
+        raise ValueError(
+            f"output: expected a folder without a run, got {folder}; --resume goes on with it, --output puts this "
+            "one elsewhere"
+        )
     old, new = earlier["settings"], content["settings"]
     other = [
         f"{name}={old.get(name)} (now {value})"

@@ -2,13 +2,11 @@
 
 import os
 import shutil
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
-import torch
 import tyro
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -19,18 +17,15 @@ from recipe.evaluation import extract, knn_accuracy, probe
 from recipe.pretraining import Pretraining
 from recipe.results import Result
 from recipe.settings import Settings
-from recipe.training import LAST, device_of, loggers, quiet, train
+from recipe.stopping import held, in_one_line
+from recipe.training import LAST, check_device, device_of, loggers, quiet, read_checkpoint, train
 
 
 def main(dataset: str, backbone: str, description: str) -> None:
-    """Run a recipe with the options of the command line; an error of the user's is one line."""
+    """Run a recipe with the options of the command line."""
     settings = tyro.cli(Settings, default=Settings(backbone=backbone), description=description)
-    try:
+    with in_one_line():
         run(protocol.DATASETS[dataset], settings)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # between the trainings, each of which has its own answer
-        sys.exit("interrupted; --resume goes on")
 
 
 def run(dataset: protocol.Dataset, settings: Settings) -> Path:
@@ -40,31 +35,36 @@ def run(dataset: protocol.Dataset, settings: Settings) -> Path:
         dataset: the data set and its augmentation.
         settings: all the rest.
 
-    Raises: ValueError, FileNotFoundError before anything is trained, if the data or the folder of the run are not as
-        expected; Stopped after SIGTERM or Ctrl-C.
+    Raises: ValueError, OSError before anything is trained, if the data, the device or the folder of the run are not as
+        expected; OSError if a file cannot be written; Stopped after SIGTERM or Ctrl-C.
     """
     quiet()
-    first = _is_first_process()
-    folder = folder_of(dataset.name, settings)
+    check_device(settings)
+    folder = settings.folder(dataset.name)
+    if not _is_first_process():  # of several; the first holds the folder, and has made the run
+        return _pretrain_and_evaluate(dataset, replace(settings, resume=True, download=False), folder, first=False)
+    with held(folder):
+        return _pretrain_and_evaluate(dataset, settings, folder, first=True)
+
+
+def _pretrain_and_evaluate(dataset: protocol.Dataset, settings: Settings, folder: Path, *, first: bool) -> Path:
     data = data_sets.load(
         dataset,
         settings.data_root,
         settings.data_format,
-        download=settings.download and first,
+        download=settings.download,
         classes=settings.classes,
         limit=settings.limit,
     )
     described = data.as_dict()
-    if not first:  # its run exists already: the first process has made it
-        settings = replace(settings, resume=True)
     result = Result(folder, "lightly", dataset.name, settings, described)
-    if first:
-        _say_what_is_missing(dataset, described)
-        result.save()
     L.seed_everything(settings.seed, verbose=False)
     module = Pretraining(settings, dataset, data)
     if settings.compile:
         module.network.compile()
+    if first:
+        _describe(dataset, described, own=settings.classes is not None)
+        result.save()
     logs = loggers(folder)
     for epochs in settings.milestones:
         if result.has(epochs):
@@ -79,16 +79,11 @@ def run(dataset: protocol.Dataset, settings: Settings) -> Path:
     return result.path
 
 
-def folder_of(dataset: str, settings: Settings) -> Path:
-    """Return the folder of one run: data set and backbone, loss and seed."""
-    output = settings.output or Path(".runs") / f"{dataset}_{settings.backbone}"
-    return output / f"{settings.label}-seed{settings.seed}"
-
-
 def evaluate(module: Pretraining, checkpoint: Path, result: Result, epochs: int) -> None:
     """Judge the weights of a checkpoint, and write the result so far."""
     started = time.perf_counter()
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    print(f"after {_epochs(epochs)}: features, linear probe, kNN ...", flush=True)
+    saved = read_checkpoint(checkpoint)
     module.load_state_dict(saved["state_dict"])
     device = device_of(module.settings)
     features = extract(module.network.to(device), module.data, device)
@@ -98,7 +93,7 @@ def evaluate(module: Pretraining, checkpoint: Path, result: Result, epochs: int)
     result.set_curve(saved["recipe"]["curve"], len(module.steps) * module.settings.batch_size)
     result.save()
     print(
-        f"after {epochs} epochs: linear probe {accuracy.best:.2f} % (best of {protocol.PROBE.epochs} epochs), "
+        f"after {_epochs(epochs)}: linear probe {accuracy.best:.2f} % (best of {protocol.PROBE.epochs} epochs), "
         f"{accuracy.last:.2f} % (last), kNN {knn:.2f} %, in {seconds:.0f} s\nresult: {result.path}",
         flush=True,
     )
@@ -110,13 +105,19 @@ def _is_first_process() -> bool:
     return not getattr(rank_zero_only, "rank", 0) and int(machine) == 0
 
 
-def _say_what_is_missing(dataset: protocol.Dataset, described: dict[str, object]) -> None:
+def _epochs(n: int) -> str:
+    return "1 epoch" if n == 1 else f"{n} epochs"
+
+
+def _describe(dataset: protocol.Dataset, described: dict[str, object], *, own: bool) -> None:
+    """Print what was read and, if it should be the data set itself, what of it is not there."""
     counts = ", ".join(f"{described[split]:,} {split}" for split in data_sets.SPLITS if described[split])
-    print(f"{dataset.name} ({described['source']}): {counts} images", flush=True)
+    name = f"data of your own, as {dataset.name}" if own else dataset.name
+    print(f"{name} ({described['source']}): {counts} images", flush=True)
     short = [
         f"{described[split]:,} of {getattr(dataset, split):,} {split}"
         for split in data_sets.SPLITS
         if described[split] != getattr(dataset, split)
     ]
-    if short:
+    if short and not own:
         print(f"note: not the whole of {dataset.name}: {', '.join(short)} images", flush=True)

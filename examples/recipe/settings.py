@@ -25,7 +25,8 @@ class Settings:
     """What to train, on what, and where the results go."""
 
     strategy: str = "direct"
-    """Pair weights α: a registered name, or the import path of your own, my_package.MyAlpha."""
+    """Pair weights α: a registered name, or the import path of a class of your own, my_package.MyAlpha (one in the
+    current folder: with PYTHONPATH=.)."""
     loss: Literal["infonce", "quadratic", "backprop"] | None = None
     """In place of --strategy, another row of the paper's Table 1: the InfoNCE loss; the quadratic loss (α = 1/K); or
     InfoNCE's α with the gradient passing through it. (The value that backprop reports is the energy's.)"""
@@ -34,7 +35,7 @@ class Settings:
     p: float | None = None
     """Exponent of the distance in direct, > 0."""
     gamma: float | None = None
-    """Exponent of inverse, > 1; of kcl, the weight of the candidates."""
+    """Exponent of inverse, > 0 (> 1 where exact); of kcl, the weight of the candidates, > 0."""
     exact: bool | None = None
     """inverse: the regulariser's own minimiser, or (False) the rule of the paper's Table 1. None: False."""
     normalize: bool | None = None
@@ -98,7 +99,7 @@ class Settings:
     knn_every: int = 10
     """kNN accuracy every so many epochs; 0: only in the evaluations."""
     output: Path | None = None
-    """Folder of the runs; each has its own in it. None: .runs/<data set>_<backbone>."""
+    """Folder of the runs, <data set>_<backbone>/<run>/ in it. None: .runs."""
     resume: bool = False
     """Go on where the run stopped, or begin if it has not begun."""
 
@@ -111,6 +112,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 2:
                 raise ValueError(f"{name}: expected an int >= 2, got {value}")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed: expected an int < 2**32, got {self.seed}")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate: expected a finite number > 0, got {self.learning_rate}")
         if any(epoch < 1 for epoch in self.eval_epochs):
@@ -124,8 +127,9 @@ class Settings:
             raise ValueError(f"loss: expected either a loss or a strategy, got {self.loss} and {self.strategy}")
         try:
             self.criterion()
-        except TypeError as error:  # an option that a strategy does not have; tyro explains ValueErrors alone
-            raise ValueError(str(error)) from error
+        except (TypeError, ImportError) as error:  # tyro explains ValueErrors alone
+            cause = "" if error.__cause__ is None else f" ({error.__cause__})"
+            raise ValueError(f"{error}{cause}") from error
 
     @property
     def world_size(self) -> int:
@@ -160,6 +164,13 @@ class Settings:
             options["memory_bank_size"] = self.memory_bank_size
         options |= {name: value for name, value in self.comparison.items() if value is not None}
         return "-".join([self.loss or self.strategy, *(f"{name}={value}" for name, value in options.items())])
+
+    def folder(self, dataset: str) -> Path:
+        """Where a run on a data set leaves its files: a place for each loss, seed, and what is often tried."""
+        tried = {"batch_size": protocol.BATCH_SIZE, "learning_rate": None, "precision": "auto", "limit": None}
+        changes = [f"{name}={getattr(self, name)}" for name, usual in tried.items() if getattr(self, name) != usual]
+        run = "-".join([self.label, *changes, f"seed{self.seed}"])
+        return (self.output or Path(".runs")) / f"{dataset}_{self.backbone}" / run
 
     def build_strategy(self) -> Strategy:
         """Return the pair weights."""

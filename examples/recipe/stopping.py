@@ -2,12 +2,16 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -16,6 +20,34 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class Stopped(SystemExit):
     """A signal has ended the run; its code is the shell's for that signal."""
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """End the program with one line where a user can do something about an error."""
+    try:
+        yield
+    except (ValueError, OSError, ChildProcessError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # between the trainings, each of which has its own answer
+        print("interrupted; --resume goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from the folder of a run; the system lets go of it when a process ends, however it does.
+
+    Raises: ValueError if another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"output: expected a folder in which nothing runs, got {folder}, where a run is going on"
+        ) from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -27,7 +59,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         with part.open("wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # of torch's own writer
+                raise OSError(f"{path} cannot be written: {error}") from error
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

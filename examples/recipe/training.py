@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,21 @@ from recipe.settings import Settings
 from recipe.stopping import AtomicCheckpointIO, StopAfterStep
 
 LAST = "last.ckpt"
+
+
+class Progress(RichProgressBar):
+    """Lightning's bar, which counts epochs from 1 up to those of the run, and shows what is of use here."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(refresh_rate=20, leave=False)
+        self.epochs = epochs
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch + 1}/{self.epochs}"
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        """The loss, without the name of the logger's folder."""
+        return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
 
 
 def train(module: Pretraining, folder: Path, epochs: int, loggers: list[Logger]) -> L.Trainer:
@@ -37,7 +53,7 @@ def train(module: Pretraining, folder: Path, epochs: int, loggers: list[Logger])
         ModelCheckpoint(folder, last.stem, enable_version_counter=False, save_on_train_epoch_end=True),
     ]
     if sys.stdout.isatty():
-        callbacks.append(RichProgressBar(refresh_rate=20, leave=False))
+        callbacks.append(Progress(settings.epochs))
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cuda" if gpu else "cpu",
@@ -61,11 +77,28 @@ def train(module: Pretraining, folder: Path, epochs: int, loggers: list[Logger])
 def _check_not_beyond(last: Path, epochs: int) -> None:
     if not last.exists():
         return
-    trained = len(torch.load(last, map_location="cpu", weights_only=True)["recipe"]["curve"])
-    if trained > epochs:
+    saved = read_checkpoint(last)["recipe"]
+    whole, begun = len(saved["curve"]), bool(saved["sums"])
+    if whole + begun > epochs:
+        where = f"in epoch {whole + 1}" if begun else f"after epoch {whole}"
         raise ValueError(
-            f"eval_epochs: expected epochs after {trained}, where the run is, got {epochs}; its weights were not kept"
+            f"eval_epochs: expected epochs that are still to come, got {epochs}; the run is {where}, and earlier "
+            "weights were not kept"
         )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint of a recipe, on the CPU.
+
+    Raises: ValueError if the file is none, or not whole.
+    """
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"resume: expected a checkpoint, got a file that cannot be read as one: {path}") from error
+    if "recipe" not in saved:
+        raise ValueError(f"resume: expected a checkpoint of a recipe, got another one: {path}")
+    return saved
 
 
 def loggers(folder: Path) -> list[Logger]:
@@ -80,12 +113,27 @@ def device_of(settings: Settings) -> torch.device:
     return torch.device(settings.device)
 
 
+def check_device(settings: Settings) -> None:
+    """Raise ValueError if this machine does not have what the settings ask for."""
+    found = torch.cuda.device_count()
+    if settings.device == "cuda" and found == 0:
+        raise ValueError("device: expected a GPU for cuda, got none that PyTorch can use")
+    if device_of(settings).type == "cuda" and found < settings.devices:
+        raise ValueError(f"devices: expected at most the {found} GPUs of this machine, got {settings.devices}")
+    if settings.precision == "16" and device_of(settings).type == "cpu":
+        raise ValueError("precision: expected 32 or bf16 on a CPU, got 16")
+
+
 def precision_of(settings: Settings) -> Any:
     """Return Lightning's name of the precision."""
-    names = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[resolved_precision(settings)]
+
+
+def resolved_precision(settings: Settings) -> str:
+    """Return the precision, with what "auto" means."""
     if settings.precision == "auto":
-        return names["bf16" if device_of(settings).type == "cuda" else "32"]
-    return names[settings.precision]
+        return "bf16" if device_of(settings).type == "cuda" else "32"
+    return settings.precision
 
 
 def quiet() -> None:

@@ -169,7 +169,7 @@ class NNCLR(ContrastiveMethod):
 
 
 class AlphaCL(SimCLR):
-    """``method: alpha_cl``: SimCLR with the α-CL paper's head and, by default, its learning rate.
+    """``method: alpha_cl``: SimCLR with the α-CL paper's head, first weights and, by default, its learning rate.
 
     The head is Linear - BatchNorm (no affine) - ReLU - Linear, 512 and 128 wide unless ``method_kwargs`` says
     otherwise. ``scheduler: {name: alpha_cl}``: in epoch e = 0, 1, ... the rate is
@@ -180,6 +180,9 @@ class AlphaCL(SimCLR):
         _fill(cfg, method_kwargs={"proj_hidden_dim": 512, "proj_output_dim": 128, "temperature": None})
         _fill(cfg, loss=NAME, scheduler={"name": NAME})
         super().__init__(cfg)
+        from alphacl_timm import open_residuals
+
+        open_residuals(self.backbone)
         hidden, out = cfg.method_kwargs.proj_hidden_dim, cfg.method_kwargs.proj_output_dim
         self.projector = nn.Sequential(
             nn.Linear(self.features_dim, hidden),

@@ -79,6 +79,20 @@ def create_backbone(name: str, image_size: int = 32, pretrained: bool = False, *
     return model
 
 
+def open_residuals(model: nn.Module) -> None:
+    """Let every residual branch take part from the start, as in torchvision's networks and the α-CL paper's.
+
+    timm starts the last batch norm of a branch with weights of 0, so that a block begins as the identity. Batch norms
+    whose weights are all 0 get weights of 1; nothing else is changed.
+
+    Args:
+        model: new, not trained; changed in place.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)
+
+
 def _check_image_size(image_size: int) -> None:
     if not isinstance(image_size, int) or isinstance(image_size, bool):
         raise TypeError(f"image_size: expected an int, got {image_size!r}")

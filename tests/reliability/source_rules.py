@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
+HARMLESS = "UnpicklingError"  # what a safe load raises for a broken file
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
 UNSAFE_FUNCTIONS = {"tempfile.mktemp", "os.tempnam", "os.tmpnam", "os.system", "os.popen", "yaml.unsafe_load"}
 LOADERS = {"torch.load": ("weights_only", True), "torch.hub.load_state_dict_from_url": ("weights_only", True)}
@@ -34,6 +35,8 @@ def _imported_names(tree: ast.AST) -> dict[str, str]:
 
 
 def _of_node(node: ast.AST, names: dict[str, str]) -> Iterator[tuple[int, str]]:
+    if isinstance(node, ast.ImportFrom) and node.module == "pickle" and [n.name for n in node.names] == [HARMLESS]:
+        return
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
         yield from (

@@ -50,6 +50,7 @@ def test_a_changed_file_is_decoded_again(folder):
     after = data.load(CIFAR10, folder)
     assert after.train.pixels[0].min() == 255
     assert before.as_dict()["sha256"] != after.as_dict()["sha256"]
+    assert len(list((folder / ".cache").iterdir())) == 1  # that of before is gone
 
 
 @pytest.mark.parametrize("broken", [b"", b"nothing like an array", b"\x93NUMPY\x01\x00v\x00"])

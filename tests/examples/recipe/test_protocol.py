@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from recipe import protocol
@@ -67,6 +68,27 @@ def test_the_stem(backbone):
     assert (stl.conv1.kernel_size, stl.conv1.stride) == ((7, 7), (2, 2))
     assert isinstance(stl.maxpool, nn.MaxPool2d)
     assert cifar.num_features == stl.num_features == {"resnet18": 512, "resnet50": 2048}[backbone]
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_residual_branches_are_open_as_in_torchvisions_networks(backbone):
+    ours = Network(backbone, 32, (0.0,) * 3, (1.0,) * 3).backbone
+    theirs = torchvision.models.get_model(backbone)
+    for network in (ours, theirs):
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert len(norms) == {"resnet18": 20, "resnet50": 53}[backbone]
+        assert all((norm.weight == 1).all() for norm in norms)
+
+
+def test_images_are_normalised_as_the_data_set_says():
+    dataset = protocol.DATASETS["cifar10"]
+    network = Network("test_resnet", 32, dataset.mean, dataset.std)
+    seen = []
+    network.backbone = nn.Module()
+    network.backbone.forward = lambda pixels: seen.append(pixels) or pixels
+    network.features(torch.full((1, 3, 32, 32), 0.5))
+    expected = [(0.5 - mean) / std for mean, std in zip(dataset.mean, dataset.std, strict=True)]
+    assert seen[0][0, :, 0, 0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_each_view_passes_the_network_by_itself(module, monkeypatch):

@@ -40,9 +40,13 @@ def recipe(examples, data, output, *options, killed=()):
     )
 
 
-def result(output, name="direct-seed0"):
+def folder_of(output, name):
+    return output / "cifar10_test_resnet" / name
+
+
+def result(output, name="direct-batch_size=32-seed0"):
     """What a run found, without what it took."""
-    content = json.loads((output / name / "result.json").read_text())
+    content = json.loads((folder_of(output, name) / "result.json").read_text())
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in content["curve"]]
     judged = {
         epochs: {name: value for name, value in evaluation.items() if name != "seconds"}
@@ -51,8 +55,8 @@ def result(output, name="direct-seed0"):
     return rows, judged
 
 
-def weights(output, name="direct-seed0"):
-    return torch.load(output / name / f"epoch-{EPOCHS}.ckpt", weights_only=True)["state_dict"]
+def weights(output, name="direct-batch_size=32-seed0"):
+    return torch.load(folder_of(output, name) / f"epoch-{EPOCHS}.ckpt", weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +88,7 @@ def test_a_killed_run_ends_as_one_that_was_not(moment, name, step, uninterrupted
 @pytest.mark.slow
 def test_a_memory_bank_is_resumed_too(examples, digits_folder, tmp_path):
     options = ["--loss", "infonce", "--memory-bank-size", "100"]
-    name = "infonce-memory_bank_size=100-seed0"
+    name = "infonce-memory_bank_size=100-batch_size=32-seed0"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert recipe(examples, digits_folder, whole, *options).returncode == 0
     assert_ended_by("SIGTERM", recipe(examples, digits_folder, parts, *options, killed=("step:1:3", "SIGTERM")))

@@ -1,13 +1,21 @@
 import json
+import math
+import os
 import re
+import shutil
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from alphacl_plugins import strategy_names
 from recipe import run
+from recipe.pretraining import Pretraining
 from recipe.protocol import DATASETS
 from recipe.settings import Settings
+from recipe.stopping import AtomicCheckpointIO, Stopped, held
 
 SMALL = Settings(backbone="test_resnet", epochs=1, batch_size=32, device="cpu", augment_ahead=2, knn_every=1, limit=100)
 
@@ -25,7 +33,7 @@ def test_a_run_leaves_its_result_its_logs_and_its_weights(settings, capsys):
     path = run.run(DATASETS["cifar10"], replace(settings, epochs=2, eval_epochs=(1,)))
     folder = path.parent
     content = read(path)
-    assert path == settings.output / "direct-seed0" / "result.json"
+    assert path == settings.folder("cifar10") / "result.json"
     assert (content["host"], content["dataset"], content["backbone"]) == ("lightly", "cifar10", "test_resnet")
     assert (content["loss"], content["seed"]) == ("direct", 0)
     assert content["strategy"] == "Direct(tau=0.5, p=4.0, normalize=True)"
@@ -57,8 +65,94 @@ def test_a_run_leaves_its_result_its_logs_and_its_weights(settings, capsys):
     assert "epoch/loss" in table.read_text().splitlines()[0]
     out = capsys.readouterr().out
     assert "note: not the whole of cifar10: 100 of 50,000 train, 100 of 10,000 test images" in out
-    assert re.search(r"epoch 2/2  loss -?\d\.\d{4}  kNN \d+\.\d\d %  [\d,]+ images/s  0:00:00 left", out)
+    assert re.search(r"epoch 2/2  loss -?\d\.\d{4}  kNN \d+\.\d\d %  [\d,]+ images/s  0:00:00 of training left", out)
     assert re.search(r"after 2 epochs: linear probe \d+\.\d\d % \(best of 50 epochs\)", out)
+
+
+def test_adam_steps_at_the_rate_of_the_paper(settings, monkeypatch):
+    used = []
+    step = torch.optim.Adam.step
+
+    def record(self, *args, **kwargs):
+        if len(self.param_groups[0]["params"]) > 2:  # not the probe's
+            used.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", record)
+    run.run(DATASETS["cifar10"], replace(settings, epochs=14, eval_epochs=(12,), knn_every=0))
+    expected = [0.01 * (1 + math.cos(math.pi * max(0, epoch - 10) / 3)) / 2 for epoch in range(14) for _ in range(3)]
+    assert used == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_the_folder_of_a_run_is_held_while_it_runs(settings):
+    message = r"output: expected a folder in which nothing runs, got .*direct.*seed0"
+    with held(settings.folder("cifar10")), pytest.raises(ValueError, match=message):
+        run.run(DATASETS["cifar10"], settings)
+    run.run(DATASETS["cifar10"], settings)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 128}, {"backbone": "no_such_net"}, {"data_root": Path("nowhere")}, {"device": "cuda"}]
+)
+def test_an_error_leaves_no_run_behind(changes, settings):
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises((ValueError, FileNotFoundError)):
+        run.run(DATASETS["cifar10"], replace(settings, **changes))
+    assert not list(settings.output.rglob("result.json"))
+
+
+def test_weights_without_their_result_are_not_taken_over(settings):
+    path = run.run(DATASETS["cifar10"], settings)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"output: expected checkpoints with their result.json, got some without it"):
+        run.run(DATASETS["cifar10"], replace(settings, resume=True))
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"settings": {'])
+def test_a_result_that_is_none_is_named(content, settings):
+    path = run.run(DATASETS["cifar10"], settings)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"results: expected .*{path.name}"):
+        run.run(DATASETS["cifar10"], replace(settings, resume=True))
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_checkpoint_that_is_cut_off_is_named(size, settings):
+    path = run.run(DATASETS["cifar10"], settings)
+    last = path.with_name("last.ckpt")
+    last.write_bytes(last.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"resume: expected a checkpoint, got a file that cannot be read.*last.ckpt"):
+        run.run(DATASETS["cifar10"], replace(settings, epochs=2, resume=True))
+
+
+def test_a_run_that_stopped_within_the_next_epoch_is_not_judged_as_before_it(settings, monkeypatch):
+    training_step = Pretraining.training_step
+
+    def interrupted(self, batch, batch_index):
+        if (self.current_epoch, batch_index) == (1, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_step(self, batch, batch_index)
+
+    monkeypatch.setattr(Pretraining, "training_step", interrupted)
+    with pytest.raises(Stopped):
+        run.run(DATASETS["cifar10"], replace(settings, epochs=2, eval_epochs=()))
+    with pytest.raises(ValueError, match=r"eval_epochs: .* got 1; the run is in epoch 2"):
+        run.run(DATASETS["cifar10"], replace(settings, epochs=1, resume=True))
+
+
+def test_a_full_disk_is_an_error_and_the_checkpoint_before_stays(tmp_path, monkeypatch):
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"recipe": 1}, path)
+
+    def full(checkpoint, file):
+        raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"last.ckpt cannot be written: .*unexpected pos"):
+        io.save_checkpoint({"recipe": 2}, path)
+    monkeypatch.undo()
+    assert torch.load(path) == {"recipe": 1}
 
 
 def test_a_finished_run_is_not_done_again(settings, monkeypatch):
@@ -81,19 +175,38 @@ def test_more_epochs_go_on_from_where_a_run_ended(settings):
     assert content["evaluations"]["3"]["probe_curve"] == expected["evaluations"]["3"]["probe_curve"]
 
 
-def test_a_run_is_not_resumed_with_other_settings_or_data(settings):
+def test_a_run_is_not_resumed_with_other_settings_or_data(settings, tmp_path):
     run.run(DATASETS["cifar10"], settings)
-    with pytest.raises(
-        ValueError, match=r"resume: expected the settings of the run .* got others: batch_size=32 \(now 16\)"
+    changed = shutil.copytree(settings.data_root, tmp_path / "changed", ignore=shutil.ignore_patterns(".cache"))
+    for image in (changed / "test" / "0").iterdir():
+        shutil.copyfile(sorted((changed / "test" / "1").iterdir())[0], image)
+    for changes, message in (
+        ({"augment_ahead": 3}, r"resume: expected the settings of the run .* got others: augment_ahead=2 \(now 3\)"),
+        ({"data_root": changed}, r"got others: other images \(image folder digits, now image folder changed\)"),
     ):
-        run.run(DATASETS["cifar10"], replace(settings, batch_size=16, resume=True))
-    with pytest.raises(ValueError, match=r"got others: limit=100 \(now 90\), other images"):
-        run.run(DATASETS["cifar10"], replace(settings, limit=90, resume=True))
+        with pytest.raises(ValueError, match=message):
+            run.run(DATASETS["cifar10"], replace(settings, **changes, resume=True))
+
+
+def test_what_is_often_tried_has_a_folder_of_its_own(settings):
+    tries = [{}, {"batch_size": 16}, {"learning_rate": 0.1}, {"limit": 90}, {"precision": "bf16"}, {"seed": 1}]
+    folders = {replace(settings, **changes).folder("cifar10") for changes in tries}
+    assert len(folders) == len(tries)
+    assert settings.folder("cifar10") != settings.folder("stl10")
+
+
+def test_data_of_your_own_are_not_said_to_lack_anything(settings, capsys):
+    run.run(DATASETS["cifar10"], replace(settings, classes=10))
+    out = capsys.readouterr().out
+    assert "data of your own, as cifar10 (image folder digits): 100 train, 100 test images" in out
+    assert "note:" not in out
 
 
 def test_a_milestone_that_has_passed_is_an_error(settings):
     run.run(DATASETS["cifar10"], replace(settings, epochs=2, eval_epochs=()))
-    with pytest.raises(ValueError, match=r"eval_epochs: expected epochs after 2, where the run is, got 1"):
+    with pytest.raises(
+        ValueError, match=r"eval_epochs: expected epochs that are still to come, got 1; the run is after epoch 2"
+    ):
         run.run(DATASETS["cifar10"], replace(settings, epochs=2, eval_epochs=(1,), resume=True))
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -102,8 +103,9 @@ def test_a_script_for_each_data_set_and_backbone(dataset, backbone, examples):
 
 
 def test_help_explains_every_option_with_its_default(examples):
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     command = [sys.executable, str(examples / "cifar100_resnet50.py"), "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env={"COLUMNS": "200", "NO_COLOR": "1"})
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     options = shown.stdout.split(" options ", 1)[1]
     for field in dataclasses.fields(Settings):
         if field.name == "backbone":

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from recipe.cells import Content
-from recipe.estimate import hardware, on_gpu
-from recipe.kept import Measure, Repetitions, Run, repetitions
-from recipe.paper import ROWS, TABLES, Accuracy
+from tables.estimate import hardware
+from tables.kept import Measure, Repetitions, Run, repetitions
+from tables.paper import ROWS, TABLES, Accuracy
 
 NAMES = {
     "cifar10": "CIFAR-10",
@@ -82,15 +81,9 @@ def _source(run: Run) -> tuple[str, ...]:
         f"{data['source']}, sha256 {data['sha256'][:10]}",
         counts,
         hardware(content),
-        _precision(content),
+        content["settings"]["precision"],
         ", ".join(commits),
     )
-
-
-def _precision(content: Content) -> str:
-    """What "auto" has meant."""
-    asked = str(content["settings"]["precision"])
-    return asked if asked != "auto" else "bf16" if on_gpu(content) else "32"
 
 
 def _short_commit(commit: str | None) -> str:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from provenance import replace_file
-from recipe.kept import Repetitions, Run, repetitions
-from recipe.paper import ROWS, Accuracy, reported
-from recipe.report import NAMES
+from tables.kept import Repetitions, Run, repetitions
+from tables.paper import ROWS, Accuracy, reported
+from tables.report import NAMES
 
 FOLDER = "plots"
 COLOURS = dict(

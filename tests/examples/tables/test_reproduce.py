@@ -19,16 +19,16 @@ from PIL import Image
 import reproduce
 from provenance import environment
 from recipe import protocol
-from recipe.cells import arguments, differences, read
-from recipe.children import run_child
-from recipe.estimate import Speeds, in_words
-from recipe.kept import load, repetitions
-from recipe.paper import ROWS, reported
-from recipe.plots import draw
-from recipe.report import markdown
 from recipe.settings import Settings
 from recipe.stopping import Stopped
 from reproduce import Reproduction
+from tables.cells import arguments, differences, read
+from tables.children import run_child
+from tables.estimate import Speeds, in_words
+from tables.kept import load, repetitions
+from tables.paper import ROWS, reported
+from tables.plots import draw
+from tables.report import markdown
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SCRIPT = EXAMPLES / "reproduce.py"
@@ -48,7 +48,7 @@ def content(row="direct", seed=0, host="lightly", dataset="cifar10", backbone="r
         "loss": settings.label,
         "strategy": repr(settings.build_strategy()),
         "seed": seed,
-        "settings": settings.as_dict(),
+        "settings": settings.as_dict() | {"precision": "32"},
         "data": {"source": f"torchvision {dataset}", **counts, "sha256": "ab" * 32},
         "evaluations": {
             str(epochs): {"probe_best": best, "probe_last": best - 1, "probe_curve": [], "knn": best - 2, "seconds": 1}
@@ -114,7 +114,7 @@ def test_the_command_of_a_cell_is_its_recipe_with_resume():
     (cell,) = Reproduction(table=2, dataset="stl10", backbone="resnet50", row=("infonce",), seeds=1).cells()
     assert cell.command[1:] == [
         str(EXAMPLES / "stl10_resnet50.py"), "--loss", "infonce", "--epochs", "100",
-        "--output", ".runs/reproduce/lightly/stl10_resnet50", "--resume",
+        "--output", ".runs/reproduce/lightly", "--resume",
     ]  # fmt: skip
     assert cell.kept == Path("results/lightly/stl10_resnet50/infonce-seed0.json")
 
@@ -123,7 +123,7 @@ def test_a_try_works_and_is_kept_apart():
     (cell,) = Reproduction(table=1, dataset="cifar10", row=("direct",), seeds=1, limit=512, batch_size=64).cells()
     assert cell.changes == ["batch_size=64", "limit=512"]
     assert cell.result == Path(
-        ".runs/reproduce/lightly/cifar10_resnet18/batch_size=64/limit=512/direct-seed0/result.json"
+        ".runs/reproduce/lightly/cifar10_resnet18/direct-batch_size=64-limit=512-seed0/result.json"
     )
     assert cell.kept == Path("results/tries/lightly/cifar10_resnet18/direct-batch_size=64-limit=512-seed0.json")
 
@@ -319,7 +319,7 @@ class Runs:
         code = self.exit_codes.pop(0) if self.exit_codes else 0
         if not code:
             settings = tyro.cli(Settings, args=command[2:])
-            folder = settings.output / f"{settings.label}-seed{settings.seed}"
+            folder = settings.folder("cifar10")
             values = content(seed=settings.seed, accuracy=dict.fromkeys(settings.milestones, 80.0))
             values["data"] |= self.changes
             folder.mkdir(parents=True, exist_ok=True)
@@ -373,7 +373,7 @@ def test_a_child_s_exit_code():
 
 PARENT = """
 import sys
-from recipe.children import run_child
+from tables.children import run_child
 run_child([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 print("not reached")
 """
@@ -437,7 +437,7 @@ def test_a_cell_by_lightly_from_end_to_end(tmp_path):
         "tries/lightly/cifar10_test_resnet/entropy-backbone=test_resnet-batch_size=64-train=200-test=60-seed0.json"
     )
     assert list(run.content["evaluations"]) == ["1", "2"]
-    (result,) = tmp_path.glob(".runs/reproduce/lightly/cifar10_test_resnet/*/*/entropy-seed0/result.json")
+    (result,) = tmp_path.glob(".runs/reproduce/lightly/cifar10_test_resnet/entropy-*-seed0/result.json")
     assert run.content == read(result)
     assert (
         "backbone=test_resnet, batch_size=64, train=200, test=60 | 2 |" in (tmp_path / "results/README.md").read_text()

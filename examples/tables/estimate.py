@@ -6,9 +6,9 @@ from statistics import median
 
 from provenance import environment
 from recipe import protocol
-from recipe.cells import Cell, Content
-from recipe.kept import Run
 from recipe.training import device_of
+from tables.cells import Cell, Content
+from tables.kept import Run
 
 Key = tuple[str, str, int, str]
 """Host, backbone, image size, hardware."""

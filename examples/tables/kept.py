@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from recipe.cells import TRIES, Content, differences, read, row_of
-from recipe.paper import Accuracy
+from tables.cells import TRIES, Content, differences, read, row_of
+from tables.paper import Accuracy
 
 Measure = Literal["probe_best", "probe_last", "knn"]
 

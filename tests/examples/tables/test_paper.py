@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from recipe import protocol
-from recipe.paper import EPOCHS, ROWS, TABLES, reported
 from recipe.settings import Settings
+from tables.paper import EPOCHS, ROWS, TABLES, reported
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PARTS = sorted({part for table in TABLES.values() for part in table})

@@ -15,14 +15,15 @@ from torch.testing import assert_close
 from torch.utils.tensorboard import SummaryWriter
 
 from image_folder import decode, list_images
-from recipe import protocol, solo_host
+from recipe import protocol
 from recipe.data import Data, Images, load
 from recipe.network import Network
-from recipe.paper import ROWS
 from recipe.settings import Settings
-from recipe.solo_host import CUSTOM_SIZE, NORMALIZATION, SoloLearn, trained_network
-from recipe.solo_images import write_images
-from recipe.solo_logs import accuracies, curve, latest_checkpoint
+from tables import solo_host
+from tables.paper import ROWS
+from tables.solo_host import CUSTOM_SIZE, NORMALIZATION, SoloLearn, trained_network
+from tables.solo_images import write_images
+from tables.solo_logs import accuracies, curve, latest_checkpoint
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 CIFAR10 = protocol.DATASETS["cifar10"]
@@ -78,7 +79,7 @@ def test_images_are_written_once_and_whole(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         raise OSError("no space left")
 
-    monkeypatch.setattr("recipe.solo_images._write", full)
+    monkeypatch.setattr("tables.solo_images._write", full)
     with pytest.raises(OSError, match="no space left"):
         write_images(random_data(), tmp_path / "others")
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
@@ -185,7 +186,7 @@ def test_the_order_of_a_run_and_what_the_scripts_are_told(digits, tmp_path, clon
     }
     assert {name: first[name] for name in expected} == expected
     assert "+resume_from_checkpoint" not in first
-    assert second["+resume_from_checkpoint"].endswith("/inverse-seed4/epoch-1.ckpt'")
+    assert second["+resume_from_checkpoint"].endswith("/inverse-batch_size=64-seed4/epoch-1.ckpt'")
     assert second["+seed"] != "4"  # other views than in the first epoch
     assert linear["data.train_path"].endswith("/train'")
     assert linear["data.val_path"].endswith("/test'")

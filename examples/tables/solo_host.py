@@ -1,6 +1,6 @@
 """One cell of the paper's tables by solo-learn: its scripts with the config of this package, then this recipe's probe.
 
-    python -m recipe.solo_host --dataset cifar10 --data-root DIR [options of a recipe]     in the folder examples/
+    python -m tables.solo_host --dataset cifar10 --data-root DIR [options of a recipe]     in the folder examples/
 
 `examples/reproduce.py --host solo-learn` starts this. The result has the form of a lightly run. The scripts come from a
 clone of solo-learn in the folder SOLO_LEARN_HOME (default: ~/solo-learn).
@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +22,16 @@ import tyro
 from provenance import commit
 from recipe import data as data_sets
 from recipe import protocol
-from recipe.children import run_child
 from recipe.data import Data
 from recipe.evaluation import extract, knn_accuracy, probe
 from recipe.network import Network
 from recipe.results import Result
 from recipe.settings import LOSSES, Settings
-from recipe.solo_images import ImageFolders, write_images
-from recipe.solo_logs import accuracies, curve, latest_checkpoint
-from recipe.training import device_of, precision_of
+from recipe.stopping import held, in_one_line
+from recipe.training import check_device, device_of, precision_of
+from tables.children import run_child
+from tables.solo_images import ImageFolders, write_images
+from tables.solo_logs import accuracies, curve, latest_checkpoint
 
 NORMALIZATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -68,14 +69,10 @@ class CommandLine:
 
 
 def main() -> None:
-    """Run a cell with the options of the command line; an error of the user's is one line."""
+    """Run a cell with the options of the command line."""
     line = tyro.cli(CommandLine, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    try:
+    with in_one_line():
         run(protocol.DATASETS[line.dataset], line.settings, line.solo_learn)
-    except (ValueError, FileNotFoundError, ChildProcessError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; --resume goes on")
 
 
 def run(dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
@@ -91,7 +88,13 @@ def run(dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
     """
     home = solo_learn_home()
     _check_possible(settings)
-    folder = (settings.output or Path(".runs") / "solo-learn") / f"{settings.label}-seed{settings.seed}"
+    check_device(settings)
+    folder = replace(settings, output=settings.output or Path(".runs/solo-learn")).folder(dataset.name)
+    with held(folder):
+        return _run_in(folder, home, dataset, settings, host)
+
+
+def _run_in(folder: Path, home: Path, dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
     data = data_sets.load(
         dataset,
         settings.data_root,
