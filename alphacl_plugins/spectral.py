@@ -26,7 +26,8 @@ class ContrastiveCovariance:
     with the Laplacian of α. A strategy's α is formed for ``block_size`` anchors at a time and never held whole.
 
     With ``labels``, the other samples of the anchor's class are its positives too, and no candidates: the second term
-    becomes ``Σ_i r_i · mean over the positives p of (x_i - p)(x_i - p)ᵀ``, and a strategy sees the mean distance to them.
+    becomes ``Σ_i r_i · mean over the positives p of (x_i - p)(x_i - p)ᵀ``, and a strategy sees the mean distance to
+    them.
 
     Args:
         x: the N samples.
@@ -38,7 +39,7 @@ class ContrastiveCovariance:
         labels: class of each sample.
         block_size: anchors that are compared with all samples at once; memory is O(block_size · N + N · D).
 
-    Shape: ``x``, ``x_aug`` ``[N, D]``; ``alpha [N, N]``; ``z``, ``z_aug`` ``[N, E]``; ``labels [N]``; itself ``[D, D]``.
+    Shape: ``x``, ``x_aug`` ``[N, D]``; ``alpha [N, N]``; ``z``, ``z_aug`` ``[N, E]``; ``labels [N]``; it: ``[D, D]``.
     Raises: TypeError, ValueError if shapes or dtypes are not these, or N < 2.
     Source: Tian (2022), arXiv:2201.12680, Eq. 5 and Corollary 2.
 
@@ -70,9 +71,10 @@ class ContrastiveCovariance:
         _check_alpha(alpha, n)
         z, z_aug = _embedding(x, x_aug, z, z_aug)
         centre = x.detach().mean(dim=0)  # X_α does not depend on the origin, but its rounding does
-        (x,) = promote(x.detach())
+        parts = [part.detach() for part in (x, x_aug, alpha) if isinstance(part, Tensor)]
+        x = promote(*parts)[0]
         self.x = x - centre
-        self.step = None if x_aug is None else x - x_aug.detach().to(x.dtype)
+        self.step = None if x_aug is None else x - x_aug.detach()
         self.alpha, self.z, self.z_aug, self.labels, self.block_size = alpha, z.detach(), z_aug, labels, block_size
         self._classes = None if labels is None else _Classes.of(labels)
 
@@ -92,31 +94,37 @@ class ContrastiveCovariance:
             samples, sums = self._laplacian(self.x @ columns)
             product = self.x.T @ samples
             if self.step is not None:
-                product -= self.step.T @ (self._view_share(sums)[:, None] * (self.step @ columns))
+                product -= self.step.T @ (self._share(sums)[:, None] * (self.step @ columns))
         return product[:, 0] if vectors.ndim == 1 else product
 
     @torch.no_grad()
     def dense(self) -> Tensor:
         """Form X_α, ``[D, D]``, exactly symmetric."""
+        width = self.shape[0]
+        sums, column_sums, cross = self._zeros(), self._zeros(), self.x.new_zeros(width, width)
         with torch.autocast(self.x.device.type, enabled=False):
-            samples, sums = self._laplacian(self.x)
-            result = self.x.T @ samples
+            for rows, weights in self._rows():
+                sums[rows] = weights.sum(dim=1)
+                column_sums += weights.sum(dim=0)
+                cross += self.x[rows].T @ (weights @ self.x)
+            result = self.x.T @ ((sums + column_sums)[:, None] * self.x) - (cross + cross.T)
+            if self._classes is not None:
+                result -= self.x.T @ self._classes.laplacian(self.x, self._share(sums))
             if self.step is not None:
-                result -= self.step.T @ (self._view_share(sums)[:, None] * self.step)
+                result -= self.step.T @ (self._share(sums)[:, None] * self.step)
         return (result + result.T) / 2
 
     def _laplacian(self, signal: Tensor) -> tuple[Tensor, Tensor]:
         """Multiply the Laplacian of the signed weights of all pairs of samples with ``[N, k]``; and r, ``[N]``."""
-        sums, degree, product = self.x.new_zeros(len(self.x)), self.x.new_zeros(len(self.x)), torch.zeros_like(signal)
+        sums, column_sums, product = self._zeros(), self._zeros(), torch.zeros_like(signal)
         for rows, weights in self._rows():
             sums[rows] = weights.sum(dim=1)
-            degree += weights.sum(dim=0)
+            column_sums += weights.sum(dim=0)
             product[rows] -= weights @ signal
             product -= weights.T @ signal[rows]
-        degree += sums
-        product += degree[:, None] * signal
-        if self._classes is not None:  # minus the Laplacian of the pairs of one class, which has rank one per class
-            product -= self._classes.laplacian(signal, sums / self._positives())
+        product += (sums + column_sums)[:, None] * signal
+        if self._classes is not None:
+            product -= self._classes.laplacian(signal, self._share(sums))
         return product, sums
 
     def _rows(self) -> Iterator[tuple[slice, Tensor]]:
@@ -153,19 +161,22 @@ class ContrastiveCovariance:
     def _positives(self) -> Tensor:
         """How many positives each anchor has, ``[N]``; 1 where it has none, so that it can divide."""
         views = 0 if self.step is None else 1
-        others = self.x.new_zeros(len(self.x)) if self._classes is None else self._classes.others.to(self.x.dtype)
+        others = self._zeros() if self._classes is None else self._classes.others.to(self.x.dtype)
         return (others + views).clamp_min(1)
 
-    def _view_share(self, sums: Tensor) -> Tensor:
-        """Weight of the other view of each sample: its row sum, divided among its positives."""
+    def _share(self, sums: Tensor) -> Tensor:
+        """Weight of each positive of an anchor: its row sum, divided among them."""
         return sums / self._positives()
+
+    def _zeros(self) -> Tensor:
+        return self.x.new_zeros(len(self.x))
 
 
 class _Classes(NamedTuple):
     """Samples sorted into classes: sums over a class cost O(N), not O(N²)."""
 
-    index: Tensor  # [N], in 0 ... C-1
-    counts: Tensor  # [C]
+    of_sample: Tensor  # [N], in 0 ... C-1
+    sizes: Tensor  # [C]
 
     @classmethod
     def of(cls, labels: Tensor) -> _Classes:
@@ -175,16 +186,16 @@ class _Classes(NamedTuple):
     @property
     def others(self) -> Tensor:
         """How many other samples have the class of each, ``[N]``."""
-        return self.counts[self.index] - 1
+        return self.sizes[self.of_sample] - 1
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum rows ``[N, k]`` over the class of each, ``[N, k]``."""
-        totals = values.new_zeros(len(self.counts), values.shape[1]).index_add_(0, self.index, values)
-        return totals[self.index]
+        totals = values.new_zeros(len(self.sizes), values.shape[1]).index_add_(0, self.of_sample, values)
+        return totals[self.of_sample]
 
     def laplacian(self, signal: Tensor, weights: Tensor) -> Tensor:
         """Apply the Laplacian of ``w_ij = weights_i`` for i, j of one class to ``[N, k]``."""
-        size, column = self.counts[self.index].to(signal.dtype)[:, None], weights[:, None]
+        size, column = self.sizes[self.of_sample].to(signal.dtype)[:, None], weights[:, None]
         degree = size * column + self.sum(column)
         return degree * signal - column * self.sum(signal) - self.sum(column * signal)
 
@@ -192,7 +203,7 @@ class _Classes(NamedTuple):
         """Sum of half the squared distances of each sample to those of its class, ``[N]``."""
         (z,) = promote(z)
         z = z - z.mean(dim=0)
-        squares, size = z.square().sum(dim=1, keepdim=True), self.counts[self.index].to(z.dtype)[:, None]
+        squares, size = z.square().sum(dim=1, keepdim=True), self.sizes[self.of_sample].to(z.dtype)[:, None]
         total = (size * squares + self.sum(squares)) / 2 - (z * self.sum(z)).sum(dim=1, keepdim=True)
         return total[:, 0].clamp_min(0.0)
 
@@ -339,9 +350,7 @@ def _check_alpha(alpha: object, n: int) -> None:
         raise TypeError(f"alpha: expected a tensor [N, N] or a strategy object, got {alpha!r}")
 
 
-def _embedding(
-    x: Tensor, x_aug: Tensor | None, z: Tensor | None, z_aug: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def _embedding(x: Tensor, x_aug: Tensor | None, z: Tensor | None, z_aug: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The embedding that a strategy sees, and its other view: x and x_aug themselves unless told otherwise."""
     if z is None:
         if z_aug is not None:
