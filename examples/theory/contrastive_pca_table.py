@@ -30,6 +30,7 @@ from torch.nn.functional import pad
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from alphacl_sklearn import ContrastivePCA
+from image_folder import take
 from provenance import environment, replace_file
 from quickstart_data import load_digits
 from recipe.data import load
@@ -50,7 +51,7 @@ class Settings:
     backbone: str = "test_resnet"
     """The checkpoint's timm model."""
     limit: int = 10_000
-    """Training images whose features the network gives; at most so many."""
+    """Training images whose features the network gives; at most so many, every class in its proportion."""
     pixels: bool = True
     """Whether to use CIFAR-10's pixels: --no-pixels leaves them out."""
     digits: bool = True
@@ -96,9 +97,9 @@ def problems(settings: Settings) -> Iterator[Problem]:
         yield _problem("cifar10_pixels", views, (train, labels[0]), (test, labels[1]), aug, lambda x: x.flatten(1))
     if settings.checkpoint is not None:
         network = trained_network(settings.checkpoint, settings.backbone)
-        few = train[: settings.limit]
+        chosen = np.sort(take(labels[0], settings.limit))
+        few, first = train[chosen], labels[0][chosen]
         aug = mirrored(shifted(few, 4, generator), generator)
-        first = labels[0][: settings.limit]
         yield _problem("cifar10_features", views, (few, first), (test, labels[1]), aug, network)
 
 
