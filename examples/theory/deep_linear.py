@@ -8,6 +8,7 @@ Theorem 3 and Figure 2 (almost all local maxima are global and of rank one), its
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ def depth_one(problems: int, generator: torch.Generator) -> dict[str, Any]:
 
 def imbalance(weights: Weights) -> list[Tensor]:
     """``Δ_l = W_l W_lᵀ - W_(l+1)ᵀ W_(l+1)`` for l = 1 ... L - 1."""
-    return [low @ low.mT - high.mT @ high for low, high in zip(weights[:-1], weights[1:], strict=True)]
+    return [low @ low.mT - high.mT @ high for low, high in pairwise(weights)]
 
 
 def balance(generator: torch.Generator, steps: int = 1000, arc: float = 5e-3) -> dict[str, float]:
