@@ -46,15 +46,15 @@ class Mixtures(NamedTuple):
 
 
 def random_mixtures(n: int, modes: int, samples: int, generator: torch.Generator) -> Mixtures:
-    """Draw n mixtures with λ_max(X_α) > 0; every mode has a sample.
+    """Draw n mixtures with λ_max(X_α) > 0, of 2 to ``modes`` modes each; every mode in use has a sample.
 
     Sizes a_i are in 0.5 to 1.5; ``log γ_i`` is Gaussian, its standard deviation of each problem in 0 to 1: from views
     that are alike to views that differ as much as samples do.
     """
     parts: list[tuple[Tensor, ...]] = []
     while len(parts) < n:
-        drawn = torch.randint(modes, (samples - modes,), generator=generator)
-        mode = torch.cat([torch.arange(modes), drawn])
+        used = int(torch.randint(2, modes + 1, (), generator=generator))
+        mode = torch.cat([torch.arange(used), torch.randint(used, (samples - used,), generator=generator)])
         size = 0.5 + torch.rand(samples, generator=generator, dtype=torch.float64)
         strength = torch.rand(1, generator=generator, dtype=torch.float64)
         factor = torch.exp(strength * torch.randn(samples, generator=generator, dtype=torch.float64))
@@ -63,6 +63,6 @@ def random_mixtures(n: int, modes: int, samples: int, generator: torch.Generator
         alpha = random_alpha(samples, generator)
         covariance = acl.contrastive_covariance(x, x, alpha, x_aug, x_aug)
         covariance = (covariance + covariance.T) / 2
-        if torch.linalg.eigvalsh(covariance)[-1] > 0:
+        if torch.linalg.eigvalsh(covariance)[-1] > 1e-6:  # modes without samples have eigenvalue 0
             parts.append((x, x_aug, alpha, covariance))
     return Mixtures(*(torch.stack(column) for column in zip(*parts, strict=True)))

@@ -14,30 +14,30 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-import alphacl_plugins as acl
 from experiment import COLOURS, Settings, save, tidy
 from flow import LAYER, Weights, ascend, gradient, project, random_start, retract
 from problems import Mixtures, random_mixtures
 
-MODES, SAMPLES, HIDDEN, OUTPUTS = 8, 40, 10, 5
+MODES, SAMPLES, HIDDEN, OUTPUTS = 6, 24, 8, 5
 ZERO = 1e-6
 """Entries and singular values below this, relative to the largest, count as 0."""
 STANDSTILL = 1e-9
 """A smaller projected gradient, relative to ||X_α||, is none."""
 
 
-def energy(weights: Weights, x: Tensor, x_aug: Tensor, alpha: Tensor) -> Tensor:
-    """E_α of one network ``W_2 relu(W_1 x)``, from its outputs alone."""
+def energies(weights: Weights, mixtures: Mixtures) -> Tensor:
+    """E_α of each network ``W_2 relu(W_1 x)``, from its outputs alone, ``[B]``."""
     w1, w2 = weights
-    outputs = [torch.relu(inputs @ w1.T) @ w2.T for inputs in (x, x_aug)]
-    return acl.energy(outputs[0], outputs[1], alpha)
+    z, z_aug = (torch.relu(inputs @ w1.mT) @ w2.mT for inputs in (mixtures.x, mixtures.x_aug))
+    row_sums, column_sums = mixtures.alpha.sum(dim=2), mixtures.alpha.sum(dim=1)
+    between = ((row_sums + column_sums) * z.square().sum(dim=2)).sum(dim=1) / 2 - (z * (mixtures.alpha @ z)).sum((1, 2))
+    return between - (row_sums * (z - z_aug).square().sum(dim=2)).sum(dim=1) / 2
 
 
 def relu_gradient(weights: Weights, mixtures: Mixtures) -> Weights:
     """The gradient of E for each network, by autograd through the ReLU."""
-    both = torch.func.vmap(torch.func.grad(lambda w, *data: energy(w, *data)))
-    result: Weights = both(weights, mixtures.x, mixtures.x_aug, mixtures.alpha)
-    return result
+    leaves = [w.detach().requires_grad_() for w in weights]
+    return list(torch.autograd.grad(energies(leaves, mixtures).sum(), leaves))
 
 
 def sticky_gradient(weights: Weights, mixtures: Mixtures) -> Weights:
@@ -96,18 +96,19 @@ def start_for(mixtures: Mixtures, hidden: int, generator: torch.Generator) -> We
     """Draw random weights, those of the first layer not negative."""
     widths = torch.tensor([[mixtures.x.shape[2], hidden, OUTPUTS]]).expand(len(mixtures.x), -1)
     first, second = random_start(widths, generator)
-    return [first.abs(), second]
+    used = (mixtures.x.sum(dim=1, keepdim=True) > 0).to(first)
+    return [first.abs() * used / torch.linalg.vector_norm(first.abs() * used, dim=(1, 2), keepdim=True), second]
 
 
 def theorem_4(generator: torch.Generator, n: int = 20, steps: int = 2000) -> dict[str, Any]:
     """Follow the network by autograd and the linear one with sticky weights, side by side, and compare every moment."""
     mixtures = random_mixtures(n, MODES, SAMPLES, generator)
     start = start_for(mixtures, HIDDEN, generator)
-    values = torch.vmap(energy)(start, mixtures.x, mixtures.x_aug, mixtures.alpha)
+    values = energies(start, mixtures)
     linear = gradient(start, mixtures.covariance).energy
     signed = [start[0] * torch.sign(torch.randn(start[0].shape, generator=generator)), start[1]]
     clamped = [signed[0].clamp_min(0), signed[1]]
-    by_sign, by_clamp = (torch.vmap(energy)(w, mixtures.x, mixtures.x_aug, mixtures.alpha) for w in (signed, clamped))
+    by_sign, by_clamp = energies(signed, mixtures), energies(clamped, mixtures)
     relu, sticky, free = (
         follow(start, mixtures, slope, steps=steps, keep=1).path
         for slope in (relu_gradient, sticky_gradient, lambda w, m: gradient(w, m.covariance).direction)
@@ -167,6 +168,7 @@ def theorem_6(problems: int, generator: torch.Generator) -> tuple[dict[str, Any]
         "stands_still": int(settled.sum()),
         "one_mode": int((counted & one_mode).sum()),
         "rank_above_one": int(many.sum()),
+        "no_mode_with_positive_energy": int((mixtures.covariance.diagonal(dim1=1, dim2=2).amax(dim=1) <= 0).sum()),
         "neither": int((counted & ~one_mode & (relu_rank == 1)).sum()),
         "ranks": torch.bincount(relu_rank[counted]).tolist(),
         "still_moving": [
