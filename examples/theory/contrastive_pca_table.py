@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,26 +188,25 @@ def main(settings: Settings) -> list[dict[str, Any]]:
         n, width = problem.train.shape
         print(f"\n{problem.name}: {n} x {width}, {len(problem.test)} test rows; second views: {problem.views}")
         print("| method | components | linear probe, % | fit, s |\n|---|---|---|---|", flush=True)
-        rows = []
-        for name, components, fit in reducers(problem, settings.n_iter):
-            row = judge(problem, name, components, fit)
-            rows.append(row)
-            print(f"| {name} | {components} | {row['accuracy']:.1f} | {row['fit_seconds']:.1f} |", flush=True)
-        report = {
+        report: dict[str, Any] = {
             "data": problem.name,
             "views": problem.views,
             "shape": [n, width],
             "test_rows": len(problem.test),
-            "settings": asdict(settings) | {"data_root": None, "checkpoint": None, "output": None},
+            "n_iter": settings.n_iter,
+            "seed": settings.seed,
+            "backbone": settings.backbone if problem.name == "cifar10_features" else None,
             "threads": torch.get_num_threads(),
-            "rows": rows,
+            "rows": [],
             "environment": environment(),
         }
-        text = json.dumps(report, indent=2, allow_nan=False)
-        replace_file(
-            settings.output / f"contrastive_pca_{problem.name}.json",
-            lambda part, text=text: part.write_text(text + "\n", encoding="utf-8"),  # type: ignore[misc]
-        )
+        for name, components, fit in reducers(problem, settings.n_iter):
+            row = judge(problem, name, components, fit)
+            report["rows"].append(row)
+            print(f"| {name} | {components} | {row['accuracy']:.1f} | {row['fit_seconds']:.1f} |", flush=True)
+            text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+            path = settings.output / f"contrastive_pca_{problem.name}.json"
+            replace_file(path, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
         reports.append(report)
     return reports
 
