@@ -102,6 +102,19 @@ def test_one_turn_takes_alpha_from_the_pca():
     assert np.isnan(fitted.gap_)
 
 
+def test_alpha_sees_the_distance_of_the_second_view():
+    X, _ = digits(120)
+    X_aug, tau = shifted(X), 0.4
+    fitted = ContrastivePCA(4, strategy=strategies.InfoNCE(tau), n_iter=1).fit(X, X_aug=X_aug)
+    pca = PCA(4, svd_solver="full").fit(X)
+    unit = np.sqrt(pca.transform(X).var(axis=0).sum())
+    z, z_aug = pca.transform(X) / unit, pca.transform(X_aug) / unit
+    terms = np.exp((np.square(z - z_aug).sum(axis=1)[:, None] - np.square(z[:, None] - z[None]).sum(axis=2)) / 2 / tau)
+    np.fill_diagonal(terms, 0)
+    values = np.linalg.eigvalsh(covariance_by_numpy(X, X_aug, terms / (1 + terms.sum(axis=1, keepdims=True))))
+    assert_allclose(fitted.eigenvalues_, values[::-1][:4] / 120, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["direct", "entropy", "infonce", "square"])
 def test_the_turns_end_where_the_components_answer_their_own_alpha(name):
     X, _ = digits()
