@@ -4,7 +4,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("", "lightly", "timm", "examples")
+EXTRAS = ("", "lightly", "sklearn", "timm", "examples")
 
 
 def direct_dependencies(package: str) -> list[str]:

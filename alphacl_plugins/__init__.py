@@ -1,6 +1,6 @@
 """α-CL: contrastive losses by choosing which pairs of samples the gradient should care about."""
 
-from alphacl_plugins import metrics, strategies
+from alphacl_plugins import metrics, spectral, strategies
 from alphacl_plugins.functional import contrastive_covariance, energy, squared_distances
 from alphacl_plugins.loss import AlphaCLLoss
 from alphacl_plugins.queue import EmbeddingQueue
@@ -17,6 +17,7 @@ __all__ = [
     "energy",
     "metrics",
     "register_strategy",
+    "spectral",
     "squared_distances",
     "strategies",
     "strategy_names",

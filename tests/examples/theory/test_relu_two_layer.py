@@ -1,0 +1,110 @@
+"""Section 5's claims hold in a short run; ranks and modes are counted on networks whose answer is known."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import alphacl_plugins as acl
+from experiment import Settings
+from problems import random_mixtures
+from relu_two_layer import (
+    ZERO,
+    energies,
+    main,
+    modes_in_use,
+    rank,
+    relu_gradient,
+    start_for,
+    sticky_gradient,
+    theorem_4,
+    theorem_5,
+    theorem_6,
+)
+
+
+@pytest.fixture(autouse=True)
+def in_float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_energies_of_all_networks_are_those_of_each():
+    mixtures = random_mixtures(4, 4, 10, seeded())
+    w1, w2 = start_for(mixtures, 6, seeded())
+    w1 = w1 * torch.sign(torch.randn(w1.shape, generator=seeded(1)))
+    for i, got in enumerate(energies([w1, w2], mixtures)):
+        z, z_aug = (torch.relu(x[i] @ w1[i].T) @ w2[i].T for x in (mixtures.x, mixtures.x_aug))
+        assert_close(got, acl.energy(z, z_aug, mixtures.alpha[i]), rtol=1e-12, atol=0)
+
+
+def test_a_weight_at_zero_has_no_gradient_through_the_relu_but_has_one_without():
+    mixtures = random_mixtures(4, 4, 10, seeded())
+    w1, w2 = start_for(mixtures, 6, seeded())
+    w1[:, 2, 1] = 0
+    relu, sticky = relu_gradient([w1, w2], mixtures), sticky_gradient([w1, w2], mixtures)
+    for a, b in zip(relu, sticky, strict=True):
+        assert_close(a, b, rtol=0, atol=1e-12)
+    assert (relu[0][:, 2, 1] == 0).all()
+    assert (relu[0].abs().amax(dim=(1, 2)) > 1e-3).all()
+
+
+def test_theorem_4_along_a_trajectory():
+    found = theorem_4(seeded(), n=5, steps=300)
+    assert found["lemma_3_formula_error"] < 1e-10
+    assert found["lemma_3_clamping_error"] < 1e-12
+    assert found["largest_difference_along_the_way"] < 1e-8
+    assert found["largest_difference_without_the_sticky_rule"] > 1e-2
+    assert found["share_of_weights_that_stuck"] > 0.2
+
+
+def test_theorem_5_every_run_ends_one_hot():
+    found = theorem_5(30, seeded())
+    assert found["one_hot"] == found["runs"] == 30
+    assert found["leading_eigenvector_one_hot"] == 0
+    assert sum(count > 0 for count in found["at_each_mode"]) > 2
+    assert found["at_the_best_mode"] < 30  # which one depends on the start
+
+
+def test_theorem_6_has_both_branches_and_no_other():
+    found, _ = theorem_6(25, seeded())
+    assert found["neither"] == 0
+    assert found["one_mode"] > 0
+    assert found["rank_above_one"] > 0
+    assert found["one_mode"] + found["rank_above_one"] + len(found["still_moving"]) >= found["energy_positive"]
+    assert found["linear"]["rank_one"] == 25
+    assert found["linear"]["one_mode"] == 0
+
+
+def test_ranks_and_modes_of_known_matrices():
+    first = torch.zeros(3, 4, 5)
+    first[0, :, 2] = torch.tensor([1.0, 0.5, 0.0, 2.0])  # v e_mᵀ
+    first[1] = torch.outer(torch.rand(4, generator=seeded()), torch.rand(5, generator=seeded()))  # rank 1, all modes
+    first[2, 0, 0] = first[2, 1, 1] = 1.0
+    first[2, 2, 3] = ZERO / 10
+    assert rank([first]).tolist() == [1, 1, 2]
+    assert modes_in_use([first]).tolist() == [1, 5, 2]
+
+
+def test_the_script_writes_numbers_and_picture(tmp_path, capsys):
+    report = main(Settings(problems=3, output=tmp_path))
+    saved = json.loads((tmp_path / "relu_two_layer.json").read_text(encoding="utf-8"))
+    assert saved["theorem_6"] == report["theorem_6"]
+    assert (tmp_path / "relu_two_layer.png").read_bytes().startswith(b"\x89PNG")
+    assert "theorem 5: {'runs': 3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_theorems_5_and_6_on_two_hundred_runs():
+    five, (six, _) = theorem_5(200, seeded(77)), theorem_6(200, seeded(78))
+    assert five["one_hot"] == 200
+    assert six["neither"] == 0
+    assert six["one_mode"] > 20
+    assert six["rank_above_one"] > 5
+    assert six["linear"]["rank_one"] >= 198
