@@ -8,6 +8,7 @@ of a sample differ more than samples do.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -316,7 +317,7 @@ def contrastive_pca(
 def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tuple[Tensor, Tensor]:
     """Leading eigenpairs by restarted block Krylov spaces: Rayleigh-Ritz on [V, XV, X²V, ...], orthogonalised twice."""
     like, width = operator.x, operator.shape[0]
-    block = min(n + 8, width)
+    block = n + 8 if 2 * (n + 8) <= width else width  # room for a second space, or the whole space, which is exact
     generator = torch.Generator().manual_seed(0)  # a start of its own: the same result whatever was drawn before
     start = torch.randn(width, block, generator=generator, dtype=torch.float64).to(like)
     basis = torch.linalg.qr(start).Q
@@ -338,6 +339,13 @@ def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tup
         residual = image @ rotation[:, :n] - (span @ rotation[:, :n]) * values[:n]
         if residual.norm(dim=0).max() <= tolerance * scale:
             break
+    else:
+        warnings.warn(
+            f"leading_eigenvectors: residuals of {float(residual.norm(dim=0).max() / scale):.1e} are left after "
+            f"{restarts} restarts, expected {tolerance:.1e}; a dense X_α has none",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return values[:n], (span @ rotation)[:, :n]
 
 

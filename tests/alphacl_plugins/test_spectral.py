@@ -154,6 +154,16 @@ def test_half_precision_is_summed_in_float32():
     assert relative_error(got.double(), contrastive_covariance(*rounded)) < 1e-5
 
 
+@pytest.mark.parametrize(("width", "n"), [(8, 1), (12, 2), (12, 4), (20, 3), (30, 8), (30, 21), (50, 20), (50, 50)])
+def test_the_operator_finds_what_the_dense_matrix_has_at_any_size(width, n):
+    x = torch.randn(60, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alpha = torch.ones(60, 60, dtype=torch.float64)
+    dense, operator = (
+        contrastive_pca(x, None, alpha, n, solver=solver).eigenvalues for solver in ("dense", "operator")
+    )
+    torch.testing.assert_close(operator, dense, rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize("solver", ["dense", "operator", "auto"])
 @pytest.mark.parametrize("n_components", [1, 3, D])
 def test_components_are_orthonormal_eigenvectors_largest_first(solver, n_components):
