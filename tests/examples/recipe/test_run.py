@@ -97,7 +97,7 @@ def test_the_folder_of_a_run_is_held_while_it_runs(settings):
 def test_an_error_leaves_no_run_behind(changes, settings):
     if changes.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises((ValueError, FileNotFoundError)):
+    with pytest.raises((ValueError, FileNotFoundError), match=r": expected .*got "):
         run.run(DATASETS["cifar10"], replace(settings, **changes))
     assert not list(settings.output.rglob("result.json"))
 
@@ -135,7 +135,7 @@ def test_a_run_that_stopped_within_the_next_epoch_is_not_judged_as_before_it(set
         return training_step(self, batch, batch_index)
 
     monkeypatch.setattr(Pretraining, "training_step", interrupted)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped, match=r"^143$"):
         run.run(DATASETS["cifar10"], replace(settings, epochs=2, eval_epochs=()))
     with pytest.raises(ValueError, match=r"eval_epochs: .* got 1; the run is in epoch 2"):
         run.run(DATASETS["cifar10"], replace(settings, epochs=1, resume=True))
