@@ -48,14 +48,7 @@ def run(dataset: protocol.Dataset, settings: Settings) -> Path:
 
 
 def _pretrain_and_evaluate(dataset: protocol.Dataset, settings: Settings, folder: Path, *, first: bool) -> Path:
-    data = data_sets.load(
-        dataset,
-        settings.data_root,
-        settings.data_format,
-        download=settings.download,
-        classes=settings.classes,
-        limit=settings.limit,
-    )
+    data = data_sets.load(dataset, **settings.reading)
     described = data.as_dict()
     result = Result(folder, "lightly", dataset.name, settings, described)
     L.seed_everything(settings.seed, verbose=False)

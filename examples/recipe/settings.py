@@ -147,6 +147,17 @@ class Settings:
         return protocol.learning_rate(self.backbone) if self.learning_rate is None else self.learning_rate
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `recipe.data.load`."""
+        return {
+            "root": self.data_root,
+            "data_format": self.data_format,
+            "download": self.download,
+            "classes": self.classes,
+            "limit": self.limit,
+        }
+
+    @property
     def strategy_options(self) -> dict[str, Any]:
         """The options of the strategy that are not its own defaults."""
         options = {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}

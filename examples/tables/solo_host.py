@@ -95,14 +95,7 @@ def run(dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
 
 
 def _run_in(folder: Path, home: Path, dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
-    data = data_sets.load(
-        dataset,
-        settings.data_root,
-        settings.data_format,
-        download=settings.download,
-        classes=settings.classes,
-        limit=settings.limit,
-    )
+    data = data_sets.load(dataset, **settings.reading)
     described = data.as_dict()
     if len(data.pretraining()) < settings.batch_size:
         raise ValueError(
