@@ -27,7 +27,8 @@ OPTIONS = [
 ]
 
 
-def random_batch(n_views, labels="none", queued=False, n=5, d=3, dtype=torch.float64):
+def random_batch(n_views, labels="none", queued=False, n=5, d=6, dtype=torch.float64):
+    """In so many dimensions no two rows are so close that float32's rounding of their distance is what one sees."""
     g = torch.Generator().manual_seed(0)
     z = torch.randn(n, d, generator=g, dtype=torch.float64)
     views = [z + 0.5 * torch.randn(n, d, generator=g, dtype=torch.float64) for _ in range(n_views)]
@@ -36,14 +37,15 @@ def random_batch(n_views, labels="none", queued=False, n=5, d=3, dtype=torch.flo
 
 
 def compare(strategy, combination, dtype=torch.float64, blocks=BLOCKS):
-    """Values, gradients and statistics, "mean" and "none", against autograd through the whole matrix."""
+    """Values, gradients and statistics, "mean" and "none", against autograd through the whole matrix in float64."""
     n_views, labels, negatives, symmetric, queued = combination
     views, options = random_batch(n_views, labels, queued, dtype=dtype)
     anchors = 5 * n_views if symmetric else 5
     weights = torch.rand(anchors, generator=torch.Generator().manual_seed(1)).to(dtype)
     kind = {"negatives": negatives, "symmetric": symmetric}
     reference = AlphaCLLoss(strategy, reduction="none", block_size=None, **kind)
-    expected = reference(*views, **options)
+    queue = None if options["queue"] is None else options["queue"].double()
+    expected = reference(*(view.double() for view in views), labels=options["labels"], queue=queue)
     sums = {"mean": torch.full_like(weights, 1 / anchors), "none": weights}
     for block, (reduction, w) in itertools.product(blocks, sums.items()):
         loss = AlphaCLLoss(strategy, reduction=reduction, block_size=anchors if block == "M" else block, **kind)
