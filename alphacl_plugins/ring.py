@@ -189,7 +189,7 @@ def _meet_positives(strategy: Factored, comparison: Comparison, sums: Sums) -> t
                 continue
             i = tile.anchors
             d2 = squared_distances(tile.a, tile.b)
-            factors = strategy.factors(d2, Totals(*(part[i] for part in totals)))
+            factors = strategy.factors(d2, totals.of(i))
             mass[i] += share[i] * _sum_where(tile.positive, factors.mass)
             pull[i] += share[i] * _sum_where(tile.positive, factors.pos * d2)
             mean_d2[i] += share[i] * _sum_where(tile.positive, d2)
@@ -244,7 +244,7 @@ class _MinusEnergy(torch.autograd.Function):
 def _coefficients(strategy: Factored, rows: Rows, tile: Tile) -> Tensor:
     """What ``-E`` multiplies the distances of a tile with: weights of positives, minus α."""
     i = tile.anchors
-    totals = Totals(*(part[i] for part in rows.totals))
+    totals = rows.totals.of(i)
     d2 = squared_distances(tile.a, tile.b)
     coefficients = torch.zeros_like(d2)
     if tile.positive is not None:

@@ -20,8 +20,12 @@ class Totals(NamedTuple):
     """Sums over the candidates of each anchor, ``[M, 1]``."""
 
     log_weight: Tensor  # log Σ_j w(D_j)
-    potential: Tensor  # Σ_j u(D_j), 0 for a strategy without potential
-    number: Tensor  # of candidates
+    potential: Tensor | float  # Σ_j u(D_j), 0 for a strategy without potential
+    number: Tensor | int  # of candidates; one int for all anchors if they have as many
+
+    def of(self, i: slice) -> Totals:
+        """Those of the anchors i."""
+        return Totals(*(part[i] if isinstance(part, Tensor) else part for part in self))  # type: ignore[arg-type]
 
 
 class Factors(NamedTuple):
@@ -78,19 +82,15 @@ class Factored(ABC):
         return PairWeights(rows.mass * rows.softmax, rows.pos, rows.value)
 
     def rows(
-        self, d2_pos: Tensor, share: Tensor, log_weights: Tensor, potential: Tensor | None, number: Tensor
+        self, d2_pos: Tensor, share: Tensor, log_weights: Tensor, potential: Tensor | None, number: Tensor | int
     ) -> FactoredRows:
         """Form the rows from the candidates' ``log w`` (-inf where excluded), sum of potentials and number."""
         softmax = torch.softmax(log_weights, dim=1)
         log_top, log_sum = log_weights.amax(dim=1, keepdim=True), -softmax.amax(dim=1, keepdim=True).log()
-        mass, pos, value = self.factors(
-            d2_pos, Totals(log_top + log_sum, number.new_zeros(()) if potential is None else potential, number)
-        )
-        return FactoredRows(
-            softmax,
-            (share * mass).sum(dim=1, keepdim=True),
-            share * pos,
-            None if value is None else (share * value).sum(dim=1),
-            log_top,
-            log_sum,
-        )
+        totals = Totals(log_top + log_sum, 0.0 if potential is None else potential, number)
+        mass, pos, value = self.factors(d2_pos, totals)
+        if d2_pos.shape[1] == 1:  # whose share is 1
+            return FactoredRows(softmax, mass, pos, None if value is None else value[:, 0], log_top, log_sum)
+        mass, pos = (share * mass).sum(dim=1, keepdim=True), share * pos
+        value = None if value is None else (share * value).sum(dim=1)
+        return FactoredRows(softmax, mass, pos, value, log_top, log_sum)

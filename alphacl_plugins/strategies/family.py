@@ -94,7 +94,8 @@ class _ExponentialMember(Factored):
         return d2 / -self._tau
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
-        log_xi = d2_pos / self._tau + self._shift + totals.log_weight
+        log_xi = d2_pos / self._tau + totals.log_weight
+        log_xi = log_xi + self._shift if self._shift else log_xi
         mass = self._mass(log_xi)
         return Factors(mass, pos=mass, value=self._value(log_xi))
 
@@ -141,7 +142,7 @@ class InfoNCE(_ExponentialMember):
     def _mass(self, log_xi: Tensor) -> Tensor:
         if self.eps == 0:
             return torch.ones_like(log_xi)
-        return torch.sigmoid(log_xi - math.log(self.eps))
+        return torch.sigmoid(log_xi if self.eps == 1 else log_xi - math.log(self.eps))
 
 
 @dataclass(frozen=True)
@@ -318,5 +319,5 @@ class TripletContrastive(Factored):
         return d2
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
-        mass = totals.number.expand_as(d2_pos)
+        mass = torch.ones_like(d2_pos) * totals.number
         return Factors(mass, pos=mass, value=mass * d2_pos - totals.potential)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Protocol
 
 import torch
@@ -65,6 +66,10 @@ class _OnDemand(torch.autograd.Function):
         with torch.no_grad(), without_autocast(stacked.device):
             gradient = ctx.source.gradient(stacked, upstream[0])
         return _final(stacked, gradient), upstream[0], None
+
+
+for _function in (_Known.forward, _OnDemand.forward):  # `apply` would otherwise work it out at every call
+    setattr(_function, "__signature__", inspect.signature(_function))  # noqa: B010  # functions have no such attribute
 
 
 def _final(stacked: Tensor, gradient: Tensor) -> Tensor:

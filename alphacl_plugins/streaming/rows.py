@@ -28,6 +28,10 @@ class Rows(NamedTuple):
         """``scale * x``."""
         return x if self.scale is None else self.scale * x
 
+    def times(self, weights: Tensor) -> Rows:
+        """The pair weights times ``weights [m, 1]``."""
+        return self._replace(pos=weights * self.pos, scale=weights if self.scale is None else weights * self.scale)
+
     def split(self, sizes: list[int]) -> list[Rows]:
         """The rows of each of several groups of anchors."""
         if len(sizes) == 1:
@@ -56,11 +60,11 @@ class Excluded(NamedTuple):
             return x.masked_fill_(self.where, value)
         return x.scatter_(1, self.where, value)
 
-    def number_left(self, x: Tensor) -> Tensor:
-        """How many candidates each anchor has, ``[m, 1]``."""
+    def number_left(self, x: Tensor) -> Tensor | int:
+        """How many candidates each anchor has, ``[m, 1]``, or one number for all."""
         if self.where.dtype == torch.bool:
             return (~self.where).sum(dim=1, keepdim=True).to(x.dtype)
-        return torch.full_like(x[:, :1], x.shape[1] - self.where.shape[1])
+        return x.shape[1] - self.where.shape[1]
 
     def total_left(self, x: Tensor) -> Tensor | int:
         """How many candidates all anchors have."""
@@ -102,13 +106,12 @@ def _form_factored(strategy: Factored, d2_pos: Tensor, share: Tensor, d2_neg: Te
         potential = excluded.fill(potential, 0.0).sum(dim=1, keepdim=True)
     log_weights = excluded.fill_(strategy.log_weight(d2_neg), -math.inf)
     if lonely is not None:
-        log_weights, number = log_weights.masked_fill_(lonely, 0.0), number.clamp_min(1)
+        log_weights, number = log_weights.masked_fill_(lonely, 0.0), torch.as_tensor(number).clamp_min(1)
     softmax, mass, pos, value, log_top, log_sum = strategy.rows(d2_pos, share, log_weights, potential, number)
-    finite = log_weights.sub_(log_top).clamp_min_(torch.finfo(log_weights.dtype).min)  # not -inf times a weight of 0
-    entropy = log_sum[:, 0] - torch.linalg.vecdot(softmax, finite)
     if lonely is not None:
         mass = mass.masked_fill(lonely, 0.0)
-    entropy = torch.where(mass[:, 0] > 0, entropy, 0.0)
+    finite = excluded.fill_(log_weights.sub_(log_top), 0.0)  # not -inf times a weight of 0
+    entropy = (log_sum[:, 0] - torch.linalg.vecdot(softmax, finite)).mul_(mass[:, 0] > 0)
     return Rows(softmax, mass, *_without(lonely, pos, value), entropy)
 
 

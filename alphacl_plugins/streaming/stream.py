@@ -1,0 +1,180 @@
+"""One pass over the anchors, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.functional import through_normalization, unit_and_length
+from alphacl_plugins.pairs import anchor_groups
+from alphacl_plugins.strategies import Strategy, Tempered
+from alphacl_plugins.streaming.groups import Group
+from alphacl_plugins.streaming.known_gradient import with_gradient, with_gradient_on_demand
+from alphacl_plugins.streaming.positives import OtherViews, SameClass, Samples
+from alphacl_plugins.streaming.rows import Excluded, Rows, form_rows
+
+_AT_ONCE = 2**20  # distances: larger blocks leave the caches of a CPU
+_LEAST_ROWS = 128  # smaller blocks make slow products
+
+
+def automatic_block(n_anchors: int, n_candidates: int) -> int:
+    """How many anchors to compare at once: all of them, if the matrix of distances is small."""
+    return min(n_anchors, max(_LEAST_ROWS, _AT_ONCE // max(n_candidates, 1)))
+
+
+class Step(NamedTuple):
+    """The anchors that are compared at once: some of one group, or all of all groups."""
+
+    anchors: slice  # in the order of the loss
+    blocks: list[tuple[Group, slice]]  # the same, counted in each group
+
+
+class Outcome(NamedTuple):
+    """What is known once all anchors have passed."""
+
+    minus_energy: Tensor | None  # [M]; None: nobody asked
+    value: Tensor | None  # [M]; None stands for -E
+    gradient: Tensor | None  # like the embeddings
+    stats: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Everything but the embeddings; those are ``stacked [V, n, D]``, of all ranks.
+
+    Args:
+        strategy: the rule.
+        negatives, symmetric: as in `alphacl_plugins.AlphaCLLoss`.
+        normalize: whether rows are still to be scaled to length 1.
+        labels: classes ``[n]``, or None.
+        queue: further candidates ``[Q, D]``, or None.
+        own: which of the n samples are this rank's, its anchors.
+        block: how many anchors are compared at once.
+    """
+
+    strategy: Strategy
+    negatives: str
+    symmetric: bool
+    normalize: bool
+    labels: Tensor | None
+    queue: Tensor | None
+    own: range
+    block: int
+
+    def loss(self, stacked: Tensor, reduction: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, "mean" or "none" (of each anchor), and the statistics of the batch."""
+        mean, differentiable = reduction == "mean", torch.is_grad_enabled()
+        minus_energy, value, gradient, stats = self.outcome(stacked, with_gradient=mean and differentiable)
+        loss = minus_energy if value is None else value
+        assert loss is not None  # as `outcome` forms -E where there is no value
+        loss = loss.mean() if mean else loss
+        if isinstance(self.strategy, Tempered) and minus_energy is not None:
+            loss = self.strategy.learn_from(loss, -minus_energy.mean() if mean else -minus_energy)
+        if gradient is not None:
+            loss = with_gradient(stacked, gradient, loss)
+        elif differentiable:
+            loss = with_gradient_on_demand(stacked, loss, self)
+        return loss, stats
+
+    def outcome(self, stacked: Tensor, weights: Tensor | None = None, *, with_gradient: bool = True) -> Outcome:
+        """Losses of the anchors, and the gradient of their sum with ``weights [M]`` (None: of their mean)."""
+        embeddings, length = stacked.detach(), None
+        if self.normalize:
+            embeddings, length = unit_and_length(embeddings)
+        centre = embeddings.mean(dim=(0, 1))  # distances do not depend on the origin, but their rounding does
+        queue = None if self.queue is None else self.queue - centre
+        n_views = len(stacked)
+        samples = Samples(embeddings - centre, self.own, n_views if self.symmetric else 1, self.labels, queue)
+        groups = [Group(samples, *views) for views in anchor_groups(self.negatives, self.symmetric, n_views)]
+        positives = OtherViews(samples) if self.labels is None else SameClass(samples, self.labels)
+        sums = _Sums(samples.n_anchors)
+        for anchors, blocks in self._steps(groups):
+            d2_neg, excluded = _stacked([group.measure(i) for group, i in blocks])
+            d2_pos, share = positives.measure(anchors)
+            rows = form_rows(self.strategy, d2_pos, share, d2_neg, excluded)
+            sums.add(rows, d2_pos, share, d2_neg, excluded, with_energy=rows.value is None or self._learns)
+            if with_gradient:
+                rows = rows if weights is None else rows.times(weights[anchors, None])
+                positives.weigh(anchors, rows.pos)
+                for (group, i), part in zip(blocks, rows.split([i.stop - i.start for _, i in blocks]), strict=True):
+                    group.weigh(i, part.neg, part.scale)
+        gradient = None
+        if with_gradient:
+            gradient = positives.gradient()
+            for group in groups:
+                group.subtract_gradient(gradient)
+            gradient = gradient.div_(samples.n_anchors) if weights is None else gradient
+            gradient = gradient if length is None else through_normalization(gradient, embeddings, length)
+        return sums.outcome(gradient)
+
+    def gradient(self, stacked: Tensor, weights: Tensor) -> Tensor:
+        """Form the gradient of ``Σ_i weights_i loss_i`` once more."""
+        gradient = self.outcome(stacked, weights).gradient
+        assert gradient is not None  # as it is wanted
+        return gradient
+
+    @property
+    def _learns(self) -> bool:
+        """Whether a temperature learns from the energy."""
+        return isinstance(self.strategy, Tempered) and self.strategy.learnable
+
+    def _steps(self, groups: Sequence[Group]) -> Iterator[Step]:
+        if self.block >= sum(group.n_anchors for group in groups):
+            everything = slice(0, sum(group.n_anchors for group in groups))
+            yield Step(everything, [(group, slice(0, group.n_anchors)) for group in groups])
+            return
+        first = 0
+        for group in groups:
+            for start in range(0, group.n_anchors, self.block):
+                stop = min(start + self.block, group.n_anchors)
+                yield Step(slice(first + start, first + stop), [(group, slice(start, stop))])
+            first += group.n_anchors
+
+
+def _stacked(parts: list[tuple[Tensor, Excluded]]) -> tuple[Tensor, Excluded]:
+    if len(parts) == 1:
+        return parts[0]
+    d2_neg, excluded = zip(*parts, strict=True)
+    return torch.cat(d2_neg), Excluded.stack(excluded)
+
+
+class _Sums:
+    """What grows while the anchors pass."""
+
+    def __init__(self, n_anchors: int) -> None:
+        self._n_anchors = n_anchors
+        self._minus_energy: list[Tensor] = []
+        self._value: list[Tensor] = []
+        self._totals: list[tuple[Tensor | int, ...]] = []  # of D_+, D, candidates, entropy
+
+    def add(
+        self, rows: Rows, d2_pos: Tensor, share: Tensor, d2_neg: Tensor, excluded: Excluded, *, with_energy: bool
+    ) -> None:
+        """Take in the distances of some anchors and what the strategy made of them."""
+        total_pos = torch.dot(share.flatten(), d2_pos.flatten())
+        self._totals.append((total_pos, d2_neg.sum(), excluded.total_left(d2_neg), rows.entropy.sum()))
+        if with_energy:
+            energy = rows.scaled(torch.linalg.vecdot(rows.neg, d2_neg)[:, None])[:, 0]
+            self._minus_energy.append(torch.linalg.vecdot(rows.pos, d2_pos) - energy)
+        if rows.value is not None:
+            self._value.append(rows.value)
+
+    def outcome(self, gradient: Tensor | None) -> Outcome:
+        """Bring the blocks together."""
+        d2_pos, d2_neg, number, entropy = (sum(parts[1:], parts[0]) for parts in zip(*self._totals, strict=True))
+        entropy = entropy / self._n_anchors
+        stats = {
+            "d2_pos": d2_pos / self._n_anchors,
+            "d2_neg": d2_neg / (number.clamp_min(1) if isinstance(number, Tensor) else number),
+            "alpha_entropy": entropy,
+            "effective_negatives": entropy.exp(),
+        }
+        return Outcome(_together(self._minus_energy), _together(self._value), gradient, stats)
+
+
+def _together(parts: list[Tensor]) -> Tensor | None:
+    return None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
