@@ -12,6 +12,7 @@ from torch import distributed as dist
 
 from alphacl_plugins._checks import check_bool, check_choice, check_labels, check_same_shape, check_width
 from alphacl_plugins.functional import l2_normalize, promote, without_autocast
+from alphacl_plugins.fused import check_strategy
 from alphacl_plugins.metrics import alpha_entropy
 from alphacl_plugins.pairs import NEGATIVES, Batch, PairDistances, assemble, candidate_views, pair_distances
 from alphacl_plugins.positives import weigh
@@ -102,6 +103,8 @@ class AlphaCLLoss(nn.Module):
         _check_block_size(block_size, detach_alpha, gather_distributed)
         if gather_distributed == "ring":
             _check_for_ring(self.strategy, detach_alpha)
+        if block_size == "kernel":
+            check_strategy(self.strategy)
         self.negatives = negatives
         self.symmetric = symmetric
         self.l2_normalize = l2_normalize
@@ -194,12 +197,12 @@ class AlphaCLLoss(nn.Module):
         batch = self._assemble(views, labels, queue)
         return pair_distances(batch, negatives=self.negatives, symmetric=self.symmetric)
 
-    def _block(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> int | None:
-        """How many anchors are compared at once; None: all, by autograd from the matrix of distances."""
+    def _block(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> int | str | None:
+        """How many anchors are compared at once; None: all, by autograd from the matrix of distances; "kernel"."""
         if self.block_size is None or not self.detach_alpha or self.gather_distributed == "ring":
             return None
         if self.block_size != "auto":
-            return int(self.block_size)
+            return self.block_size
         n_views = len(views)
         n_anchors = len(views[0]) * (n_views if self.symmetric else 1)
         ranks = world_size() if self.gather_distributed else 1
@@ -208,7 +211,7 @@ class AlphaCLLoss(nn.Module):
         block = automatic_block(n_anchors, n_candidates + (0 if queue is None else len(queue)))
         return None if self.reduction == "none" and block >= n_anchors else block
 
-    def _streamed(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None, block: int) -> Tensor:
+    def _streamed(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None, block: int | str) -> Tensor:
         """The loss with a gradient that is formed beside it, not by autograd from the matrix of distances."""
         normalize = self.l2_normalize and not self.gather_distributed and _alike(views, queue)
         if normalize:  # as part of the stream: fewer operations
@@ -317,10 +320,11 @@ def _check_batch(views: list[Tensor], labels: Tensor | None, queue: Tensor | Non
 def _check_block_size(block_size: Any, detach_alpha: bool, gather_distributed: bool | str) -> None:
     if block_size is None or (isinstance(block_size, str) and block_size == "auto"):
         return
-    if isinstance(block_size, bool) or not isinstance(block_size, Integral):
-        raise TypeError(f'block_size: expected "auto", an int >= 1 or None, got {block_size!r}')
-    if block_size < 1:
-        raise ValueError(f'block_size: expected "auto", an int >= 1 or None, got {block_size!r}')
+    kernel = isinstance(block_size, str) and block_size == "kernel"
+    if not kernel and (isinstance(block_size, bool) or not isinstance(block_size, Integral)):
+        raise TypeError(f'block_size: expected "auto", an int >= 1, "kernel" or None, got {block_size!r}')
+    if not kernel and block_size < 1:
+        raise ValueError(f'block_size: expected "auto", an int >= 1, "kernel" or None, got {block_size!r}')
     if not detach_alpha:
         raise ValueError(
             'block_size: expected "auto" or None with detach_alpha=False, whose gradient goes through the whole matrix '

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.functional import through_normalization, unit_and_length
+from alphacl_plugins.fused import Fused, fused_outcome
 from alphacl_plugins.groups import Group, GroupedBatch, Measured
 from alphacl_plugins.known_gradient import with_gradient, with_gradient_on_demand
 from alphacl_plugins.pairs import anchor_groups
@@ -54,7 +55,7 @@ class Stream:
         labels: classes ``[n]``, or None.
         queue: further candidates ``[Q, D]``, or None.
         own: which of the n samples are this rank's, its anchors.
-        block: how many anchors are compared at once.
+        block: how many anchors are compared at once, or "kernel": no matrix at all.
     """
 
     strategy: Strategy
@@ -64,7 +65,7 @@ class Stream:
     labels: Tensor | None
     queue: Tensor | None
     own: range
-    block: int
+    block: int | str
 
     def loss(self, stacked: Tensor, reduction: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, "mean" or "none" (of each anchor), and the statistics of the batch."""
@@ -88,18 +89,35 @@ class Stream:
             embeddings, length = unit_and_length(embeddings)
         centre = embeddings.mean(dim=(0, 1))  # distances do not depend on the origin, but their rounding does
         centred, queue = embeddings - centre, None if self.queue is None else self.queue - centre
-        groups = self._groups(centred, queue, weights, with_gradient)
-        sums = _Sums()
-        for blocks in self._steps(groups):
-            self._compare(blocks, sums)
-        gradient = None
-        if with_gradient:
-            gradient = torch.zeros_like(centred)
-            for group in groups:
-                group.add_gradient(gradient)
+        compare = self._by_kernel if isinstance(self.block, str) else self._by_blocks
+        sums, gradient = compare(centred, queue, weights, with_gradient)
+        if gradient is not None:
             gradient = gradient if weights is not None else gradient.div_(sums.n_anchors())
             gradient = gradient if length is None else through_normalization(gradient, embeddings, length)
         return sums.outcome(gradient)
+
+    def _by_blocks(
+        self, centred: Tensor, queue: Tensor | None, weights: Tensor | None, with_gradient: bool
+    ) -> tuple[_Sums, Tensor | None]:
+        groups, sums = self._groups(centred, queue, weights, with_gradient), _Sums()
+        for blocks in self._steps(groups):
+            self._compare(blocks, sums)
+        if not with_gradient:
+            return sums, None
+        gradient = torch.zeros_like(centred)
+        for group in groups:
+            group.add_gradient(gradient)
+        return sums, gradient
+
+    def _by_kernel(
+        self, centred: Tensor, queue: Tensor | None, weights: Tensor | None, with_gradient: bool
+    ) -> tuple[_Sums, Tensor | None]:
+        if self.labels is not None:
+            raise ValueError('labels: expected None with block_size="kernel"; "auto" and an int take labels')
+        views, sums = anchor_groups(self.negatives, self.symmetric, len(centred)), _Sums()
+        fused = fused_outcome(self.strategy, centred, queue, self.own, views, weights, with_gradient)
+        sums.add_fused(fused)
+        return sums, fused.gradient
 
     def gradient(self, stacked: Tensor, weights: Tensor) -> Tensor:
         """Form the gradient of ``Σ_i weights_i loss_i`` once more."""
@@ -154,6 +172,16 @@ class _Sums:
         self._entropy.append(rows.entropy)
         if rows.value is not None:
             self._value.append(rows.value)
+
+    def add_fused(self, fused: Fused) -> None:
+        """Take in what the kernels made of all anchors."""
+        self._d2_pos.append(fused.d2_pos)
+        self._d2_neg.append(fused.d2_neg)
+        self._number += fused.number
+        self._entropy.append(fused.entropy)
+        self.minus_energy.append(fused.minus_energy)
+        if fused.value is not None:
+            self._value.append(fused.value)
 
     def n_anchors(self) -> int:
         """M."""
