@@ -94,8 +94,9 @@ def fused_outcome(
         scale, pos = weights * scale, weights[:, None] * pos
     gradient = _of_positives(embeddings, own, gaps, pos)
     sizes = [len(anchors.samples) for anchors, _ in sides]
-    for views, pair, constants in zip(groups, sides, zip(top.split(sizes), scale.split(sizes)), strict=True):
-        _add_pulls(gradient, own, views, pair, constants, exponent)
+    constants = torch.split(torch.stack([top, scale]), sizes, dim=1)
+    for views, pair, of_group in zip(groups, sides, constants, strict=True):
+        _add_pulls(gradient, own, views, pair, of_group, exponent)
     return of_anchors._replace(gradient=gradient)
 
 
@@ -121,10 +122,11 @@ def _sides(embeddings: Tensor, queue: Tensor | None, own: range, views: Views) -
         both = side(torch.cat(candidates), torch.cat(of_candidates))
         return both, both
     mine = slice(own.start, own.stop)
-    anchors = side(torch.cat([embeddings[view, mine] for view in anchor_views]), samples[mine].repeat(len(anchor_views)))
+    anchors = [embeddings[view, mine] for view in anchor_views]
     if queue is not None:
         candidates, of_candidates = [*candidates, queue], [*of_candidates, samples.new_full((len(queue),), -1)]
-    return anchors, side(torch.cat(candidates), torch.cat(of_candidates))
+    of_anchors = samples[mine].repeat(len(anchors))
+    return side(torch.cat(anchors), of_anchors), side(torch.cat(candidates), torch.cat(of_candidates))
 
 
 def _gaps(embeddings: Tensor, own: range, n_anchor_views: int) -> Tensor:
@@ -151,23 +153,23 @@ def _add_pulls(
     own: range,
     views: Views,
     pair: tuple[Side, Side],
-    constants: tuple[Tensor, Tensor],
+    constants: Tensor,
     exponent: Exponent,
 ) -> None:
-    """Add the gradient of ``-Σ_ij α_ij D_ij``."""
+    """Add the gradient of ``-Σ_ij α_ij D_ij``, of which each anchor's constants are top and scale, ``[2, m]``."""
     from alphacl_plugins.softmax_kernel import Side, pull
 
     (anchor_views, candidate_views), (anchors, candidates), n = views, pair, gradient.shape[1]
     if anchors is candidates:
-        of_both = pull(anchors, anchors, *constants, exponent, by_row=True, by_column=True)
-        for view, part in zip(anchor_views, of_both.split(n), strict=True):
+        of_both = pull(anchors, anchors, constants, exponent, by_row=True, by_column=True)
+        for view, part in zip(anchor_views, torch.split(of_both, n), strict=True):
             gradient[view] -= part
         return
-    of_anchors = pull(anchors, candidates, *constants, exponent, by_row=True, by_column=False)
-    for view, part in zip(anchor_views, of_anchors.split(len(own)), strict=True):
+    of_anchors = pull(anchors, candidates, constants, exponent, by_row=True, by_column=False)
+    for view, part in zip(anchor_views, torch.split(of_anchors, len(own)), strict=True):
         gradient[view, own.start : own.stop] -= part
     if candidate_views:  # the queue takes no gradient
         moving = Side(*(part[: len(candidate_views) * n] for part in candidates))
-        of_candidates = pull(moving, anchors, *constants, exponent, by_row=False, by_column=True)
-        for view, part in zip(candidate_views, of_candidates.split(n), strict=True):
+        of_candidates = pull(moving, anchors, constants, exponent, by_row=False, by_column=True)
+        for view, part in zip(candidate_views, torch.split(of_candidates, n), strict=True):
             gradient[view] -= part

@@ -202,7 +202,7 @@ class AlphaCLLoss(nn.Module):
         if self.block_size is None or not self.detach_alpha or self.gather_distributed == "ring":
             return None
         if self.block_size != "auto":
-            return self.block_size
+            return self.block_size if isinstance(self.block_size, str) else int(self.block_size)
         n_views = len(views)
         n_anchors = len(views[0]) * (n_views if self.symmetric else 1)
         ranks = world_size() if self.gather_distributed else 1

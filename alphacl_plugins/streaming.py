@@ -89,18 +89,20 @@ class Stream:
             embeddings, length = unit_and_length(embeddings)
         centre = embeddings.mean(dim=(0, 1))  # distances do not depend on the origin, but their rounding does
         centred, queue = embeddings - centre, None if self.queue is None else self.queue - centre
-        compare = self._by_kernel if isinstance(self.block, str) else self._by_blocks
-        sums, gradient = compare(centred, queue, weights, with_gradient)
+        if isinstance(self.block, str):
+            sums, gradient = self._by_kernel(centred, queue, weights, with_gradient)
+        else:
+            sums, gradient = self._by_blocks(self.block, centred, queue, weights, with_gradient)
         if gradient is not None:
             gradient = gradient if weights is not None else gradient.div_(sums.n_anchors())
             gradient = gradient if length is None else through_normalization(gradient, embeddings, length)
         return sums.outcome(gradient)
 
     def _by_blocks(
-        self, centred: Tensor, queue: Tensor | None, weights: Tensor | None, with_gradient: bool
+        self, block: int, centred: Tensor, queue: Tensor | None, weights: Tensor | None, with_gradient: bool
     ) -> tuple[_Sums, Tensor | None]:
         groups, sums = self._groups(centred, queue, weights, with_gradient), _Sums()
-        for blocks in self._steps(groups):
+        for blocks in _steps(groups, block):
             self._compare(blocks, sums)
         if not with_gradient:
             return sums, None
@@ -132,15 +134,6 @@ class Stream:
         batch = GroupedBatch(embeddings, self.own, self.labels, queue, with_gradient)
         of_groups = [None] * len(views) if weights is None else weights[:, None].chunk(len(views))
         return [Group(batch, *ours, part) for ours, part in zip(views, of_groups, strict=True)]
-
-    def _steps(self, groups: Sequence[Group]) -> Iterator[list[Block]]:
-        """The anchors that are compared at once: some of one group, or all of all groups."""
-        if self.block >= sum(len(group.rows) for group in groups):
-            yield [(group, slice(0, len(group.rows))) for group in groups]
-            return
-        for group in groups:
-            for start in range(0, len(group.rows), self.block):
-                yield [(group, slice(start, min(start + self.block, len(group.rows))))]
 
     def _compare(self, blocks: list[Block], sums: _Sums) -> None:
         measured = Measured.stack([group.measure(i) for group, i in blocks])
@@ -202,3 +195,13 @@ class _Sums:
 
 def _together(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _steps(groups: Sequence[Group], block: int) -> Iterator[list[Block]]:
+    """The anchors that are compared at once: some of one group, or all of all groups."""
+    if block >= sum(len(group.rows) for group in groups):
+        yield [(group, slice(0, len(group.rows))) for group in groups]
+        return
+    for group in groups:
+        for start in range(0, len(group.rows), block):
+            yield [(group, slice(start, min(start + block, len(group.rows))))]
