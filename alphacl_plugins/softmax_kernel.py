@@ -124,9 +124,12 @@ def _launch(
         )  # fmt: skip
 
 
-@torch.compiler.assume_constant_result  # a change makes torch.compile begin anew
+@torch.compiler.assume_constant_result  # compiled code keeps what was in force when it was made
 def _precision() -> str:
-    return _PRECISION[torch.get_float32_matmul_precision()]
+    try:
+        return _PRECISION[torch.get_float32_matmul_precision()]
+    except RuntimeError:  # it was set by the newer torch.backends.cuda.matmul.fp32_precision
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def device_types() -> tuple[str, ...]:

@@ -5,6 +5,8 @@ The oracle is float64 autograd through the whole matrix, as for the blocks.
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -164,6 +166,21 @@ def test_a_rank_compares_its_samples_with_those_of_all(first):
         results.append(stream.outcome(stacked.to(dtype)))
     assert relative_error(results[0].gradient.double(), results[1].gradient) < 1e-5
     assert relative_error(results[0].value.double(), results[1].value) < 1e-5
+
+
+def test_both_of_torchs_settings_are_read():
+    """In a process of its own: torch forbids the old setting after the new one."""
+    code = (
+        "import torch; from alphacl_plugins.softmax_kernel import _precision as p; found = [p()]\n"
+        "for old in ('high', 'medium'):\n    torch.set_float32_matmul_precision(old); found += [p()]\n"
+        "torch.set_float32_matmul_precision('highest')\n"
+        "if hasattr(torch.backends.cuda.matmul, 'fp32_precision'):\n"
+        "    torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "    assert p() == 'tf32'\n"
+        "print(*found)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ieee", "tf32x3", "tf32"]
 
 
 def in_tf32(x, nearest=True):
