@@ -45,9 +45,11 @@ class AlphaCLLoss(nn.Module):
             ``-E / M``.
         reduction: "mean" over the anchors, or "none".
         block_size: how many anchors are compared at once, >= 1. The gradient is then formed block by block beside the
-            loss, in memory of the size of the embeddings; "auto" chooses. None: by autograd from the N x N distances,
-            which second derivatives (with α held fixed) need, and with reduction "none" a strategy that draws random
-            numbers, as α is else formed once more in the backward pass.
+            loss, in memory of the size of the embeddings; "auto" chooses. None: by autograd from the N x N
+            distances, which second derivatives (with α held fixed) need, and with reduction "none" a strategy that
+            draws random numbers, as α is else formed once more in the backward pass. "kernel", on request only: by
+            Triton on a GPU, which writes no distance to memory, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Entropy,
+            Direct, DHEL, ...) without labels.
         gather_distributed: take candidates from all ranks, exactly: after DDP has averaged, parameter gradients equal
             those of one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes
             them round instead, for the same gradient in O(N / ranks) memory, for strategies whose weights factor: the
