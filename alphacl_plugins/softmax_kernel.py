@@ -12,7 +12,7 @@ pull D more for the distance, once per `_WIDTH` columns of the result, and D for
 
 Products have the precision of `torch.get_float32_matmul_precision`: "highest" (default) is float32, "high" three
 products of TF32, nearly as exact, "medium" one, whose factors have 11 significant bits: tensor cores cut off the
-others, so factors are rounded first. Sums are float32 throughout, and so are the half squares that D is made of.
+others, so embeddings are rounded first. Sums are float32 throughout, and so are the half squares that D is made of.
 """
 
 from __future__ import annotations
@@ -195,9 +195,6 @@ def _pull(
             w += _weights(log_w, top, scale, rows, n_rows, 1)
         if BY_COLUMN:
             w += _weights(log_w, top, scale, columns, n_columns, 0)
-        if PRECISION == "tf32":
-            nearest = ((w.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-            w = tl.where(w == w, nearest, w)
         weight += tl.sum(w, axis=1)
         weighted = tl.dot(w, _tile(y, columns, at, n_columns, width), weighted, input_precision=PRECISION)
     pulled = weight[:, None] * _tile(x, rows, at, n_rows, width) - weighted
