@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import inspect
-from numbers import Integral
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from alphacl_plugins._checks import check_bool, check_choice, check_labels, check_same_shape, check_width
+from alphacl_plugins._checks import check_bool, check_choice
+from alphacl_plugins._options import (
+    as_strategy,
+    check_batch,
+    check_block_size,
+    check_for_ring,
+    declared,
+    explain_unexpected,
+)
 from alphacl_plugins.functional import l2_normalize, promote, without_autocast
 from alphacl_plugins.metrics import alpha_entropy
 from alphacl_plugins.pairs import NEGATIVES, Batch, PairDistances, assemble, candidate_views, pair_distances
 from alphacl_plugins.positives import weigh
-from alphacl_plugins.queue import EmbeddingQueue
 from alphacl_plugins.ranks import world_size
 from alphacl_plugins.ring import ring_loss
-from alphacl_plugins.strategies import PairWeights, Strategy, Tempered, build_strategy
+from alphacl_plugins.strategies import PairWeights, Strategy, Tempered
 from alphacl_plugins.strategies.factored import Factored
 from alphacl_plugins.streaming import Stream, automatic_block
+from alphacl_plugins.streaming.fused import check_strategy
 
 
 class AlphaCLLoss(nn.Module):
@@ -44,9 +50,11 @@ class AlphaCLLoss(nn.Module):
             ``-E / M``.
         reduction: "mean" over the anchors, or "none".
         block_size: how many anchors are compared at once, >= 1. The gradient is then formed block by block beside the
-            loss, in memory of the size of the embeddings; "auto" chooses. None: by autograd from the N x N distances,
-            which second derivatives (with α held fixed) need, and with reduction "none" a strategy that draws random
-            numbers, as α is else formed once more in the backward pass.
+            loss, in memory of the size of the embeddings; "auto" chooses. None: by autograd from the N x N
+            distances, which second derivatives (with α held fixed) need, and with reduction "none" a strategy that
+            draws random numbers, as α is else formed once more in the backward pass. "kernel", on request only: by
+            Triton on a GPU, which writes no distance to memory, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Entropy,
+            Direct, DHEL, ...) without labels.
         gather_distributed: take candidates from all ranks, exactly: after DDP has averaged, parameter gradients equal
             those of one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes
             them round instead, for the same gradient in O(N / ranks) memory, for strategies whose weights factor: the
@@ -83,10 +91,10 @@ class AlphaCLLoss(nn.Module):
     ) -> None:
         super().__init__()
         if unexpected:
-            raise TypeError(_explain_unexpected(strategy, unexpected))
-        self.strategy = _as_strategy(strategy)
-        negatives = _declared(negatives, self.strategy, "negatives", "both")
-        symmetric = _declared(symmetric, self.strategy, "symmetric", True)
+            raise TypeError(explain_unexpected(AlphaCLLoss, strategy, unexpected))
+        self.strategy = as_strategy(strategy)
+        negatives = declared(negatives, self.strategy, "negatives", "both")
+        symmetric = declared(symmetric, self.strategy, "symmetric", True)
         check_choice("negatives", negatives, NEGATIVES)
         check_choice("reduction", reduction, ("mean", "none"))
         flags = {
@@ -99,9 +107,11 @@ class AlphaCLLoss(nn.Module):
         check_choice("gather_distributed", gather_distributed, (True, False, "ring"))
         if gather_distributed and not dist.is_available():
             raise ValueError("gather_distributed: expected a torch build with torch.distributed, got one without")
-        _check_block_size(block_size, detach_alpha, gather_distributed)
+        check_block_size(block_size, detach_alpha, gather_distributed)
         if gather_distributed == "ring":
-            _check_for_ring(self.strategy, detach_alpha)
+            check_for_ring(self.strategy, detach_alpha)
+        if block_size == "kernel":
+            check_strategy(self.strategy)
         self.negatives = negatives
         self.symmetric = symmetric
         self.l2_normalize = l2_normalize
@@ -130,7 +140,7 @@ class AlphaCLLoss(nn.Module):
         Raises: TypeError, ValueError if shapes or dtypes are not these, or no anchor can have a candidate.
         """
         views = [z, z_aug, *more_views]
-        _check_batch(views, labels, queue)
+        check_batch(views, labels, queue)
         block = self._block(views, labels, queue)
         if block is not None:
             with without_autocast(z.device):
@@ -156,7 +166,7 @@ class AlphaCLLoss(nn.Module):
             without labels the other views, beginning with the next; with labels all rows of all views.
         """
         views = [z, z_aug, *more_views]
-        _check_batch(views, labels, queue)
+        check_batch(views, labels, queue)
         distances = self._distances(*self._prepare(views, labels, queue))
         weights = self._weigh(distances)
         pos = weights.pos[:, 0] if weights.pos.shape[1] == 1 else weights.pos
@@ -194,12 +204,12 @@ class AlphaCLLoss(nn.Module):
         batch = self._assemble(views, labels, queue)
         return pair_distances(batch, negatives=self.negatives, symmetric=self.symmetric)
 
-    def _block(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> int | None:
-        """How many anchors are compared at once; None: all, by autograd from the matrix of distances."""
+    def _block(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> int | str | None:
+        """How many anchors are compared at once; None: all, by autograd from the matrix of distances; "kernel"."""
         if self.block_size is None or not self.detach_alpha or self.gather_distributed == "ring":
             return None
         if self.block_size != "auto":
-            return int(self.block_size)
+            return self.block_size if isinstance(self.block_size, str) else int(self.block_size)
         n_views = len(views)
         n_anchors = len(views[0]) * (n_views if self.symmetric else 1)
         ranks = world_size() if self.gather_distributed else 1
@@ -208,7 +218,7 @@ class AlphaCLLoss(nn.Module):
         block = automatic_block(n_anchors, n_candidates + (0 if queue is None else len(queue)))
         return None if self.reduction == "none" and block >= n_anchors else block
 
-    def _streamed(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None, block: int) -> Tensor:
+    def _streamed(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None, block: int | str) -> Tensor:
         """The loss with a gradient that is formed beside it, not by autograd from the matrix of distances."""
         normalize = self.l2_normalize and not self.gather_distributed and _alike(views, queue)
         if normalize:  # as part of the stream: fewer operations
@@ -294,89 +304,3 @@ def _alike(views: list[Tensor], queue: Tensor | None) -> bool:
     dtype = promote(views[0])[0].dtype
     higher = queue is not None and torch.promote_types(dtype, queue.dtype) != dtype
     return not higher and all(view.dtype == views[0].dtype for view in views)
-
-
-def _check_batch(views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> None:
-    for k, view in enumerate(views[2:]):
-        if isinstance(view, Tensor) and view.ndim == 1 and not view.is_floating_point():
-            raise TypeError(
-                f"more_views[{k}]: expected embeddings [N, D], got {view.dtype} {tuple(view.shape)}; labels go by "
-                "keyword: labels=..."
-            )
-    if isinstance(queue, EmbeddingQueue):
-        raise TypeError("queue: expected a tensor [Q, D], got an EmbeddingQueue; pass queue.embeddings")
-    names = ["z", "z_aug", *(f"more_views[{k}]" for k in range(len(views) - 2))]
-    for name, view in zip(names[1:], views[1:], strict=True):
-        check_same_shape(name, view, "z", views[0])
-    if labels is not None:
-        check_labels("labels", labels, len(views[0]))
-    if queue is not None:
-        check_width("queue", queue, "z", views[0])
-
-
-def _check_block_size(block_size: Any, detach_alpha: bool, gather_distributed: bool | str) -> None:
-    if block_size is None or (isinstance(block_size, str) and block_size == "auto"):
-        return
-    if isinstance(block_size, bool) or not isinstance(block_size, Integral):
-        raise TypeError(f'block_size: expected "auto", an int >= 1 or None, got {block_size!r}')
-    if block_size < 1:
-        raise ValueError(f'block_size: expected "auto", an int >= 1 or None, got {block_size!r}')
-    if not detach_alpha:
-        raise ValueError(
-            'block_size: expected "auto" or None with detach_alpha=False, whose gradient goes through the whole matrix '
-            f"of weights and stays on the materialised path, got {block_size!r}"
-        )
-    if gather_distributed == "ring":
-        raise ValueError(
-            'block_size: expected "auto" or None with gather_distributed="ring", which compares tile by tile, got '
-            f"{block_size!r}"
-        )
-
-
-def _check_for_ring(strategy: Strategy, detach_alpha: bool) -> None:
-    if getattr(strategy, "factored", None) is None:
-        raise ValueError(
-            "gather_distributed: expected True or False with a strategy that needs all candidates of an anchor at "
-            f'once, got "ring" with {strategy!r}; a ring needs α_j = c · w(D_j): the softmax types and the kernels'
-        )
-    learns = isinstance(strategy, nn.Module) and any(p.requires_grad for p in strategy.parameters())
-    if learns and not isinstance(strategy, Tempered):
-        raise ValueError(
-            "gather_distributed: expected True or False with a strategy that has parameters of its own, got "
-            f'"ring", which passes them no gradient, with {strategy!r}'
-        )
-    if not detach_alpha:
-        raise ValueError(
-            'gather_distributed: expected True or False with detach_alpha=False, got "ring", which holds α fixed'
-        )
-
-
-def _as_strategy(strategy: object) -> Strategy:
-    if isinstance(strategy, str):
-        return build_strategy(strategy)
-    if isinstance(strategy, type) or not callable(strategy):
-        hint = "; a temperature goes into the strategy: InfoNCE(tau=0.5)" if isinstance(strategy, (int, float)) else ""
-        hint = f"; an object is made with brackets: {strategy.__name__}()" if isinstance(strategy, type) else hint
-        raise TypeError(f"strategy: expected a name or a strategy object, got {strategy!r}{hint}")
-    return cast(Strategy, strategy)
-
-
-def _declared(option: Any, strategy: Strategy, name: str, default: object) -> Any:
-    """Return the option if given, else what the strategy declares, else the default."""
-    if option is not None:
-        return option
-    declared = getattr(strategy, name, None)
-    return default if declared is None else declared
-
-
-def _explain_unexpected(strategy: object, unexpected: dict[str, Any]) -> str:
-    options = [name for name in inspect.signature(AlphaCLLoss).parameters if name not in ("strategy", "unexpected")]
-    call = ", ".join(
-        [f'"{strategy}"' if isinstance(strategy, str) else '"infonce"']
-        + [f"{'tau' if option == 'temperature' else option}={value!r}" for option, value in unexpected.items()]
-    )
-    hint = " (the temperature is called tau)" if "temperature" in unexpected else ""
-    return (
-        f"AlphaCLLoss: expected options among {', '.join(options)}, got {', '.join(unexpected)}{hint}; "
-        f"options of a strategy go into it: AlphaCLLoss(build_strategy({call}))"
-    )

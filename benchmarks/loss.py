@@ -17,13 +17,13 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
 
 from loss_measurements import Case, measure_memory, measure_times
-from loss_peers import OURS, PEERS, peer_versions
+from loss_peers import ON_A_GPU, OURS, PEERS, peer_versions
 from loss_report import goals, markdown, plot
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
@@ -40,6 +40,8 @@ class Settings:
     """Columns D of an embedding."""
     losses: tuple[str, ...] = (*OURS, *PEERS)
     """Which losses."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Of products of float32 on a GPU, as torch names it. inf-cl and memeff take TF32 whatever it says."""
     threads: int = 2
     """Threads of a CPU."""
     memory_limit: float = 8.0
@@ -54,12 +56,15 @@ def main(settings: Settings) -> None:
     """Measure, print, write."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(settings.threads)
+    torch.set_float32_matmul_precision(settings.matmul_precision)
     results = []
     for width in settings.widths:
         too_slow: set[str] = set()
         for size in settings.sizes:
             cases = [
-                Case(name, size, width, device, settings.threads, settings.memory_limit) for name in settings.losses
+                Case(name, size, width, device, settings.threads, settings.memory_limit, settings.matmul_precision)
+                for name in settings.losses
+                if device == "cuda" or name not in ON_A_GPU
             ]
             memory = {case.loss: measure_memory(case, settings.seconds) for case in cases if case.loss not in too_slow}
             fit = [case for case in cases if "failed" not in memory.get(case.loss, {"failed": ""})]

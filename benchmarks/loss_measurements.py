@@ -31,6 +31,7 @@ class Case:
     device: str
     threads: int
     memory_limit: float  # GiB of a process on a CPU
+    matmul_precision: str = "highest"  # of products of float32 on a GPU
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Two views that belong together, with gradient."""
@@ -118,6 +119,7 @@ def _resident() -> int:
 
 def _measure_here(case: Case) -> Result:
     torch.set_num_threads(case.threads)
+    torch.set_float32_matmul_precision(case.matmul_precision)
     if case.device == "cpu":
         limit = int(case.memory_limit * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -58,20 +58,30 @@ def _info_nce() -> Loss:
 def _inf_cl() -> Loss:
     from inf_cl import cal_inf_loss
 
-    return lambda z, z_aug: cal_inf_loss(
-        torch.nn.functional.normalize(z), torch.nn.functional.normalize(z_aug), scale=torch.tensor(1 / TAU).to(z)
-    )
+    def loss(z: Tensor, z_aug: Tensor) -> Tensor:
+        q, k = (torch.nn.functional.normalize(view) for view in (z, z_aug))
+        return cal_inf_loss(q / TAU, k, head_dim=min(256, z.shape[1]))  # type: ignore[no-any-return]
+
+    return loss
 
 
 def _memeff() -> Loss:
-    from memeff import info_nce
+    from memeff import MemoryEfficientQwen3Loss
 
-    return lambda z, z_aug: info_nce(z, z_aug, TAU)
+    return MemoryEfficientQwen3Loss(TAU, margin=2.0, stable=False)  # type: ignore[no-any-return]  # all candidates count
+
+
+def _compiled() -> Loss:
+    return torch.compile(AlphaCLLoss("infonce"))
 
 
 OURS: dict[str, Callable[[], Loss]] = {
     **{name: lambda name=name: AlphaCLLoss(name) for name in ("infonce", "direct", "square", "inverse", "kcl")},  # type: ignore[misc]
     "infonce, one way": lambda: AlphaCLLoss("infonce", negatives="cross", symmetric=False),
+    "infonce, compiled": _compiled,
+    "infonce, kernel": lambda: AlphaCLLoss("infonce", block_size="kernel"),
+    "direct, kernel": lambda: AlphaCLLoss("direct", block_size="kernel"),
+    "infonce, one way, kernel": lambda: AlphaCLLoss("infonce", negatives="cross", symmetric=False, block_size="kernel"),
 }
 SAME_LOSS = {
     "lightly NTXentLoss": _lightly_ntxent,
@@ -82,7 +92,14 @@ SAME_LOSS = {
 """Every sample of both views is an anchor, and all other samples of both are candidates: four matrices N x N."""
 ONE_WAY = {"info-nce-pytorch": _info_nce, "inf-cl": _inf_cl, "memeff": _memeff}
 """The first view's samples alone are anchors, the second view's candidates: one matrix N x N."""
-ON_A_GPU = ("inf-cl", "memeff")
+ON_A_GPU = (
+    "infonce, compiled",
+    "infonce, kernel",
+    "direct, kernel",
+    "infonce, one way, kernel",
+    "inf-cl",
+    "memeff",
+)
 PEERS: dict[str, Callable[[], Loss]] = {**SAME_LOSS, **ONE_WAY}
 
 

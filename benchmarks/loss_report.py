@@ -95,7 +95,7 @@ def _fastest_peer(results: list[Result], ours: Result) -> float | None:
     """Of those that compare the same anchors and candidates as this loss, at its size."""
     names = (
         SAME_LOSS.keys()
-        if ours["loss"] not in ("infonce, one way", *PEERS.keys() - SAME_LOSS.keys())
+        if ours["loss"] not in PEERS.keys() - SAME_LOSS.keys() and "one way" not in ours["loss"]
         else PEERS.keys() - SAME_LOSS.keys()
     )
     same = (ours["size"], ours["width"])

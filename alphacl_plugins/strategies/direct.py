@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_bool, check_positive
-from alphacl_plugins.strategies.factored import Factored, Factors, Totals
+from alphacl_plugins.strategies.factored import Exponent, Factored, Factors, Totals
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Direct(Factored):
     def tau_power(self) -> float:
         """``α(D; τ) = α(D / τ^(2/p); 1)``."""
         return 2 / self.p
+
+    @property
+    def exponent(self) -> Exponent:
+        return Exponent(self.tau, self.p / 2)
 
     def log_weight(self, d2: Tensor) -> Tensor:
         floor, ceiling = self._safe_range(d2.dtype)

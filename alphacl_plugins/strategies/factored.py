@@ -36,6 +36,13 @@ class Factors(NamedTuple):
     value: Tensor | None = None  # loss of the anchor; None stands for -E
 
 
+class Exponent(NamedTuple):
+    """Of a weight ``w(D) = exp(-D^power / tau)``."""
+
+    tau: float | Tensor
+    power: float = 1.0
+
+
 class FactoredRows(NamedTuple):
     """Pair weights whose rows are not scaled yet: ``neg = mass * softmax``."""
 
@@ -60,6 +67,11 @@ class Factored(ABC):
 
     def potential(self, d2: Tensor) -> Tensor | None:
         """Return u(D), for a value that needs the sum of another function of the candidates; None: no need."""
+        return None
+
+    @property
+    def exponent(self) -> Exponent | None:
+        """How w falls with D, if it is an exponential of a power; None: it is another function."""
         return None
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alphacl_plugins._checks import check_callable, check_finite, check_non_negative, check_positive
 from alphacl_plugins.strategies.base import PairWeights, slope_of, split_excluded
-from alphacl_plugins.strategies.factored import Factored, Factors, Totals
+from alphacl_plugins.strategies.factored import Exponent, Factored, Factors, Totals
 
 
 class _FamilyMember(ABC):
@@ -89,6 +89,10 @@ class _ExponentialMember(Factored):
     @abstractmethod
     def _mass(self, log_xi: Tensor) -> Tensor:
         """Return the sum of the row, ``ξ φ'(ξ) / τ`` (Theorem 2)."""
+
+    @property
+    def exponent(self) -> Exponent:
+        return Exponent(self._tau)
 
     def log_weight(self, d2: Tensor) -> Tensor:
         return d2 / -self._tau

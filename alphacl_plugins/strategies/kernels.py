@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_bool, check_choice, check_positive
-from alphacl_plugins.strategies.factored import Factored, Factors, Totals
+from alphacl_plugins.strategies.factored import Exponent, Factored, Factors, Totals
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class DHEL(Factored):
     def symmetric(self) -> bool:
         """Both views give anchors if the second is included."""
         return self.include_augs
+
+    @property
+    def exponent(self) -> Exponent:
+        return Exponent(self.tau)
 
     def log_weight(self, d2: Tensor) -> Tensor:
         return d2 / -self.tau

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from alphacl_plugins._checks import check_above, check_bool, check_callable, check_positive
 from alphacl_plugins.strategies.base import Candidates, PairWeights, slope_of, split_excluded
-from alphacl_plugins.strategies.factored import Factored, Factors, Totals
+from alphacl_plugins.strategies.factored import Exponent, Factored, Factors, Totals
 
 _INVERSE_STEPS = {torch.float32: 6}  # reach the dtype's precision for every γ, τ, K and row tried
 _INVERSE_STEPS_FLOAT64 = 8  # 7 reach 1e-13
@@ -52,6 +52,10 @@ class Entropy(Factored):
 
     def __post_init__(self) -> None:
         check_positive("Entropy.tau", self.tau)
+
+    @property
+    def exponent(self) -> Exponent:
+        return Exponent(self.tau)
 
     def log_weight(self, d2: Tensor) -> Tensor:
         return d2 / -self.tau

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alphacl_plugins._checks import check_bool, check_positive
 from alphacl_plugins.strategies.base import Candidates, PairWeights, Strategy, split_excluded
-from alphacl_plugins.strategies.factored import Factored, Factors, Totals
+from alphacl_plugins.strategies.factored import Exponent, Factored, Factors, Totals
 
 
 class Tempered(nn.Module):
@@ -185,6 +185,12 @@ class _Scaled(Factored):
 
     def __init__(self, strategy: Factored, tau: Tensor, unit: Tensor) -> None:
         self._strategy, self._tau, self._unit = strategy, tau, unit
+
+    @property
+    def exponent(self) -> Exponent | None:
+        """How w falls with D."""
+        inner = self._strategy.exponent
+        return None if inner is None else Exponent(self._unit.pow(inner.power) * inner.tau, inner.power)
 
     def log_weight(self, d2: Tensor) -> Tensor:
         """Return ``log w(D)``."""

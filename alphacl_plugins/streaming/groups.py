@@ -48,9 +48,9 @@ class Group:
     def subtract_gradient(self, gradient: Tensor) -> None:
         """Subtract that of ``Σ_ij α_ij D_ij`` from that of the embeddings."""
         of_anchors, of_candidates = self._pairs.gradients()
-        _subtract(self._samples.ours(gradient), self._anchor_views, of_anchors)
+        subtract(self._samples.ours(gradient), self._anchor_views, of_anchors)
         if of_candidates is not None:
-            _subtract(gradient, self._candidate_views, of_candidates)
+            subtract(gradient, self._candidate_views, of_candidates)
 
     def _excluded(self, i: slice) -> Excluded:
         """Candidates of the anchors i that are none: their own sample, or with labels those of their class."""
@@ -63,7 +63,8 @@ class Group:
         return Excluded(same_class if queue is None else pad(same_class, (0, len(queue))))
 
 
-def _subtract(gradient: Tensor, views: Sequence[int], rows: Tensor) -> None:
+def subtract(gradient: Tensor, views: Sequence[int], rows: Tensor) -> None:
+    """Subtract rows, those of one view after another, from the views of a gradient ``[V, n, D]``."""
     if len(views) == len(gradient):
         gradient.sub_(rows.view_as(gradient))
         return

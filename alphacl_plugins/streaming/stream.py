@@ -12,10 +12,12 @@ from torch import Tensor
 from alphacl_plugins.functional import through_normalization, unit_and_length
 from alphacl_plugins.pairs import anchor_groups
 from alphacl_plugins.strategies import Strategy, Tempered
+from alphacl_plugins.streaming.fused import pass_by_kernel
 from alphacl_plugins.streaming.groups import Group
 from alphacl_plugins.streaming.known_gradient import with_gradient, with_gradient_on_demand
+from alphacl_plugins.streaming.passed import Passed, Tally, Views
 from alphacl_plugins.streaming.positives import OtherViews, SameClass, Samples
-from alphacl_plugins.streaming.rows import Excluded, Rows, form_rows
+from alphacl_plugins.streaming.rows import Excluded, form_rows
 
 _AT_ONCE = 2**20  # distances: larger blocks leave the caches of a CPU
 _LEAST_ROWS = 128  # smaller blocks make slow products
@@ -53,7 +55,7 @@ class Stream:
         labels: classes ``[n]``, or None.
         queue: further candidates ``[Q, D]``, or None.
         own: which of the n samples are this rank's, its anchors.
-        block: how many anchors are compared at once.
+        block: how many anchors are compared at once, or "kernel": no matrix at all.
     """
 
     strategy: Strategy
@@ -63,7 +65,7 @@ class Stream:
     labels: Tensor | None
     queue: Tensor | None
     own: range
-    block: int
+    block: int | str
 
     def loss(self, stacked: Tensor, reduction: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, "mean" or "none" (of each anchor), and the statistics of the batch."""
@@ -89,14 +91,40 @@ class Stream:
         queue = None if self.queue is None else self.queue - centre
         n_views = len(stacked)
         samples = Samples(embeddings - centre, self.own, n_views if self.symmetric else 1, self.labels, queue)
-        groups = [Group(samples, *views) for views in anchor_groups(self.negatives, self.symmetric, n_views)]
-        positives = OtherViews(samples) if self.labels is None else SameClass(samples, self.labels)
-        sums = _Sums(samples.n_anchors)
-        for anchors, blocks in self._steps(groups):
+        views = anchor_groups(self.negatives, self.symmetric, n_views)
+        if isinstance(self.block, str):
+            passed = pass_by_kernel(self.strategy, samples, views, weights, with_gradient)
+        else:
+            passed = self._pass_by_blocks(self.block, samples, views, weights, with_gradient)
+        gradient = passed.gradient
+        if gradient is not None:
+            gradient = gradient.div_(samples.n_anchors) if weights is None else gradient
+            gradient = gradient if length is None else through_normalization(gradient, embeddings, length)
+        return Outcome(passed.minus_energy, passed.value, gradient, passed.tally.stats(samples.n_anchors))
+
+    def gradient(self, stacked: Tensor, weights: Tensor) -> Tensor:
+        """Form the gradient of ``Σ_i weights_i loss_i`` once more."""
+        gradient = self.outcome(stacked, weights).gradient
+        assert gradient is not None  # as it is wanted
+        return gradient
+
+    def _pass_by_blocks(
+        self, block: int, samples: Samples, views: Sequence[Views], weights: Tensor | None, with_gradient: bool
+    ) -> Passed:
+        groups = [Group(samples, *of_group) for of_group in views]
+        positives = OtherViews(samples) if samples.labels is None else SameClass(samples, samples.labels)
+        minus_energy, value, tallies = [], [], []
+        for anchors, blocks in _steps(groups, block):
             d2_neg, excluded = _stacked([group.measure(i) for group, i in blocks])
             d2_pos, share = positives.measure(anchors)
             rows = form_rows(self.strategy, d2_pos, share, d2_neg, excluded)
-            sums.add(rows, d2_pos, share, d2_neg, excluded, with_energy=rows.value is None or self._learns)
+            total_pos = torch.dot(share.flatten(), d2_pos.flatten())
+            tallies.append(Tally(total_pos, d2_neg.sum(), excluded.total_left(d2_neg), rows.entropy.sum()))
+            if rows.value is not None:
+                value.append(rows.value)
+            if rows.value is None or self._learns:
+                energy = rows.scaled(torch.linalg.vecdot(rows.neg, d2_neg)[:, None])[:, 0]
+                minus_energy.append(torch.linalg.vecdot(rows.pos, d2_pos) - energy)
             if with_gradient:
                 rows = rows if weights is None else rows.times(weights[anchors, None])
                 positives.weigh(anchors, rows.pos)
@@ -107,32 +135,25 @@ class Stream:
             gradient = positives.gradient()
             for group in groups:
                 group.subtract_gradient(gradient)
-            gradient = gradient.div_(samples.n_anchors) if weights is None else gradient
-            gradient = gradient if length is None else through_normalization(gradient, embeddings, length)
-        return sums.outcome(gradient)
-
-    def gradient(self, stacked: Tensor, weights: Tensor) -> Tensor:
-        """Form the gradient of ``Σ_i weights_i loss_i`` once more."""
-        gradient = self.outcome(stacked, weights).gradient
-        assert gradient is not None  # as it is wanted
-        return gradient
+        return Passed(_together(minus_energy), _together(value), gradient, Tally.sum(tallies))
 
     @property
     def _learns(self) -> bool:
         """Whether a temperature learns from the energy."""
         return isinstance(self.strategy, Tempered) and self.strategy.learnable
 
-    def _steps(self, groups: Sequence[Group]) -> Iterator[Step]:
-        if self.block >= sum(group.n_anchors for group in groups):
-            everything = slice(0, sum(group.n_anchors for group in groups))
-            yield Step(everything, [(group, slice(0, group.n_anchors)) for group in groups])
-            return
-        first = 0
-        for group in groups:
-            for start in range(0, group.n_anchors, self.block):
-                stop = min(start + self.block, group.n_anchors)
-                yield Step(slice(first + start, first + stop), [(group, slice(start, stop))])
-            first += group.n_anchors
+
+def _steps(groups: Sequence[Group], block: int) -> Iterator[Step]:
+    n_anchors = sum(group.n_anchors for group in groups)
+    if block >= n_anchors:
+        yield Step(slice(0, n_anchors), [(group, slice(0, group.n_anchors)) for group in groups])
+        return
+    first = 0
+    for group in groups:
+        for start in range(0, group.n_anchors, block):
+            stop = min(start + block, group.n_anchors)
+            yield Step(slice(first + start, first + stop), [(group, slice(start, stop))])
+        first += group.n_anchors
 
 
 def _stacked(parts: list[tuple[Tensor, Excluded]]) -> tuple[Tensor, Excluded]:
@@ -140,40 +161,6 @@ def _stacked(parts: list[tuple[Tensor, Excluded]]) -> tuple[Tensor, Excluded]:
         return parts[0]
     d2_neg, excluded = zip(*parts, strict=True)
     return torch.cat(d2_neg), Excluded.stack(excluded)
-
-
-class _Sums:
-    """What grows while the anchors pass."""
-
-    def __init__(self, n_anchors: int) -> None:
-        self._n_anchors = n_anchors
-        self._minus_energy: list[Tensor] = []
-        self._value: list[Tensor] = []
-        self._totals: list[tuple[Tensor | int, ...]] = []  # of D_+, D, candidates, entropy
-
-    def add(
-        self, rows: Rows, d2_pos: Tensor, share: Tensor, d2_neg: Tensor, excluded: Excluded, *, with_energy: bool
-    ) -> None:
-        """Take in the distances of some anchors and what the strategy made of them."""
-        total_pos = torch.dot(share.flatten(), d2_pos.flatten())
-        self._totals.append((total_pos, d2_neg.sum(), excluded.total_left(d2_neg), rows.entropy.sum()))
-        if with_energy:
-            energy = rows.scaled(torch.linalg.vecdot(rows.neg, d2_neg)[:, None])[:, 0]
-            self._minus_energy.append(torch.linalg.vecdot(rows.pos, d2_pos) - energy)
-        if rows.value is not None:
-            self._value.append(rows.value)
-
-    def outcome(self, gradient: Tensor | None) -> Outcome:
-        """Bring the blocks together."""
-        d2_pos, d2_neg, number, entropy = (sum(parts[1:], parts[0]) for parts in zip(*self._totals, strict=True))
-        entropy = entropy / self._n_anchors
-        stats = {
-            "d2_pos": d2_pos / self._n_anchors,
-            "d2_neg": d2_neg / (number.clamp_min(1) if isinstance(number, Tensor) else number),
-            "alpha_entropy": entropy,
-            "effective_negatives": entropy.exp(),
-        }
-        return Outcome(_together(self._minus_energy), _together(self._value), gradient, stats)
 
 
 def _together(parts: list[Tensor]) -> Tensor | None:

@@ -92,12 +92,12 @@ def test_without_normalisation_keys_enter_as_they_are():
 def test_every_option_arrives():
     loss = AlphaCLLoss(
         "inverse", tau=0.3, gamma=3, exact=False, negatives="cross", symmetric=False, l2_normalize=False,
-        detach_alpha=False, reduction="none", gather_distributed=True,
+        detach_alpha=False, reduction="none", block_size=None, gather_distributed=True,
     )  # fmt: skip
     assert loss.strategy == strategies.Inverse(tau=0.3, gamma=3, exact=False)
     core = alphacl_plugins.AlphaCLLoss(
         loss.strategy, negatives="cross", symmetric=False, l2_normalize=False, detach_alpha=False, reduction="none",
-        gather_distributed=True,
+        block_size=None, gather_distributed=True,
     )  # fmt: skip
     assert repr(loss) == repr(core)[:-1] + ", memory_bank_size=0)"
 

@@ -73,6 +73,11 @@ def test_what_a_method_decides_stands_above_what_a_strategy_declares(solo, metho
     assert (got.negatives, got.symmetric) == (negatives, symmetric)
 
 
+def test_the_kernel_is_asked_for_by_name(solo):
+    got = criterion(solo, "mocov3", {"name": "alpha_cl", "strategy": "infonce", "block_size": "kernel"})
+    assert got.block_size == "kernel"
+
+
 def test_one_line_says_what_is_in_force_and_what_is_ignored(solo, capsys):
     criterion(solo, "simclr", {"name": "alpha_cl", "strategy": "infonce", "tau": 0.1})
     assert capsys.readouterr().out == (

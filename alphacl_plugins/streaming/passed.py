@@ -1,0 +1,44 @@
+"""What one pass over the anchors brings together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+Views = tuple[Sequence[int], Sequence[int]]  # of some anchors, and of their candidates
+
+
+class Tally(NamedTuple):
+    """Sums over anchors, from which the statistics of a batch are made."""
+
+    d2_pos: Tensor  # of each anchor's mean D_+
+    d2_neg: Tensor  # over all pairs of anchor and candidate
+    number: Tensor | int  # of these pairs
+    entropy: Tensor
+
+    @staticmethod
+    def sum(parts: Sequence[Tally]) -> Tally:
+        """Add up those of several blocks."""
+        return Tally(*(sum(part[1:], part[0]) for part in zip(*parts, strict=True)))
+
+    def stats(self, n_anchors: int) -> dict[str, Tensor]:
+        """Return the means, as `alphacl_plugins.AlphaCLLoss` shows them."""
+        number = self.number.clamp_min(1) if isinstance(self.number, Tensor) else self.number
+        entropy = self.entropy / n_anchors
+        return {
+            "d2_pos": self.d2_pos / n_anchors,
+            "d2_neg": self.d2_neg / number,
+            "alpha_entropy": entropy,
+            "effective_negatives": entropy.exp(),
+        }
+
+
+class Passed(NamedTuple):
+    """Losses of the M anchors, and the gradient of their weighted sum."""
+
+    minus_energy: Tensor | None  # [M]; None: nobody asked
+    value: Tensor | None  # [M]; None stands for -E
+    gradient: Tensor | None  # [V, n, D]
+    tally: Tally
