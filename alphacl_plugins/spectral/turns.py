@@ -59,7 +59,8 @@ def take_turns(
         n_components: rows of W, in [1, D].
         labels: classes whose samples are positives of each other.
         max_iter: at most so many α are formed, >= 1; each costs O(N² D). 1: the answer to the α of PCA.
-        tol: bound on ``||(I - P) X Wᵀ|| / ||X Wᵀ||`` at which W has stopped, >= 0: 0 where W spans eigenvectors of X.
+        tol: W has stopped where at most so large a part of ``X Wᵀ`` (the residual) and of its answer lies outside W, >= 0.
+            The first is 0 where W spans eigenvectors of X, the second only where these are a maximum.
         block_size: anchors that are compared with all samples at once.
 
     Returns: components; their eigenvalues under the last α; how many α were formed; the residual that ``tol`` bounds;
@@ -89,8 +90,11 @@ def take_turns(
     matrix = covariance_at(kept)
     residual, scale = _residual(matrix, kept)
     inertia, n_iter = 0.0, 1
-    answer = leading_eigenvectors(matrix, n_components).components
-    while residual > tol and n_iter < max_iter:
+    while True:
+        answer = leading_eigenvectors(matrix + inertia * scale * kept.T @ kept, n_components).components
+        converged = residual <= tol and _outside(answer, kept) <= tol
+        if converged or n_iter == max_iter:
+            break
         latest = covariance_at(answer)
         n_iter += 1
         if _energy(latest, answer) >= _energy(latest, kept):
@@ -98,8 +102,6 @@ def take_turns(
             residual, scale = _residual(matrix, kept)
         else:
             inertia = max(GROW * inertia, FIRST)
-        answer = leading_eigenvectors(matrix + inertia * scale * kept.T @ kept, n_components).components
-    converged = residual <= tol
     best = kept if converged and max_iter > 1 else answer
     return Turns(*_by_energy(matrix, best), n_iter, residual, _gap(matrix, kept), converged)
 
@@ -113,8 +115,13 @@ def _residual(matrix: Tensor, components: Tensor) -> tuple[float, float]:
     """How far W is from spanning eigenvectors of X, in [0, 1]; and the mean size of X on it, ``||X Wᵀ|| / √n``."""
     image = components @ matrix
     length = image.norm().clamp_min(torch.finfo(matrix.dtype).tiny)
-    outside = image - (image @ components.T) @ components
-    return float(outside.norm() / length), float(length) / math.sqrt(len(components))
+    return _outside(image, components), float(length) / math.sqrt(len(components))
+
+
+def _outside(rows: Tensor, components: Tensor) -> float:
+    """The part of some rows outside the span of W, in [0, 1]."""
+    outside = rows - (rows @ components.T) @ components
+    return float(outside.norm() / rows.norm().clamp_min(torch.finfo(rows.dtype).tiny))
 
 
 def _gap(matrix: Tensor, components: Tensor) -> float:

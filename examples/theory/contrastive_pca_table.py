@@ -13,6 +13,7 @@ import hashlib
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ import torch
 import tyro
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -251,7 +253,9 @@ def judge(problem: Problem, method: Method) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     train, test = (rows if reducer is None else reducer.transform(rows) for rows in (problem.train, problem.test))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200, tol=1e-3))
-    accuracy = 100 * probe.fit(train, problem.train_labels).score(test, problem.test_labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of the probe, whose 200 steps are part of the protocol
+        accuracy = 100 * probe.fit(train, problem.train_labels).score(test, problem.test_labels)
     row = {
         "method": method.name,
         "components": method.components,

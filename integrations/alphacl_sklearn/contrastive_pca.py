@@ -44,7 +44,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         n_components: rows of W, in [1, min(n_samples, n_features)]; None: the most.
         strategy: a registered name (its default options), an import path, or a strategy object.
         n_iter: at most so many turns, >= 1; each costs O(n_samples² · n_features). 1: the answer to the α of PCA.
-        tol: the turns end when so small a part of ``X_α Wᵀ``, in [0, 1], lies outside the embedding, >= 0.
+        tol: the turns end when so small a part of ``X_α Wᵀ``, in [0, 1], and of the next W lies outside W, >= 0.
         block_size: samples that are compared with all others at once; memory is
             O(block_size · n_samples + n_features²).
 
@@ -123,7 +123,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             self.n_iter_, self.residual_, self.gap_ = turns.n_iter, turns.residual, turns.gap
             if self.n_iter > 1 and not turns.converged:
                 warn_caller(
-                    f"ContrastivePCA: a residual of {turns.residual:.2g} is left after {turns.n_iter} turns, tol is "
+                    f"ContrastivePCA: W still moves (residual {turns.residual:.2g}) after {turns.n_iter} turns, tol is "
                     f"{self.tol:.2g}; increase n_iter, or the strategy's tau: the larger, the fewer turns",
                     ConvergenceWarning,
                 )

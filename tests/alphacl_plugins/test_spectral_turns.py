@@ -126,6 +126,16 @@ def test_the_unit_and_the_origin_of_the_data_do_not_matter():
     torch.testing.assert_close(other.components, one.components, rtol=0, atol=1e-6)
 
 
+def test_eigenvectors_that_are_no_maximum_are_left():
+    """Mirror images: X_α is diagonal whatever α, so PCA spans an eigenvector; but there the views differ most."""
+    corners = torch.cartesian_prod(torch.tensor([-3.0, 3.0]), torch.tensor([-1.0, 1.0]), torch.tensor([-5.0, 5.0]))
+    x = corners[:, :2].double()
+    x_aug = x + torch.stack([corners[:, 2], torch.zeros(8)], dim=1)
+    found = take_turns(x, x_aug, "infonce", 1)
+    assert found.converged
+    torch.testing.assert_close(found.components, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
+
+
 def test_identical_samples_end_at_once():
     x = torch.ones(5, 3)
     found = take_turns(x, x, "infonce", 2)

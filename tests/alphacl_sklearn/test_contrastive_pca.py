@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
@@ -140,7 +141,9 @@ def test_turns_that_do_not_settle_are_said():
     reduce = ContrastivePCA(6, strategy=strategies.InfoNCE(tau=0.01), n_iter=3)
     calls = (lambda: reduce.fit(X), lambda: reduce.fit_transform(X), lambda: make_pipeline(reduce).fit(X))
     for call in calls:
-        with pytest.warns(ConvergenceWarning, match=r"a residual of 0\.\d+ is left after 3 turns, tol is 0.01") as seen:
+        with pytest.warns(
+            ConvergenceWarning, match=r"W still moves \(residual 0\.\d+\) after 3 turns, tol is 0.01"
+        ) as seen:
             call()
         assert [warning.filename for warning in seen] == [__file__]
     assert reduce.n_iter_ == 3
@@ -340,3 +343,27 @@ def test_without_scikit_learn_the_install_line_is_said():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'alphacl-plugins[sklearn]'" in done.stdout
+
+
+def test_a_cross_validation_says_that_it_cannot_split_alpha():
+    search = GridSearchCV(
+        ContrastivePCA(), {"n_components": [2]}, cv=3, scoring=lambda *_: 0.0, error_score="raise", refit=False
+    )
+    with pytest.raises(
+        ValueError, match=r"alpha: expected shape \(33, 33\), got \(33, 50\); a cross-validation splits its"
+    ):
+        search.fit(X50, alpha=np.ones((50, 50)))
+
+
+def test_a_cross_validation_splits_the_second_view_with_the_samples():
+    X, y = digits(150)
+    X_aug = shifted(X)
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipe = make_pipeline(
+            ContrastivePCA(5, strategy="uniform").set_fit_request(X_aug=True), LogisticRegression(max_iter=500)
+        )
+        scores = cross_val_score(pipe, X, y, cv=KFold(3), params={"X_aug": X_aug})
+    train, test = next(KFold(3).split(X))
+    reduce = ContrastivePCA(5, strategy="uniform").fit(X[train], y[train], X_aug=X_aug[train])
+    probe = LogisticRegression(max_iter=500).fit(reduce.transform(X[train]), y[train])
+    assert scores[0] == probe.score(reduce.transform(X[test]), y[test])
