@@ -59,8 +59,8 @@ def take_turns(
         n_components: rows of W, in [1, D].
         labels: classes whose samples are positives of each other.
         max_iter: at most so many α are formed, >= 1; each costs O(N² D). 1: the answer to the α of PCA.
-        tol: W has stopped where at most so large a part of ``X Wᵀ`` (the residual) and of its answer lies outside W, >= 0.
-            The first is 0 where W spans eigenvectors of X, the second only where these are a maximum.
+        tol: W has stopped where at most so large a part of ``X Wᵀ`` (the residual) and of its answer lies outside W,
+            >= 0. The first is 0 where W spans eigenvectors of X, the second only where these are a maximum.
         block_size: anchors that are compared with all samples at once.
 
     Returns: components; their eigenvalues under the last α; how many α were formed; the residual that ``tol`` bounds;

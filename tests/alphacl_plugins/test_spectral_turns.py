@@ -101,14 +101,15 @@ def test_the_first_turn_is_the_closed_form_at_the_alpha_of_pca():
     assert found.n_iter == 1
 
 
-def test_residual_gap_and_eigenvalues_are_those_of_the_last_alpha():
+@pytest.mark.parametrize(
+    ("strategy", "labelled", "least_gap"), [(strategies.Direct(), True, 0.0), (strategies.InfoNCE(0.1), False, 0.1)]
+)
+def test_residual_gap_and_eigenvalues_are_those_of_the_last_alpha(strategy, labelled, least_gap):
     x, x_aug = draw(3)
-    labels = torch.arange(len(x)) % 3
-    found = take_turns(x, x_aug, "direct", 2, labels=labels, tol=1e-4)
+    labels = torch.arange(len(x)) % 3 if labelled else None
+    found = take_turns(x, x_aug, strategy, 2, labels=labels, tol=1e-4, max_iter=300)
     w, unit = found.components, unit_of(x, 2)
-    matrix = contrastive_covariance(
-        x, x_aug, strategies.Direct(), z=x @ w.T / unit, z_aug=x_aug @ w.T / unit, labels=labels
-    )
+    matrix = contrastive_covariance(x, x_aug, strategy, z=x @ w.T / unit, z_aug=x_aug @ w.T / unit, labels=labels)
     image = matrix @ w.T
     residual = (image - w.T @ (w @ image)).norm() / image.norm()
     assert found.converged
@@ -117,6 +118,7 @@ def test_residual_gap_and_eigenvalues_are_those_of_the_last_alpha():
     best = torch.linalg.eigvalsh(matrix).flip(0)[:2]
     gap = (best.sum() - torch.trace(w @ image)) / best.abs().sum()
     assert found.gap == pytest.approx(gap.item(), rel=1e-3, abs=1e-9)
+    assert found.gap >= least_gap
 
 
 def test_the_unit_and_the_origin_of_the_data_do_not_matter():
