@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_count, check_non_negative
-from alphacl_plugins.spectral import Eigenstructure, contrastive_covariance, leading_eigenvectors
+from alphacl_plugins._warnings import warn_caller
+from alphacl_plugins.spectral import contrastive_pca, take_turns
 from alphacl_plugins.strategies import Strategy, build_strategy
 
 try:
@@ -30,10 +30,10 @@ Array = npt.NDArray[Any]
 class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """PCA of the contrastive covariance X_α: the linear embedding with the largest energy, no network, no epochs.
 
-    ``argmax_W tr(W X_α Wᵀ)  s.t.  W Wᵀ = I`` for a fixed α. With a strategy, α and W take turns: α from the distances
-    of the embedding, W from the mean of the α seen so far in closed form, until W is the best answer to its own α. (The
-    mean, because answering the latest α alone can run in circles.) The distances are in units of their mean over all
-    pairs in the PCA of X, where the turns begin, so that τ means the same for any data.
+    ``argmax_W tr(W X_α Wᵀ)  s.t.  W Wᵀ = I`` for a fixed α. With a strategy, α and W take turns from PCA on, until W
+    spans eigenvectors of its own X_α: for ``"infonce"`` a stationary point of that loss among the orthonormal linear
+    embeddings (`alphacl_plugins.spectral.take_turns` says how). Distances are in units of their mean over all pairs in
+    the PCA of X, so that τ means the same for any data.
 
     What counts as a positive of a sample: its row of ``X_aug``, and with ``y`` the other samples of its class, which
     are then no candidates. With neither there is none, and only α tells this from PCA. (No noise is made up for a
@@ -41,24 +41,27 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     and leaves its eigenvectors as they are.)
 
     Args:
-        n_components: rows of W, in [1, n_features]; None: the smaller of n_samples and n_features.
+        n_components: rows of W, in [1, min(n_samples, n_features)]; None: the most.
         strategy: a registered name (its default options), an import path, or a strategy object.
-        n_iter: at most so many turns, >= 1; each costs O(n_samples² · n_features).
-        tol: the turns end when the best answer to the α of W has at most so much more energy than W itself, relative to
-            its own, >= 0.
-        block_size: samples that are compared with all others at once; memory is O(block_size · n_samples).
+        n_iter: at most so many turns, >= 1; each costs O(n_samples² · n_features). 1: the answer to the α of PCA.
+        tol: the turns end when so small a part of ``X_α Wᵀ``, in [0, 1], and of the next W lies outside W, >= 0.
+        block_size: samples that are compared with all others at once; memory is
+            O(block_size · n_samples + n_features²).
 
     Attributes:
         components_: W, orthonormal rows, ``[n_components, n_features]``.
-        eigenvalues_: of X_α at the mean α per sample, largest first, ``[n_components]``; negative: a direction in which
-            positives differ more than samples do.
+        eigenvalues_: of X_α per sample, largest first, ``[n_components]``; negative: a direction in which positives
+            differ more than samples do.
         mean_: of X, subtracted before the projection.
         n_iter_: turns that were made; 1 with a fixed ``alpha``.
-        gap_: what ``tol`` is compared with, after the last turn; 0 with a fixed ``alpha``, nan for ``n_iter=1``.
+        residual_: what ``tol`` is compared with, of the last W whose own α was formed; 0 with a fixed ``alpha``.
+        gap_: by how much the best answer to the α of that W has more energy, relative to its own; 0 with a fixed
+            ``alpha``. At 0, W is the best answer to its own α, and for a min player such as ``"infonce"`` no embedding
+            is better; a small τ may leave no such W.
         n_features_in_, feature_names_in_: as in all of scikit-learn.
 
     Raises: ValueError, TypeError at `fit` for an option outside the above. Warns: ConvergenceWarning if ``n_iter > 1``
-        turns do not reach ``tol``: some α, small τ above all, leave no W that is the best answer to its own α.
+        turns do not reach ``tol``.
     Source: Tian (2022), arXiv:2201.12680, Corollaries 1 and 2.
 
     >>> import numpy as np
@@ -71,9 +74,9 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self,
         n_components: int | None = None,
         *,
-        strategy: str | Strategy = "direct",
-        n_iter: int = 20,
-        tol: float = 1e-3,
+        strategy: str | Strategy = "infonce",
+        n_iter: int = 100,
+        tol: float = 1e-2,
         block_size: int = 1024,
     ) -> None:
         self.n_components = n_components
@@ -96,7 +99,8 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             X: samples.
             y: class of each sample: the samples of one class become positives of each other.
             X_aug: their other view.
-            alpha: importance of each pair of samples, held fixed, in place of the strategy.
+            alpha: importance >= 0 of each pair of samples, held fixed, in place of the strategy. (A cross-validation
+                would split its rows alone: use a strategy there.)
 
         Shape: ``X``, ``X_aug`` ``[n_samples, n_features]``; ``y [n_samples]``; ``alpha [n_samples, n_samples]``.
         """
@@ -104,59 +108,28 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         n_components = self._n_components(X)
         check_count("n_iter", self.n_iter)
         check_non_negative("tol", self.tol)
+        check_count("block_size", self.block_size)
         labels = None if y is None else _labels(y, len(X))
-        x, x_aug = _tensor(X), _like("X_aug", X_aug, X, X.shape)
-        fixed = _like("alpha", alpha, X, (len(X), len(X)))
+        x, x_aug = _tensor(X), _second_view(X_aug, X)
+        strategy, fixed = self._build_strategy(), _importance(alpha, X)
         self.mean_ = X.mean(axis=0)
+        options: dict[str, Any] = {"labels": labels, "block_size": self.block_size}
         if fixed is not None:
-            matrix = contrastive_covariance(x, x_aug, fixed, labels=labels, block_size=self.block_size)
-            found, self.n_iter_, self.gap_ = leading_eigenvectors(matrix, n_components), 1, 0.0
+            components, eigenvalues = contrastive_pca(x, x_aug, fixed, n_components, solver="dense", **options)
+            self.n_iter_, self.residual_, self.gap_ = 1, 0.0, 0.0
         else:
-            found = self._take_turns(x, x_aug, labels, self._build_strategy(), n_components)
-        self.components_ = found.components.numpy()
-        self.eigenvalues_ = found.eigenvalues.numpy() / len(X)
-        return self
-
-    def _take_turns(
-        self, x: Tensor, x_aug: Tensor | None, labels: Tensor | None, strategy: Strategy, n_components: int
-    ) -> Eigenstructure:
-        origin = _tensor(self.mean_)
-        x = x - origin
-        x_aug = None if x_aug is None else x_aug - origin
-        found = leading_eigenvectors(x.T @ x, n_components)
-        variance = found.eigenvalues.sum() / len(x)  # the mean distance of all pairs
-        unit = variance.sqrt().clamp_min(torch.finfo(x.dtype).tiny)
-        mean = x.new_zeros(())
-        self.gap_ = float("nan")
-        for turn in range(self.n_iter):
-            projection = found.components.T / unit
-            latest = contrastive_covariance(
-                x,
-                x_aug,
-                strategy,
-                z=x @ projection,
-                z_aug=None if x_aug is None else x_aug @ projection,
-                labels=labels,
-                block_size=self.block_size,
-            )
-            if turn > 0:
-                energy = ((found.components @ latest) * found.components).sum()
-                best = leading_eigenvectors(latest, n_components).eigenvalues
-                self.gap_ = float((best.sum() - energy) / best.abs().sum().clamp_min(torch.finfo(x.dtype).tiny))
-                if self.gap_ <= self.tol:
-                    break
-            self.n_iter_ = turn + 1
-            mean = mean + (latest - mean) / (turn + 1)
-            found = leading_eigenvectors(mean, n_components)
-        else:
-            if self.n_iter > 1:
-                warnings.warn(
-                    f"ContrastivePCA: a gap of {self.gap_:.2g} is left after {self.n_iter} turns, "
-                    f"tol is {self.tol:.2g}; increase n_iter, tol or the strategy's tau",
+            turns = take_turns(x, x_aug, strategy, n_components, max_iter=self.n_iter, tol=self.tol, **options)
+            components, eigenvalues = turns.components, turns.eigenvalues
+            self.n_iter_, self.residual_, self.gap_ = turns.n_iter, turns.residual, turns.gap
+            if self.n_iter > 1 and not turns.converged:
+                warn_caller(
+                    f"ContrastivePCA: W still moves (residual {turns.residual:.2g}) after {turns.n_iter} turns, tol is "
+                    f"{self.tol:.2g}; increase n_iter, or the strategy's tau: the larger, the fewer turns",
                     ConvergenceWarning,
-                    stacklevel=3,
                 )
-        return found
+        self.components_ = components.numpy()
+        self.eigenvalues_ = eigenvalues.numpy() / len(X)
+        return self
 
     def transform(self, X: Any) -> Array:
         """Embed: ``(X - mean_) @ components_.T``, ``[n_samples, n_components]``."""
@@ -179,8 +152,10 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if self.n_components is None:
             return int(min(X.shape))
         check_count("n_components", self.n_components)
-        if self.n_components > X.shape[1]:
-            raise ValueError(f"n_components: expected at most n_features = {X.shape[1]}, got {self.n_components!r}")
+        if self.n_components > min(X.shape):
+            raise ValueError(
+                f"n_components: expected at most min(n_samples, n_features) = {min(X.shape)}, got {self.n_components!r}"
+            )
         return int(self.n_components)
 
     def _build_strategy(self) -> Strategy:
@@ -197,6 +172,12 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
 
 def _labels(y: npt.ArrayLike, n: int) -> Tensor:
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] > 1:
+        raise ValueError(
+            f"y: expected a class for each of {n} samples, got shape {y.shape}; a second view is X_aug=..., weights of "
+            "pairs are alpha=..."
+        )
     check_classification_targets(y)
     classes, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
     if len(labels) != n:
@@ -206,12 +187,23 @@ def _labels(y: npt.ArrayLike, n: int) -> Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def _like(name: str, value: npt.ArrayLike | None, X: Array, shape: tuple[int, ...]) -> Tensor | None:
-    if value is None:
+def _second_view(X_aug: npt.ArrayLike | None, X: Array) -> Tensor | None:
+    if X_aug is None:
         return None
-    array = check_array(value, dtype=X.dtype, input_name=name)
-    if array.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    array = check_array(X_aug, dtype=X.dtype, input_name="X_aug")
+    if array.shape != X.shape:
+        raise ValueError(f"X_aug: expected shape {X.shape}, got {array.shape}")
+    return _tensor(array)
+
+
+def _importance(alpha: npt.ArrayLike | None, X: Array) -> Tensor | None:
+    if alpha is None:
+        return None
+    array = check_array(alpha, dtype=X.dtype, input_name="alpha")
+    if array.shape != (len(X), len(X)):
+        split = len(array) == len(X) < array.shape[1]
+        hint = "; a cross-validation splits its rows alone, so use a strategy there" if split else ""
+        raise ValueError(f"alpha: expected shape ({len(X)}, {len(X)}), got {array.shape}{hint}")
     return _tensor(array)
 
 

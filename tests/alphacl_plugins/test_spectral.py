@@ -213,12 +213,28 @@ def test_the_components_have_more_energy_than_any_other_orthonormal_rows():
         assert acl.energy(x @ other, x_aug @ other, alpha).item() < best
 
 
+@pytest.mark.parametrize("name", ["infonce", "direct", "square"])
+def test_a_strategy_may_be_given_by_name(name):
+    by_name, by_object = (contrastive_pca(X, X_AUG, alpha, 2) for alpha in (name, acl.build_strategy(name)))
+    assert torch.equal(by_name.components, by_object.components)
+    assert torch.equal(by_name.eigenvalues, by_object.eigenvalues)
+
+
+def test_weights_of_a_sample_with_itself_may_be_anything():
+    odd = ALPHA.clone().fill_diagonal_(math.nan)
+    assert torch.equal(contrastive_pca(X, X_AUG, odd, 2).components, contrastive_pca(X, X_AUG, ALPHA, 2).components)
+
+
 def test_no_gradient_is_kept():
     x, x_aug, alpha = draw()
     assert not contrastive_covariance(x.requires_grad_(), x_aug, alpha).requires_grad
 
 
 X, X_AUG, ALPHA = draw()
+
+
+def nan_weights(d2_pos, d2_neg):
+    return PairWeights(d2_neg * math.nan)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +248,12 @@ X, X_AUG, ALPHA = draw()
             ValueError,
             "alpha: expected shape [23, 23], got (5,",
         ),
-        (lambda: contrastive_covariance(X, X_AUG, strategies.Direct), TypeError, "alpha: expected a tensor [N, N] or"),
-        (lambda: contrastive_covariance(X, X_AUG, "direct"), TypeError, "alpha: expected a tensor [N, N] or a"),
+        (lambda: contrastive_covariance(X, X_AUG, strategies.Direct), TypeError, "alpha: expected a tensor [N, N], a"),
+        (
+            lambda: contrastive_covariance(X, X_AUG, 0.5),
+            TypeError,
+            "alpha: expected a tensor [N, N], a strategy object or its",
+        ),
         (
             lambda: contrastive_covariance(X, X_AUG, lambda p, n: n),
             TypeError,
@@ -250,7 +270,23 @@ X, X_AUG, ALPHA = draw()
         (lambda: contrastive_covariance(X, X_AUG, ALPHA, z_aug=X), ValueError, "z_aug: expected None where z is None"),
         (lambda: contrastive_pca(X, X_AUG, ALPHA, 7), ValueError, "n_components: expected at most the width of x, 6"),
         (lambda: contrastive_pca(X, X_AUG, ALPHA, 2.5), TypeError, "n_components: expected an int >= 1, got 2.5"),
-        (lambda: contrastive_pca(X, X_AUG, ALPHA, 2, solver="svd"), ValueError, "solver: expected 'auto', 'dense' or"),
+        (
+            lambda: contrastive_pca(X, X_AUG, ALPHA, 2, solver="svd"),
+            ValueError,
+            "solver: expected one of 'auto', 'dense', 'op",
+        ),
+        (lambda: contrastive_pca(X, X_AUG, "drect", 2), ValueError, "strategy: expected one of"),
+        (lambda: contrastive_pca(X * math.nan, X_AUG, ALPHA, 2), ValueError, "x: expected finite entries, got nan"),
+        (lambda: contrastive_pca(X, X_AUG / 0, ALPHA, 2), ValueError, "x_aug: expected finite entries, got nan or"),
+        (lambda: contrastive_pca(X, X_AUG, ALPHA / 0, 2), ValueError, "alpha: expected finite weights, got nan or"),
+        (lambda: contrastive_pca(X, X_AUG, -ALPHA, 2), ValueError, "alpha: expected weights >= 0, got -0.9"),
+        (lambda: contrastive_pca(X, X_AUG, 0 * ALPHA, 2), ValueError, "alpha: expected a weight > 0 for some pair of"),
+        (lambda: contrastive_pca(X, X_AUG, nan_weights, 2), ValueError, "matrix: expected finite entries, got nan"),
+        (
+            lambda: contrastive_pca(X, X_AUG, nan_weights, 2, solver="operator"),
+            ValueError,
+            "matrix: expected finite entries",
+        ),
         (lambda: ContrastiveCovariance(X, X_AUG, ALPHA) @ X, ValueError, "vectors: expected shape [6, k], got (23, 6)"),
         (lambda: leading_eigenvectors(X, 2), ValueError, "matrix: expected shape [D, D], got (23, 6)"),
     ],

@@ -1,0 +1,104 @@
+"""The leading eigenvectors of a symmetric matrix, or of an operator that is never formed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins._checks import check_count, check_matrix
+from alphacl_plugins._warnings import warn_caller
+from alphacl_plugins.functional import promote
+from alphacl_plugins.spectral.covariance import ContrastiveCovariance
+
+
+class Eigenstructure(NamedTuple):
+    """Unit eigenvectors, one a row, and their eigenvalues, largest first."""
+
+    components: Tensor  # [n, D]
+    eigenvalues: Tensor  # [n]
+
+
+@torch.no_grad()
+def leading_eigenvectors(matrix: Tensor | ContrastiveCovariance, n_components: int) -> Eigenstructure:
+    """The largest eigenvalues of a symmetric matrix, or of a `ContrastiveCovariance`, and their eigenvectors.
+
+    A matrix is decomposed in full. An operator is not formed: block Krylov iteration (``block = n + 8`` columns) with
+    full orthogonalisation, until the residuals ``||X v - λ v||`` are at the precision of the dtype.
+    Each eigenvector's largest entry is positive, so that its sign is determined.
+
+    Args:
+        matrix: symmetric.
+        n_components: how many, in [1, D].
+
+    Shape: ``[D, D]`` -> components ``[n, D]``, eigenvalues ``[n]``.
+    Raises: TypeError, ValueError if the matrix is not square or not finite, or ``n_components`` not in [1, D].
+    Warns: RuntimeWarning if an operator's residuals stay larger.
+
+    >>> leading_eigenvectors(torch.diag(torch.tensor([1.0, 3.0, -2.0])), 2).eigenvalues
+    tensor([3., 1.])
+    """
+    if isinstance(matrix, Tensor):
+        check_matrix("matrix", matrix)
+    width = matrix.shape[0]
+    if matrix.shape[1] != width:
+        raise ValueError(f"matrix: expected shape [D, D], got {tuple(matrix.shape)}")
+    check_count("n_components", n_components)
+    if n_components > width:
+        raise ValueError(f"n_components: expected at most the width of x, {width}, got {n_components}")
+    if isinstance(matrix, Tensor):
+        (matrix,) = promote(matrix)
+        _check_finite(matrix)
+        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+        values, vectors = values.flip(0)[:n_components], vectors.flip(1)[:, :n_components]
+    else:
+        values, vectors = _krylov(matrix, n_components)
+    return Eigenstructure(with_positive_peaks(vectors.T), values)
+
+
+def with_positive_peaks(vectors: Tensor) -> Tensor:
+    """Give each row the sign that makes its largest entry positive. Shape: ``[n, D]``."""
+    largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+    return vectors * torch.where(largest < 0, -1.0, 1.0)
+
+
+def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tuple[Tensor, Tensor]:
+    """Leading eigenpairs by restarted block Krylov spaces: Rayleigh-Ritz on [V, XV, X²V, ...], orthogonalised twice."""
+    like, width = operator.x, operator.shape[0]
+    block = n + 8 if 2 * (n + 8) <= width else width  # room for a second space, or the whole space, which is exact
+    generator = torch.Generator().manual_seed(0)  # a start of its own: the same result whatever was drawn before
+    start = torch.randn(width, block, generator=generator, dtype=torch.float64).to(like)
+    basis = torch.linalg.qr(start).Q
+    tolerance = 100 * torch.finfo(like.dtype).eps
+    for _ in range(restarts):
+        spaces, images = [basis], [operator @ basis]
+        while len(spaces) < 4 and (len(spaces) + 1) * block <= width:
+            span, new = torch.cat(spaces, dim=1), images[-1]
+            for _ in range(2):
+                new = torch.linalg.qr(new - span @ (span.T @ new)).Q
+            spaces.append(new)
+            images.append(operator @ new)
+        span, image = torch.cat(spaces, dim=1), torch.cat(images, dim=1)
+        small = span.T @ image
+        _check_finite(small)
+        values, rotation = torch.linalg.eigh((small + small.T) / 2)
+        scale = values.abs().max()
+        values, rotation = values.flip(0)[:block], rotation.flip(1)[:, :block]
+        basis = torch.linalg.qr(span @ rotation).Q
+        residual = image @ rotation[:, :n] - (span @ rotation[:, :n]) * values[:n]
+        if residual.norm(dim=0).max() <= tolerance * scale:
+            break
+    else:
+        warn_caller(
+            f"leading_eigenvectors: residuals of {float(residual.norm(dim=0).max() / scale):.1e} are left after "
+            f"{restarts} restarts, expected {tolerance:.1e}; a dense X_α has none",
+            RuntimeWarning,
+        )
+    return values[:n], (span @ rotation)[:, :n]
+
+
+def _check_finite(matrix: Tensor) -> None:
+    """An eigen-solver waits for its matrix anyway, so here a look at the values costs nothing."""
+    if not matrix.isfinite().all():
+        raise ValueError("matrix: expected finite entries, got nan or inf")

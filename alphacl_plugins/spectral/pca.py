@@ -1,0 +1,74 @@
+"""The max player in closed form: PCA of the contrastive covariance.
+
+With α held fixed and a linear embedding ``z = W x``, ``W Wᵀ = I``, the energy is ``½ tr(W X_α Wᵀ)``: its maximum is the
+leading eigenvectors of X_α. Unlike a covariance, X_α can have negative eigenvalues: directions in which the views
+of a sample differ more than samples do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins._checks import check_choice
+from alphacl_plugins.spectral.covariance import ContrastiveCovariance
+from alphacl_plugins.spectral.eigen import Eigenstructure, leading_eigenvectors
+from alphacl_plugins.strategies import Strategy
+
+
+def contrastive_pca(
+    x: Tensor,
+    x_aug: Tensor | None,
+    alpha: Tensor | Strategy | str,
+    n_components: int,
+    *,
+    labels: Tensor | None = None,
+    block_size: int = 1024,
+    solver: str = "auto",
+) -> Eigenstructure:
+    """The best linear embedding for a fixed α: the leading eigenvectors of the contrastive covariance X_α.
+
+    ``argmax_W ½ tr(W X_α Wᵀ)  s.t.  W Wᵀ = I``; embed with ``x @ components.T``. Without the constraint of orthonormal
+    rows the maximum would be infinite, and with one on the length of W alone all rows would be the same.
+
+    Args:
+        x: the N samples.
+        x_aug: their other view; None: see `ContrastiveCovariance`.
+        alpha: a tensor of importances >= 0 (diagonal ignored), or a strategy or its name, such as ``"infonce"``, which
+            sees the distances of ``x`` itself.
+        n_components: rows of W, in [1, D].
+        labels: classes whose samples are positives of each other.
+        block_size: anchors that are compared with all samples at once.
+        solver: "dense" forms X_α; "operator" only multiplies with it; "auto": dense up to a width of 4,096.
+
+    Shape: ``[N, D]``, ``[N, D]``, ``[N, N]`` -> components ``[n, D]``, eigenvalues ``[n]``, largest first.
+    Raises: TypeError, ValueError as `ContrastiveCovariance` and `leading_eigenvectors`; ValueError if ``x``, ``x_aug``
+        or ``alpha`` is not finite, or a tensor ``alpha`` has a negative weight, or none above 0 for any pair.
+    Source: Tian (2022), arXiv:2201.12680, Corollary 2, Eq. 9.
+
+    >>> x = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> contrastive_pca(x, x, torch.ones(4, 4), n_components=1).components
+    tensor([[1., 0.]])
+    """
+    check_choice("solver", solver, ("auto", "dense", "operator"))
+    operator = ContrastiveCovariance(x, x_aug, alpha, labels=labels, block_size=block_size)
+    for name, value in (("x", x), ("x_aug", x_aug)):
+        if value is not None and not value.isfinite().all():
+            raise ValueError(f"{name}: expected finite entries, got nan or inf")
+    if isinstance(alpha, Tensor):
+        check_importance(alpha, labels)
+    dense = solver == "dense" or (solver == "auto" and operator.shape[0] <= 4096)
+    return leading_eigenvectors(operator.dense() if dense else operator, n_components)
+
+
+def check_importance(alpha: Tensor, labels: Tensor | None = None) -> None:
+    """Raise unless α ``[N, N]`` is finite and >= 0, and not 0 for all pairs of samples (of different classes)."""
+    kind = "samples" if labels is None else "samples of different classes"
+    same = torch.eye(len(alpha), dtype=torch.bool, device=alpha.device)
+    weights = alpha.masked_fill(same if labels is None else same | (labels[:, None] == labels), 0.0)
+    if not weights.isfinite().all():
+        raise ValueError("alpha: expected finite weights, got nan or inf")
+    if weights.min() < 0:
+        raise ValueError(f"alpha: expected weights >= 0, got {float(weights.min()):.4g}")
+    if weights.max() == 0:
+        raise ValueError(f"alpha: expected a weight > 0 for some pair of {kind}, got none")
