@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from loss_measurements import Case, measure_memory, measure_times
+from loss_measurements import Case, measure_memory, measure_rate, measure_times
 from loss_peers import ON_A_GPU, OURS, PEERS, peer_versions
 from loss_report import goals, markdown, plot
 
@@ -57,6 +57,7 @@ def main(settings: Settings) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(settings.threads)
     torch.set_float32_matmul_precision(settings.matmul_precision)
+    rate = measure_rate()
     results = []
     for width in settings.widths:
         too_slow: set[str] = set()
@@ -75,16 +76,16 @@ def main(settings: Settings) -> None:
                 if found.get("failed") or found["seconds"] > settings.seconds:
                     too_slow.add(case.loss)
             print(markdown([r for r in results if (r["size"], r["width"]) == (size, width)]), flush=True)
-            write(results, settings)
-    print(goals(results))
+            write(results, settings, rate)
+    print(goals(results, rate))
 
 
-def write(results: list[dict[str, Any]], settings: Settings) -> None:
+def write(results: list[dict[str, Any]], settings: Settings, rate: float | None) -> None:
     """Leave what is known so far in the three files."""
     about = environment()
     about["versions"] |= peer_versions()
-    report = {"settings": asdict(settings) | {"output": None}, "environment": about, "results": results}
-    text = "\n\n".join([markdown(results), goals(results)])
+    report = {"settings": asdict(settings) | {"output": None}, "environment": about, "rate": rate, "results": results}
+    text = "\n\n".join([markdown(results), goals(results, rate)])
     for suffix, content in ((".json", json.dumps(report, indent=1)), (".md", text)):
         replace_file(settings.output.with_suffix(suffix), partial(_write_text, text=content))
     replace_file(settings.output.with_suffix(".png"), partial(plot, results))

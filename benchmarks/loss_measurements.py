@@ -70,6 +70,22 @@ def _timed(loss: Loss, case: Case) -> float:
     return time.perf_counter() - begin
 
 
+def measure_rate(size: int = 8192) -> float | None:
+    """Multiplications and additions per second of a product of two float32 matrices on a GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    matrix = torch.randn(size, size, device="cuda")
+    spent = []
+    for _ in range(6):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        matrix @ matrix
+        end.record()
+        torch.cuda.synchronize()
+        spent.append(float(start.elapsed_time(end)) / 1e3)
+    return 2 * size**3 / median(spent[1:])
+
+
 def measure_memory(case: Case, seconds: float) -> Result:
     """Extra memory and bytes saved for backward, by a process of its own; why not, under "failed"."""
     command = [sys.executable, "-W", "ignore", __file__, json.dumps(asdict(case))]

@@ -33,10 +33,14 @@ def markdown(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def goals(results: list[Result]) -> str:
-    """Each goal of a CPU with what was measured, and whether it is reached."""
+def goals(results: list[Result], rate: float | None = None) -> str:
+    """Each goal of the device with what was measured, and whether it is reached.
+
+    ``rate``: multiplications and additions per second of a large product of matrices, on a GPU.
+    """
     at = {(r["loss"], r["size"]): r for r in results if r["width"] == 128 and "failed" not in r}
-    lines = ["| goal (D = 128, CPU) | measured | |", "|---|---|---|"]
+    on_gpu = any(r["device"] == "cuda" for r in results)
+    lines = [f"| goal (D = 128, {'GPU' if on_gpu else 'CPU'}) | measured | |", "|---|---|---|"]
 
     def goal(text: str, measured: Callable[[], float | None], bound: float, *, at_least: bool) -> None:
         try:
@@ -49,13 +53,28 @@ def goals(results: list[Result]) -> str:
         reached = value >= bound if at_least else value <= bound
         lines.append(f"| {text} | {value:.2f} | {'pass' if reached else 'miss'} |")
 
-    def against_peers(size: int) -> float | None:
-        fastest = _fastest_peer(results, at["infonce", size])
-        return None if fastest is None else fastest / float(at["infonce", size]["seconds"])
+    def against_peers(size: int, ours: str = "infonce") -> float | None:
+        fastest = _fastest_peer(results, at[ours, size])
+        return None if fastest is None else fastest / float(at[ours, size]["seconds"])
 
     def ratio(a: str, b: str, size: int, what: str = "seconds") -> float:
         return float(at[a, size][what] / at[b, size][what])
 
+    def against_products(ours: str, size: int) -> float | None:
+        operations = 3 * 2 * (2 * size) ** 2 * 128
+        return None if rate is None else float(at[ours, size]["seconds"]) * rate / operations
+
+    memory = "extra_bytes"
+    if on_gpu:
+        for ours in ("infonce", "infonce, compiled", "infonce, kernel"):
+            for size, bound in ((64, 2.0), (128, 2.0), (256, 2.0), (512, 2.0), (1024, 2.0), (8192, 1.5)):
+                text = f"{ours} at least {bound:g}x faster than the fastest peer, N = {size}"
+                goal(text, lambda ours=ours, size=size: against_peers(size, ours), bound, at_least=True)  # type: ignore[misc]
+            text = f"{ours} at N = 8192 at most 3 times three products of matrices"
+            goal(text, lambda ours=ours: against_products(ours, 8192), 3.0, at_least=False)  # type: ignore[misc]
+            text = f"extra memory of {ours} at N = 16384 at most a tenth of lightly NTXentLoss's: lightly's over ours"
+            goal(text, lambda ours=ours: ratio("lightly NTXentLoss", ours, 16384, memory), 10.0, at_least=True)  # type: ignore[misc]
+        return "\n".join(lines)
     for size, bound in ((64, 1.2), (128, 1.2), (512, 1.6), (2048, 3.0)):
         text = f"infonce at least {bound:g}x faster than the fastest peer, N = {size}"
         goal(text, lambda size=size: against_peers(size), bound, at_least=True)  # type: ignore[misc]
@@ -63,7 +82,6 @@ def goals(results: list[Result]) -> str:
         for size in (512, 2048):
             text = f"{name} at most {bound:g} times infonce, N = {size}"
             goal(text, lambda name=name, size=size: ratio(name, "infonce", size), bound, at_least=False)  # type: ignore[misc]
-    memory = "extra_bytes"
     text = "extra memory at N = 4096 at most a sixth of lightly NTXentLoss's: lightly's over ours"
     goal(text, lambda: ratio("lightly NTXentLoss", "infonce", 4096, memory), 6.0, at_least=True)
     text = "extra memory at N = 16384 at most 300 MiB"

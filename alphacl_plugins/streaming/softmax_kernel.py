@@ -238,7 +238,7 @@ def _log_weights(d2, compared, rate, POWER: tl.constexpr):
         log_w = tl.where(d2 == 0.0, 0.0, tl.exp2(POWER * tl.log2(tl.where(d2 == 0.0, 1.0, d2))))
     log_w *= tl.load(rate)
     if POWER != 1.0:  # a power that overflows still counts as the least of the weights
-        log_w = tl.maximum(log_w, _LOWEST, propagate_nan=tl.PropagateNan.ALL)
+        log_w = tl.maximum(log_w, _LOWEST)
     return tl.where(compared, log_w, -float("inf"))
 
 
