@@ -111,7 +111,7 @@ def _form_factored(strategy: Factored, d2_pos: Tensor, share: Tensor, d2_neg: Te
     if lonely is not None:
         mass = mass.masked_fill(lonely, 0.0)
     finite = excluded.fill_(log_weights.sub_(log_top), 0.0)  # not -inf times a weight of 0
-    entropy = (log_sum[:, 0] - torch.linalg.vecdot(softmax, finite)).mul_(mass[:, 0] > 0)
+    entropy = (log_sum[:, 0] - finite.mul_(softmax).sum(dim=1)).mul_(mass[:, 0] > 0)
     return Rows(softmax, mass, *_without(lonely, pos, value), entropy)
 
 

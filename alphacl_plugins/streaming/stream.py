@@ -113,29 +113,35 @@ class Stream:
     ) -> Passed:
         groups = [Group(samples, *of_group) for of_group in views]
         positives = OtherViews(samples) if samples.labels is None else SameClass(samples, samples.labels)
-        minus_energy, value, tallies = [], [], []
-        for anchors, blocks in _steps(groups, block):
-            d2_neg, excluded = _stacked([group.measure(i) for group, i in blocks])
-            d2_pos, share = positives.measure(anchors)
-            rows = form_rows(self.strategy, d2_pos, share, d2_neg, excluded)
-            total_pos = torch.dot(share.flatten(), d2_pos.flatten())
-            tallies.append(Tally(total_pos, d2_neg.sum(), excluded.total_left(d2_neg), rows.entropy.sum()))
-            if rows.value is not None:
-                value.append(rows.value)
-            if rows.value is None or self._learns:
-                energy = rows.scaled(torch.linalg.vecdot(rows.neg, d2_neg)[:, None])[:, 0]
-                minus_energy.append(torch.linalg.vecdot(rows.pos, d2_pos) - energy)
-            if with_gradient:
-                rows = rows if weights is None else rows.times(weights[anchors, None])
-                positives.weigh(anchors, rows.pos)
-                for (group, i), part in zip(blocks, rows.split([i.stop - i.start for _, i in blocks]), strict=True):
-                    group.weigh(i, part.neg, part.scale)
+        parts = [self._compare(step, positives, weights, with_gradient) for step in _steps(groups, block)]
+        minus_energy, value, _, tallies = zip(*parts, strict=True)
         gradient = None
         if with_gradient:
             gradient = positives.gradient()
             for group in groups:
                 group.subtract_gradient(gradient)
         return Passed(_together(minus_energy), _together(value), gradient, Tally.sum(tallies))
+
+    def _compare(
+        self, step: Step, positives: OtherViews | SameClass, weights: Tensor | None, with_gradient: bool
+    ) -> Passed:
+        """Compare some anchors; their gradient stays with the groups and positives. Distances end with the call."""
+        anchors, blocks = step
+        d2_neg, excluded = _stacked([group.measure(i) for group, i in blocks])
+        d2_pos, share = positives.measure(anchors)
+        rows = form_rows(self.strategy, d2_pos, share, d2_neg, excluded)
+        total_pos = torch.dot(share.flatten(), d2_pos.flatten())
+        tally = Tally(total_pos, d2_neg.sum(), excluded.total_left(d2_neg), rows.entropy.sum())
+        minus_energy = None
+        if rows.value is None or self._learns:
+            energy = rows.scaled(torch.linalg.vecdot(rows.neg, d2_neg)[:, None])[:, 0]
+            minus_energy = torch.linalg.vecdot(rows.pos, d2_pos) - energy
+        if with_gradient:
+            weighted = rows if weights is None else rows.times(weights[anchors, None])
+            positives.weigh(anchors, weighted.pos)
+            for (group, i), part in zip(blocks, weighted.split([i.stop - i.start for _, i in blocks]), strict=True):
+                group.weigh(i, part.neg, part.scale)
+        return Passed(minus_energy, rows.value, None, tally)
 
     @property
     def _learns(self) -> bool:
@@ -163,5 +169,7 @@ def _stacked(parts: list[tuple[Tensor, Excluded]]) -> tuple[Tensor, Excluded]:
     return torch.cat(d2_neg), Excluded.stack(excluded)
 
 
-def _together(parts: list[Tensor]) -> Tensor | None:
-    return None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
+def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Put the anchors' numbers below each other, if there are any."""
+    found = [part for part in parts if part is not None]
+    return None if not found else found[0] if len(found) == 1 else torch.cat(found)
