@@ -45,7 +45,7 @@ class OtherViews:
         self._samples = samples
         self._gaps = [(ours - ours.roll(-shift, 0))[: samples.anchor_views] for shift in range(1, n_others + 1)]
         lengths = [torch.linalg.vector_norm(gap, dim=2).flatten() for gap in self._gaps]
-        self._d2 = torch.stack(lengths, dim=1).square_().mul_(0.5)
+        self._d2 = torch.stack(lengths, dim=1).square().mul_(0.5)
         self._share = torch.full_like(self._d2, 1 / n_others)
         self._weights: list[Tensor] = []
 

@@ -73,5 +73,5 @@ def _pull(a: Tensor, weights: Tensor, b: Tensor) -> Tensor:
 
 
 def _half_squares(x: Tensor) -> Tensor:
-    half_squares: Tensor = torch.linalg.vector_norm(x, dim=1).square_().mul_(0.5)
+    half_squares: Tensor = torch.linalg.vector_norm(x, dim=1).square().mul_(0.5)
     return half_squares
