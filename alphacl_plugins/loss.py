@@ -256,10 +256,12 @@ class AlphaCLLoss(nn.Module):
         d2_pos, d2_neg = distances.pos, distances.for_strategy()
         if self.detach_alpha:
             d2_pos, d2_neg = d2_pos.detach(), d2_neg.detach()
-        neg, pos, value = weigh(self.strategy, d2_pos, distances.share, d2_neg)
+        neg, pos, value = weigh(
+            self.strategy, d2_pos, distances.share, d2_neg, lambda neg: neg.masked_fill(distances.excluded, 0.0)
+        )
         assert pos is not None  # completed by weigh
         lonely = distances.without_candidates()
-        neg, pos = neg.masked_fill(distances.excluded, 0.0), pos.masked_fill(lonely, 0.0)
+        pos = pos.masked_fill(lonely, 0.0)
         if not self.detach_alpha:
             return _Weights(neg, pos, None)
         return _Weights(neg.detach(), pos.detach(), None if value is None else value.masked_fill(lonely[:, 0], 0.0))

@@ -89,8 +89,9 @@ def alpha_entropy(alpha: Tensor) -> Tensor:
 def entropy_of_rows(alpha: Tensor) -> Tensor:
     """The entropy of each row, divided by its sum, ``[M, K] -> [M]``."""
     total = alpha.sum(dim=1, keepdim=True)
-    entropy: Tensor = torch.special.entr(alpha / total.masked_fill(total == 0, 1.0)).sum(dim=1)
-    return entropy
+    p = alpha / total.masked_fill(total == 0, 1.0)
+    log_p = p.clamp_min(torch.finfo(p.dtype).tiny).log_()  # a few times faster than torch.special.entr
+    return -log_p.mul_(p).sum(dim=1)
 
 
 def effective_negatives(alpha: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from alphacl_plugins.strategies.base import PairWeights, Strategy
 
+Drop = Callable[[Tensor], Tensor]
 
-def weigh(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
+
+def weigh(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor, drop: Drop) -> PairWeights:
     """Apply a strategy, which knows one positive per anchor, to anchors with several.
 
     Three ways, one result. A strategy that declares ``linear_in_positive`` (its candidate weights do not depend on D_+
@@ -20,26 +24,27 @@ def weigh(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> 
         d2_pos: distances to the positives.
         share: weight of each positive in the mean; rows sum to 1.
         d2_neg: distances to the candidates, +inf where excluded.
+        drop: gives excluded candidates weight 0, in a copy.
 
     Shape: ``[M, P]``, ``[M, P]``, ``[M, K]`` -> ``neg [M, K]``, ``pos [M, P]``, ``value [M]`` or None.
     """
     if d2_pos.shape[1] == 1:
-        neg, pos, value = _apply(strategy, d2_pos[:, 0], d2_neg)
+        neg, pos, value = _apply(strategy, d2_pos[:, 0], d2_neg, drop)
         return PairWeights(neg, pos[:, None], value)
     if getattr(strategy, "linear_in_positive", False):
-        neg, pos, value = _apply(strategy, (share * d2_pos).sum(dim=1), d2_neg)
+        neg, pos, value = _apply(strategy, (share * d2_pos).sum(dim=1), d2_neg, drop)
         return PairWeights(neg, share * pos[:, None], value)
     average = getattr(strategy, "average", None)
     if average is not None:
-        weights: PairWeights = average(d2_pos, share, d2_neg)
-        return weights
-    return _one_by_one(strategy, d2_pos, share, d2_neg)
+        neg, pos, value = average(d2_pos, share, d2_neg)
+        return PairWeights(drop(neg), pos, value)
+    return _one_by_one(strategy, d2_pos, share, d2_neg, drop)
 
 
-def _one_by_one(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor) -> PairWeights:
+def _one_by_one(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor, drop: Drop) -> PairWeights:
     neg, pos, value = d2_neg.new_zeros(d2_neg.shape), [], None
     for distance, part in zip(d2_pos.unbind(dim=1), share.unbind(dim=1), strict=True):
-        one_neg, one_pos, one_value = _apply(strategy, distance, d2_neg)
+        one_neg, one_pos, one_value = _apply(strategy, distance, d2_neg, drop)
         neg = neg + part[:, None] * one_neg
         pos.append(part * one_pos)
         if one_value is not None:
@@ -47,7 +52,7 @@ def _one_by_one(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tenso
     return PairWeights(neg, torch.stack(pos, dim=1), value)
 
 
-def _apply(strategy: Strategy, d2_pos: Tensor, d2_neg: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _apply(strategy: Strategy, d2_pos: Tensor, d2_neg: Tensor, drop: Drop) -> tuple[Tensor, Tensor, Tensor | None]:
     """Ask for one positive, check what comes back, drop weights of excluded candidates, fill in the positive's."""
     weights = strategy(d2_pos, d2_neg)
     if not isinstance(weights, tuple):
@@ -61,5 +66,5 @@ def _apply(strategy: Strategy, d2_pos: Tensor, d2_neg: Tensor) -> tuple[Tensor, 
         if not isinstance(part, Tensor) or part.shape != like.shape:
             got = tuple(part.shape) if isinstance(part, Tensor) else repr(part)
             raise ValueError(f"strategy: expected PairWeights.{name} {tuple(like.shape)}, got {got}")
-    neg = neg.masked_fill(torch.isinf(d2_neg), 0.0)
+    neg = drop(neg)
     return neg, neg.sum(dim=1) if pos is None else pos, value

@@ -49,7 +49,7 @@ class Direct(Factored):
 
     def log_weight(self, d2: Tensor) -> Tensor:
         floor, ceiling = self._safe_range(d2.dtype)
-        log_weight = d2.clamp(floor, ceiling).pow(self.p / 2) / -self.tau
+        log_weight = d2.clamp(floor, ceiling).pow(self.p / 2).div_(-self.tau)
         return log_weight.masked_fill(d2 < floor, 0.0) if self.p < 2 else log_weight
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:

@@ -118,9 +118,9 @@ class Inverse:
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
         if self.factored is not None:
             return self.factored(d2_pos, d2_neg)
-        return PairWeights(self._solve(split_excluded(d2_neg)))
+        return PairWeights(self._solve(d2_neg))
 
-    def _solve(self, candidates: Candidates) -> Tensor:
+    def _solve(self, d2_neg: Tensor) -> Tensor:
         """Newton's method for ``y = (D_min - μ)/τ``, on ``F(y) = S(y)^(-γ) - 1`` with ``S = Σ_j (δ_j/τ + y)^(-1/γ)``.
 
         F is a power mean of negative exponent, hence concave and increasing; from a y below the root the steps approach
@@ -128,28 +128,35 @@ class Inverse:
         K^γ less the mean of the δ_j/τ, by Jensen's inequality. Steps are taken in ``w = log(y)/γ``, which lies in
         [0, log K], so no γ and no K leaves the range of the dtype.
         """
-        shifts = _above_closest(candidates) / self.tau
         with torch.no_grad():
-            w = self._root(candidates, shifts.detach())
-        if torch.is_grad_enabled():
-            for _ in range(_DIFFERENTIABLE_STEPS):
-                ratio = 1 + shifts * torch.exp(-self.gamma * w)
-                alpha = candidates.keep(torch.exp(-w) * ratio.pow(-1 / self.gamma))
-                total, slope = (part.sum(dim=1, keepdim=True) for part in (alpha, alpha / ratio))
-                w = w + (total - 1) / slope
-        ratio = 1 + shifts * torch.exp(-self.gamma * w)
-        return candidates.keep(torch.exp(-w) * ratio.pow(-1 / self.gamma))
+            shifts = _shifts(d2_neg) / self.tau
+            w = self._root(shifts)
+        if not torch.is_grad_enabled():
+            return self._alpha(shifts, w)
+        candidates = split_excluded(d2_neg)
+        shifts = _above_closest(candidates) / self.tau
+        for _ in range(_DIFFERENTIABLE_STEPS):
+            alpha = candidates.keep(self._alpha(shifts, w))
+            ratio = 1 + shifts * torch.exp(-self.gamma * w)
+            total, slope = (part.sum(dim=1, keepdim=True) for part in (alpha, alpha / ratio))
+            w = w + (total - 1) / slope
+        return candidates.keep(self._alpha(shifts, w))
 
-    def _below_root(self, candidates: Candidates, shifts: Tensor) -> Tensor:
-        log_number = candidates.number().log()
-        part = shifts.mean(dim=1, keepdim=True) * (shifts.shape[1] / candidates.number())
+    def _alpha(self, shifts: Tensor, w: Tensor) -> Tensor:
+        ratio = 1 + shifts * torch.exp(-self.gamma * w)
+        return torch.exp(-w) * ratio.pow(-1 / self.gamma)
+
+    def _below_root(self, shifts: Tensor) -> Tensor:
+        compared = (shifts < math.inf).to(shifts.dtype)
+        number = compared.sum(dim=1, keepdim=True)
+        log_number = number.log()
+        part = (compared * shifts.clamp_max(torch.finfo(shifts.dtype).max)).sum(dim=1, keepdim=True) / number
         part = part * torch.exp(-self.gamma * log_number)  # of K^γ
         below = log_number + torch.log1p(-part.clamp_max(0.99)) / self.gamma
         return torch.where(part < 0.99, below, 0.0).clamp_min(0.0)
 
-    def _root(self, candidates: Candidates, shifts: Tensor) -> Tensor:
-        w = self._below_root(candidates, shifts)
-        shifts = shifts.masked_fill(candidates.excluded, math.inf)
+    def _root(self, shifts: Tensor) -> Tensor:
+        w = self._below_root(shifts)
         for _ in range(_INVERSE_STEPS.get(shifts.dtype, _INVERSE_STEPS_FLOAT64)):
             ratio = (shifts * torch.exp(-self.gamma * w)).add_(1)  # inf where excluded
             terms = ratio.pow(-1 / self.gamma)  # α = exp(-w) terms, and -dα/dw = α / ratio
@@ -201,28 +208,28 @@ class Square:
         check_positive("Square.tau", self.tau)
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        candidates = split_excluded(d2_neg)
-        shifts = _above_closest(candidates)
-        chosen = self._nearest(candidates, shifts.detach())
-        level = (self.tau + (shifts * chosen).sum(dim=1, keepdim=True)) / chosen.sum(dim=1, keepdim=True)
-        weights = candidates.keep((level - shifts).clamp_min(0.0) / self.tau)
+        shifts, closest = _shifts(d2_neg), d2_neg.detach().amin(dim=1)
+        level = self._level(shifts.detach())
+        chosen, near = (level - shifts.detach()).clamp_min_(0.0).sign_(), shifts.clamp_max(level)
+        level = (self.tau + (near * chosen).sum(dim=1, keepdim=True)) / chosen.sum(dim=1, keepdim=True)
+        weights = (level - shifts).clamp_min(0.0) / self.tau
         optimum = weights.detach()  # Danskin: α counts as a constant
-        return PairWeights(weights, value=d2_pos - (optimum * (candidates.d2 + self.tau / 2 * optimum)).sum(dim=1))
+        value = d2_pos - closest - (optimum * torch.add(near, optimum, alpha=self.tau / 2)).sum(dim=1)
+        return PairWeights(weights, value=value)
 
-    def _nearest(self, candidates: Candidates, shifts: Tensor) -> Tensor:
-        """Which candidates have weight: those below the level μ, the root of ``Σ_j max(0, μ - δ_j) = τ``.
+    def _level(self, shifts: Tensor) -> Tensor:
+        """The level μ, below which candidates have weight: the root of ``Σ_j max(0, μ - δ_j) = τ``.
 
         Newton's method from above: the sum is convex, so no step overshoots, and once the candidates below the level
         are the right ones the next step is exact. Each step halves their number or more than halves what is too much.
         """
-        number = candidates.number()
-        level = ((self.tau + shifts.sum(dim=1, keepdim=True)) / number).clamp_max(self.tau)
-        shifts = shifts.masked_fill(candidates.excluded, math.inf)
-        for _ in range(shifts.shape[1].bit_length() + _SQUARE_STEPS):
-            below = (level - shifts).clamp_min_(0.0)
-            excess = below.sum(dim=1, keepdim=True) - self.tau
-            level = level - excess / below.sign_().sum(dim=1, keepdim=True)
-        return shifts < level
+        level = torch.full_like(shifts[:, :1], self.tau)
+        above = torch.empty_like(shifts)  # one for all steps: pages that were given back are slow to come again
+        for _ in range(1 + shifts.shape[1].bit_length() + _SQUARE_STEPS):
+            above.copy_(shifts).sub_(level).clamp_max_(0.0)
+            excess = -above.sum(dim=1, keepdim=True) - self.tau
+            level = level + excess / above.sign_().sum(dim=1, keepdim=True)
+        return level
 
 
 @dataclass(frozen=True)
@@ -271,6 +278,11 @@ class Regularized:
 
     def _weights(self, candidates: Candidates, shifts: Tensor, x: Tensor) -> Tensor:
         return candidates.keep(self.inverse_derivative(shifts + x).clamp_min(0.0))
+
+
+def _shifts(d2_neg: Tensor) -> Tensor:
+    """``δ_j = D_j - D_min``, +inf where excluded; faster than with a mask, where no gradient meets the inf."""
+    return d2_neg - d2_neg.detach().amin(dim=1, keepdim=True)
 
 
 def _above_closest(candidates: Candidates) -> Tensor:

@@ -119,9 +119,9 @@ def _form_any(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tensor,
     lonely, seen = excluded.lonely(), excluded.fill(d2_neg, math.inf)
     if lonely is not None:
         seen = seen.masked_fill_(lonely, 0.0)
-    neg, pos, value = weigh(strategy, d2_pos, share, seen)
+    neg, pos, value = weigh(strategy, d2_pos, share, seen, lambda neg: excluded.fill(neg, 0.0))
     assert pos is not None  # completed by weigh
-    neg = excluded.fill(neg.detach().to(d2_neg.dtype), 0.0)
+    neg = neg.detach().to(d2_neg.dtype)
     pos, value = _without(lonely, pos.detach().to(d2_neg.dtype), value)
     return Rows(neg, None, pos, value, entropy_of_rows(neg))
 
