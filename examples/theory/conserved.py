@@ -80,7 +80,7 @@ def lemma_2(generator: torch.Generator, networks: int = 20) -> list[dict[str, An
 
 def radial_share(generator: torch.Generator, activation: Any, normalization: Any) -> float:
     """Largest cosine of a layer's weights and their gradient, in one random network under two losses."""
-    shapes = [(9, 7), (7, 9), (6, 7)]
+    shapes = [(32, 7), (32, 32), (6, 32)]  # so wide that ReLU turns no sample off, which LayerNorm would divide by 0
     weights = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
     readout = torch.randn(4, 6, generator=generator, dtype=torch.float64)
     x, x_aug = torch.randn(2, 16, 7, generator=generator, dtype=torch.float64)

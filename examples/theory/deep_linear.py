@@ -26,6 +26,7 @@ from flow import (
     Weights,
     ascend,
     feature_covariances,
+    join,
     perturb,
     random_start,
     singular_values,
@@ -175,6 +176,12 @@ def doubled(covariance: Tensor) -> Tensor:
     return raised
 
 
+def path_lengths(run: Ended) -> Tensor:
+    """How far the weights have gone at each step, so that a plateau takes no more room than its path."""
+    lengths: Tensor = torch.linalg.vector_norm(join(run.path).diff(dim=0), dim=1).cumsum(dim=0)
+    return torch.cat([torch.zeros(1), lengths])
+
+
 def figure_2(generator: torch.Generator, depth: int = 5, starts: int = 6) -> Figure:
     """Figure 2: one problem, several starts; the objective, and the two largest singular values of each layer."""
     covariance = random_covariance(WIDTH, generator)
@@ -185,16 +192,16 @@ def figure_2(generator: torch.Generator, depth: int = 5, starts: int = 6) -> Fig
     for start, run in reversed(list(enumerate(runs))):
         energies = feature_covariances(run.path, covariance)[-1].diagonal(dim1=-2, dim2=-1).sum(dim=-1) / largest
         colour, label = (COLOURS[0], "the start on the right") if start == 0 else ("#aaaaaa", "other starts")
-        left.semilogx(run.times[1:], energies[1:], color=colour, linewidth=1.4, label=label if start < 2 else None)
+        left.plot(path_lengths(run), energies, color=colour, linewidth=1.4, label=label if start < 2 else None)
     left.axhline(1, color="#333333", linewidth=0.8, linestyle=":")
     left.legend(fontsize=8, frameon=False)
-    x, y = "time", r"$2\,\mathcal{E}\,/\,\lambda_{\max}(X_\alpha)$"
+    x, y = "length of the path", r"$2\,\mathcal{E}\,/\,\lambda_{\max}(X_\alpha)$"
     tidy(left, f"Objective from {starts} starts, depth {depth}", x, y)
-    values = singular_values(runs[0].path)  # [T, L, 2]
+    values, lengths = singular_values(runs[0].path), path_lengths(runs[0])  # [T, L, 2], [T]
     for layer in range(depth):
         style = {"color": COLOURS[layer % len(COLOURS)], "linewidth": 1.4}
-        right.semilogx(runs[0].times[1:], values[1:, layer, 0], label=f"$W_{layer + 1}$", **style)
-        right.semilogx(runs[0].times[1:], values[1:, layer, 1], linestyle="--", **style)
+        right.plot(lengths, values[:, layer, 0], label=f"$W_{layer + 1}$", **style)
+        right.plot(lengths, values[:, layer, 1], linestyle="--", **style)
     right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     tidy(right, "Largest (solid) and second (dashed) singular value", x, "singular value")
     return figure

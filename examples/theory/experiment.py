@@ -67,7 +67,8 @@ def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
 
 def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print a table, a row for each dictionary, with its keys as headings."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    print(title)
+    table = Table(box=box.SIMPLE_HEAD)
     for heading in rows[0]:
         table.add_column(heading.replace("_", " "), justify="left" if isinstance(rows[0][heading], str) else "right")
     for row in rows:

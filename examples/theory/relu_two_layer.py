@@ -14,7 +14,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import pad
 
 import experiment
 from experiment import COLOURS, INK, command_line, progress, save, tidy
@@ -180,23 +179,22 @@ def figure_3(relu: Weights, linear: Weights, report: dict[str, Any]) -> Figure:
 
 def draw_ranks(axis: Axes, report: dict[str, Any]) -> None:
     """Bars of the ranks of W_1: every run of the ReLU network is in one of them, the linear network beside them."""
-    counts = torch.tensor(report["ranks"])
-    moving = torch.bincount(torch.tensor([run["rank"] for run in report["still_moving"]], dtype=torch.long))
-    highest = max(len(counts), len(moving))
-    counts, moving = (pad(numbers, (0, highest - len(numbers))) for numbers in (counts, moving))
-    places = torch.arange(1, highest)
-    relu = axis.bar(places - 0.2, counts[1:], width=0.4, color=COLOURS[0], label="ReLU, at rest")
-    axis.bar_label(relu, fontsize=8, color=INK)
-    if report["still_moving"]:
-        bars = axis.bar(
-            places - 0.2, moving[1:], width=0.4, bottom=counts[1:] + 25, color=COLOURS[4], label="ReLU, still moving"
-        )
-        axis.bar_label(bars, labels=[f"+{n}" if n else "" for n in moving[1:].tolist()], fontsize=8, color=INK)
-    linear = axis.bar([1.2], [report["linear"]["rank_one"]], width=0.4, color=COLOURS[1], label="linear")
-    axis.bar_label(linear, fontsize=8, color=INK)
+    moving = [run["rank"] for run in report["still_moving"]]
+    highest = max(len(report["ranks"]) - 1, *moving, 1)
+    counts = {
+        "ReLU, at rest": [*report["ranks"][1:], *[0] * (highest + 1 - len(report["ranks"]))],
+        "ReLU, still moving": [moving.count(rank) for rank in range(1, highest + 1)],
+        "linear": [report["linear"]["rank_one"], *[0] * (highest - 1)],
+    }
+    for i, (label, heights) in enumerate(counts.items()):
+        places = [rank + 0.27 * (i - 1) for rank in range(1, highest + 1)]
+        bars = axis.bar(places, heights, width=0.27, color=COLOURS[(0, 4, 1)[i]], label=label)
+        axis.bar_label(bars, labels=[str(n) if n else "" for n in heights], fontsize=8, color=INK)
+    axis.set_yscale("log")
+    axis.set_ylim(0.7, 40 * report["runs"])
     axis.legend(fontsize=8, frameon=False, loc="upper right")
-    axis.set_xticks(places.tolist())
-    tidy(axis, f"Rank of $W_1$ in {report['runs']} runs", "rank", "runs")
+    axis.set_xticks(range(1, highest + 1))
+    tidy(axis, f"Rank of $W_1$ in {report['runs']} runs", "rank", "runs, log scale")
 
 
 def main(settings: Settings) -> dict[str, Any]:
