@@ -134,7 +134,7 @@ def join(weights: Weights) -> Tensor:
 def split(flat: Tensor, like: Weights) -> Weights:
     """Undo `join`: ``[..., n]`` -> matrices of the shapes of ``like``."""
     parts = torch.split(flat, [w.numel() for w in like], dim=-1)
-    return [part.unflatten(-1, w.shape) for part, w in zip(parts, like, strict=True)]
+    return [part.reshape(*flat.shape[:-1], *w.shape) for part, w in zip(parts, like, strict=True)]
 
 
 def singular_values(weights: Weights) -> Tensor:
