@@ -9,8 +9,21 @@ from torch.testing import assert_close
 
 import alphacl_plugins as acl
 from problems import random_mixtures
-from relu_flow import energies, relu_gradient, start_for, sticky_gradient
-from relu_two_layer import ZERO, Settings, draw_ranks, main, modes_in_use, rank, theorem_4, theorem_5, theorem_6
+from relu_flow import energies, follow, relu_gradient, start_for, sticky_gradient
+from relu_two_layer import (
+    HIDDEN,
+    MODES,
+    SAMPLES,
+    ZERO,
+    Settings,
+    draw_ranks,
+    main,
+    modes_in_use,
+    rank,
+    theorem_4,
+    theorem_5,
+    theorem_6,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +63,19 @@ def test_theorem_4_along_a_trajectory():
     assert found["lemma_3_clamping_error"] < 1e-12
     assert found["largest_difference_along_the_way"] < 1e-8
     assert found["largest_difference_without_the_sticky_rule"] > 1e-2
-    assert 0.2 < found["share_of_weights_above_zero_that_stuck"] < 0.9
+
+
+def test_weights_that_begin_at_zero_are_not_counted_as_stuck():
+    found = theorem_4(seeded(), networks=5, steps=300)
+    generator = seeded()
+    mixtures = random_mixtures(5, MODES, SAMPLES, generator)
+    start = start_for(mixtures, HIDDEN, generator)
+    end = follow(start, mixtures, relu_gradient, steps=300).weights
+    pairs = list(zip(start[0].flatten().tolist(), end[0].flatten().tolist(), strict=True))
+    assert any(before == 0 for before, _ in pairs)
+    stuck = [after == 0 for before, after in pairs if before > 0]
+    assert found["share_of_weights_above_zero_that_stuck"] == pytest.approx(sum(stuck) / len(stuck))
+    assert 0.2 < sum(stuck) / len(stuck) < 0.9
 
 
 def test_theorem_5_every_run_ends_one_hot():
