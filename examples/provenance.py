@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "lightning", "lightly", "timm", "kornia", "scikit-learn", "alphacl-plugins")
+PACKAGES = (
+    "torch", "torchvision", "lightning", "lightly", "timm", "kornia", "scikit-learn", "scipy", "alphacl-plugins"
+)  # fmt: skip
 
 
 def environment() -> dict[str, Any]:

@@ -1,13 +1,20 @@
-"""What the three experiments share: their options, their result files, the look of their pictures."""
+"""What the paper's experiments share: their options, their tables, their result files, the look of their pictures."""
 
 import json
+import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -16,27 +23,63 @@ from provenance import environment, replace_file
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 INK = "#333333"
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Settings:
-    """How large, and where to."""
+    """Options of every experiment; each adds its sizes, which are ints >= 1."""
 
-    problems: int = 300
-    """Random problems of each claim, at least so many."""
     seed: int = 0
     """Of problems and starts."""
     output: Path = Path(".runs/theory")
     """Folder of the JSON file and the picture."""
 
     def __post_init__(self) -> None:
-        if self.problems < 1:
-            raise ValueError(f"problems: expected an int >= 1, got {self.problems}")
+        for name in (field.name for field in fields(self) if field.type is int and field.name != "seed"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected an int >= 1, got {getattr(self, name)}")
+
+
+Options = TypeVar("Options", bound=Settings)
+
+
+def command_line(settings: type[Options], main: Callable[[Options], object], description: str | None) -> None:
+    """Run an experiment with the options of the command line; a mistake in them, or Ctrl-C, is one line."""
+    try:
+        options = tyro.cli(settings, description=description)
+        options.output.mkdir(parents=True, exist_ok=True)
+        if not os.access(options.output, os.W_OK):
+            raise PermissionError(f"output: expected a folder that can be written, got {options.output}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    try:
+        main(options)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")
+
+
+def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
+    """Show how many of the items are done, on a line that goes when they are; on a terminal only."""
+    console = Console(stderr=True)
+    return track(items, f"{what} ...", console=console, transient=True, disable=not console.is_terminal)
+
+
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table, a row for each dictionary, with its keys as headings."""
+    print(title)
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in rows[0]:
+        table.add_column(heading.replace("_", " "), justify="left" if isinstance(rows[0][heading], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.2g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
 
 
 def save(settings: Settings, name: str, report: dict[str, Any], figure: Figure) -> None:
     """Write every number as JSON and the picture as PNG, each whole or not at all."""
-    report = {"problems": settings.problems, "seed": settings.seed, **report, "environment": environment()}
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    sizes = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "output"}
+    text = json.dumps({**sizes, **report, "environment": environment()}, indent=2, allow_nan=False) + "\n"
     path = settings.output / f"{name}.json"
     replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
     replace_file(path.with_suffix(".png"), lambda part: figure.savefig(part, format="png", dpi=130))

@@ -1,97 +1,90 @@
-"""Gradient flow of a deep linear network on the energy, many problems at once, under the paper's normalisations.
+"""Gradient flow of a deep linear network on the energy, in time, under the paper's normalisations.
 
-``E = ½ tr(W X_α Wᵀ)``, ``W = W_L ... W_1``. A layer of a problem that is narrower than its neighbours in the batch is
-padded with zeros, which the flow leaves zero.
+``E = ½ tr(W X_α Wᵀ)``, ``W = W_L ... W_1``. Near E = 0 a deep network hardly moves, and X_α's negative eigenvalues make
+its flow stiff: SciPy's LSODA turns to an implicit method there and lets its steps grow, so a plateau costs few of them.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy.integrate import solve_ivp
 from torch import Tensor
 
 LAYER, FILTER, NONE = "layer", "filter", "none"
 """``||W_l||_F = 1``; ``||w_lk|| = 1/√n_l`` for each row (filter); nothing."""
 
-Weights = list[Tensor]  # W_1 ... W_L, each [B, n_l, n_(l-1)]
+Weights = list[Tensor]  # W_1 ... W_L, each [..., n_l, n_(l-1)]
 
 
 class Gradient(NamedTuple):
     """The flow's direction and where it stands."""
 
     direction: Weights
-    energy: Tensor  # [B]
+    energy: Tensor  # [...]
 
 
-def gradient(weights: Weights, covariance: Tensor) -> Gradient:
-    """Lemma 1: ``Ẇ_l = W_>lᵀ W_>l W_l C_α[f_(l-1)]``, ``C_α[f_l] = W_l C_α[f_(l-1)] W_lᵀ``, ``C_α[f_0] = X_α``."""
+def feature_covariances(weights: Weights, covariance: Tensor) -> list[Tensor]:
+    """``C_α[f_l] = W_l C_α[f_(l-1)] W_lᵀ`` for l = 0 ... L, where ``C_α[f_0] = X_α``."""
     features = [covariance]
     for w in weights:
         features.append(w @ features[-1] @ w.mT)
-    energy = features[-1].diagonal(dim1=1, dim2=2).sum(dim=1) / 2
+    return features
+
+
+def gradient(weights: Weights, covariance: Tensor) -> Gradient:
+    """Lemma 1: ``Ẇ_l = W_>lᵀ W_>l W_l C_α[f_(l-1)]``."""
+    features = feature_covariances(weights, covariance)
     direction: Weights = []
-    gram = torch.eye(weights[-1].shape[1], dtype=covariance.dtype).expand(len(covariance), -1, -1)
+    gram = torch.eye(weights[-1].shape[-2], dtype=covariance.dtype)  # W_>lᵀ W_>l
     for w, below in zip(reversed(weights), reversed(features[:-1]), strict=True):
         direction.insert(0, gram @ w @ below)
         gram = w.mT @ gram @ w
-    return Gradient(direction, energy)
+    return Gradient(direction, features[-1].diagonal(dim1=-2, dim2=-1).sum(dim=-1) / 2)
 
 
 def project(weights: Weights, direction: Weights, normalization: str) -> Weights:
     """Take out of a direction what would change the lengths that the normalisation holds."""
     if normalization == NONE:
         return direction
-    dims = (1, 2) if normalization == LAYER else (2,)
+    dims = (-2, -1) if normalization == LAYER else (-1,)
     tangent = []
     for w, g in zip(weights, direction, strict=True):
         length2 = w.square().sum(dim=dims, keepdim=True)
-        tangent.append(g - w * (w * g).sum(dim=dims, keepdim=True) / torch.where(length2 > 0, length2, 1.0))
+        tangent.append(g - w * (w * g).sum(dim=dims, keepdim=True) / length2)
     return tangent
 
 
-def retract(weights: Weights, like: Weights, normalization: str) -> Weights:
-    """Give weights the lengths of ``like``."""
-    if normalization == NONE:
-        return weights
-    dims = (1, 2) if normalization == LAYER else (2,)
-    lengths = [torch.linalg.vector_norm(w, dim=dims, keepdim=True) for w in weights]
-    wanted = [torch.linalg.vector_norm(w, dim=dims, keepdim=True) for w in like]
-    return [w * goal / torch.where(n > 0, n, 1.0) for w, n, goal in zip(weights, lengths, wanted, strict=True)]
-
-
-def random_start(widths: Tensor, generator: torch.Generator, normalization: str = LAYER) -> Weights:
-    """Draw Gaussian weights of the right lengths. Shape: widths ``[B, L + 1]`` -> W_l ``[B, max n_l, max n_(l-1)]``."""
-    largest = widths.amax(dim=0).tolist()
-    weights = []
-    for layer in range(1, widths.shape[1]):
-        w = torch.randn(len(widths), largest[layer], largest[layer - 1], generator=generator, dtype=torch.float64)
-        rows = torch.arange(largest[layer])[None, :] < widths[:, layer, None]
-        columns = torch.arange(largest[layer - 1])[None, :] < widths[:, layer - 1, None]
-        w = w * rows[:, :, None] * columns[:, None, :]
-        if normalization == FILTER:
-            length = torch.linalg.vector_norm(w, dim=2, keepdim=True) * widths[:, layer].double().sqrt()[:, None, None]
-            w = w / torch.where(length > 0, length, 1.0)
-        else:
-            w = w / torch.linalg.vector_norm(w, dim=(1, 2), keepdim=True)
-        weights.append(w)
+def rescale(weights: Weights, normalization: str) -> Weights:
+    """Give weights the lengths that the normalisation holds."""
+    if normalization == LAYER:
+        return [w / torch.linalg.vector_norm(w, dim=(-2, -1), keepdim=True) for w in weights]
+    if normalization == FILTER:
+        return [w / (torch.linalg.vector_norm(w, dim=-1, keepdim=True) * w.shape[-2] ** 0.5) for w in weights]
     return weights
 
 
-class State(NamedTuple):
-    """One moment of the flow."""
+def random_start(widths: Sequence[int], generator: torch.Generator, normalization: str = LAYER) -> Weights:
+    """Draw Gaussian weights of the right lengths, for widths n_0 ... n_L."""
+    shapes = zip(widths[1:], widths[:-1], strict=True)
+    return rescale([torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes], normalization)
 
-    length: Tensor  # of the path so far, [B]
-    weights: Weights
-    energy: Tensor  # [B]
+
+def perturb(weights: Weights, size: float, generator: torch.Generator, normalization: str) -> Weights:
+    """Move weights by Gaussian noise of this relative size."""
+    noise = random_start([weights[0].shape[-1], *(w.shape[-2] for w in weights)], generator)
+    return rescale([w + size * w.norm() * e for w, e in zip(weights, noise, strict=True)], normalization)
 
 
 class Ended(NamedTuple):
-    """Where the flow has come to."""
+    """Where the flow has come to, and how."""
 
     weights: Weights
-    energy: Tensor  # [B]
-    gradient_norm: Tensor  # [B], of the projected gradient
-    steps: int
-    path: list[State]
+    energy: float
+    gradient_norm: float  # of the projected gradient
+    times: Tensor  # [T], of the integrator's steps
+    path: Weights  # each [T, n_l, n_(l-1)]
 
 
 def ascend(
@@ -99,62 +92,52 @@ def ascend(
     covariance: Tensor,
     normalization: str = LAYER,
     *,
-    steps: int = 40_000,
-    tolerance: float = 1e-9,
-    arc: float = 0.05,
-    step: float = 0.3,
-    keep: int = 0,
+    end: float = 1e8,
+    tolerance: float = 1e-6,
 ) -> Ended:
-    """Follow the normalised flow: Euler steps of length ``arc``, or of time ``step`` where that is shorter.
+    """Follow the normalised flow until the projected gradient is below ``tolerance`` times E, which must be > 0.
 
-    Near E = 0 the gradient of a deep network is tiny, and a flow in time stands almost still; equal arcs run through
-    the same curve and cross such a plateau in a few steps.
+    A plateau near E = 0 has a tiny gradient too, but not beside its energy, so the flow does not end there.
 
     Args:
         weights: the start.
-        covariance: X_α, ``[B, D, D]``, largest eigenvalue in size 1.
-        normalization: what is held.
-        steps: at most so many.
-        tolerance: largest gradient norm at which all of the batch has arrived.
-        arc: length of a step, all layers together.
-        step: its longest time.
-        keep: moments to return, evenly spaced among the first ``steps``; 0: none.
+        covariance: X_α, ``[D, D]``; with a largest eigenvalue in size of 1, so is the unit of time.
+        normalization: ``LAYER`` or ``FILTER``.
+        end: the latest time.
+        tolerance: of the gradient, relative to E.
     """
-    path: list[State] = []
-    length = torch.zeros(len(covariance), dtype=covariance.dtype)
-    every = max(steps // keep, 1) if keep else 0
-    start = weights
-    for done in range(steps + 1):
-        direction, energy = gradient(weights, covariance)
-        tangent = project(weights, direction, normalization)
-        norm = torch.stack([g.square().sum(dim=(1, 2)) for g in tangent]).sum(dim=0).sqrt()
-        if every and done % every == 0:
-            path.append(State(length, weights, energy))
-        if done == steps or bool((norm <= tolerance).all()):
-            break
-        pace = (arc / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(step)
-        moved = [w + pace[:, None, None] * g for w, g in zip(weights, tangent, strict=True)]
-        weights = retract(moved, start, normalization)
-        length = length + pace * norm
-    return Ended(weights, energy, norm, done, path)
+
+    def point(flat: Any) -> Weights:
+        return rescale(split(torch.from_numpy(flat), weights), normalization)
+
+    def slope(_time: float, flat: Any) -> Any:
+        here = point(flat)
+        return join(project(here, gradient(here, covariance).direction, normalization)).numpy()
+
+    def unsettled(time: float, flat: Any) -> float:
+        energy = float(gradient(point(flat), covariance).energy)
+        return float(np.linalg.norm(slope(time, flat))) - tolerance * energy
+
+    unsettled.terminal, unsettled.direction = True, -1  # type: ignore[attr-defined]
+    found = solve_ivp(slope, (0, end), join(weights).numpy(), "LSODA", rtol=1e-6, atol=1e-8, events=unsettled)
+    path = point(np.ascontiguousarray(found.y.T))
+    last = [w[-1] for w in path]
+    norm = float(np.linalg.norm(slope(0, found.y[:, -1])))
+    return Ended(last, float(gradient(last, covariance).energy), norm, torch.from_numpy(found.t), path)
 
 
-def perturb(weights: Weights, size: float, generator: torch.Generator, normalization: str) -> Weights:
-    """Move weights by Gaussian noise of this relative size, zeros of the padding excepted."""
-    moved = []
-    for w in weights:
-        noise = torch.randn(w.shape, generator=generator, dtype=w.dtype)
-        inside = (w != 0).any(dim=2, keepdim=True) & (w != 0).any(dim=1, keepdim=True)
-        scale = torch.linalg.vector_norm(w, dim=(1, 2), keepdim=True) / noise[0].numel() ** 0.5
-        moved.append(w + size * scale * noise * inside)
-    return retract(moved, weights, normalization)
+def join(weights: Weights) -> Tensor:
+    """Write all weights as one vector, ``[..., n]``."""
+    return torch.cat([w.flatten(-2) for w in weights], dim=-1)
+
+
+def split(flat: Tensor, like: Weights) -> Weights:
+    """Undo `join`: ``[..., n]`` -> matrices of the shapes of ``like``."""
+    parts = torch.split(flat, [w.numel() for w in like], dim=-1)
+    return [part.reshape(*flat.shape[:-1], *w.shape) for part, w in zip(parts, like, strict=True)]
 
 
 def singular_values(weights: Weights) -> Tensor:
-    """Largest and second largest singular value of each layer, ``[B, L, 2]``; the second of a vector is 0."""
-    pairs = []
-    for w in weights:
-        values = torch.linalg.svdvals(w)
-        second = values[:, 1] if values.shape[1] > 1 else torch.zeros_like(values[:, 0])
-        pairs.append(torch.stack([values[:, 0], second], dim=1))
-    return torch.stack(pairs, dim=1)
+    """Largest and second largest singular value of each layer, ``[..., L, 2]``; the second of a vector is 0."""
+    values = [torch.nn.functional.pad(torch.linalg.svdvals(w), (0, 1))[..., :2] for w in weights]
+    return torch.stack(values, dim=-2)

@@ -8,22 +8,46 @@ the network takes one step up E_α (Eq. 8b); and by turns with the closed form. 
 difference would look like.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
 import alphacl_plugins as acl
+import experiment
 from alphacl_plugins import strategies
-from experiment import COLOURS, Settings, save, tidy
+from experiment import COLOURS, command_line, progress, save, tidy
 
 TAU, EPS, RATE = 0.3, 1.0, 0.05
-SAMPLES, INPUTS, HIDDEN, OUTPUTS = 24, 6, 16, 4
+PLAYERS = ("infonce", "numerical", "closed", "direct")
 
 Weights = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Settings(experiment.Settings):
+    """How large, how long, and where to."""
+
+    steps: int = 150
+    """Steps of each training."""
+    rivals: int = 300
+    """Random α that are compared with the minimiser."""
+    samples: int = 24
+    """Samples in the batch, >= 2."""
+    inputs: int = 6
+    """Width of a sample."""
+    hidden: int = 16
+    """Hidden nodes of the network."""
+    outputs: int = 4
+    """Width of an embedding."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 2:  # one has no candidates
+            raise ValueError(f"samples: expected an int >= 2, got {self.samples}")
 
 
 def embed(weights: Weights, x: Tensor) -> Tensor:
@@ -90,10 +114,10 @@ def closed_min_player(z: Tensor, z_aug: Tensor) -> Tensor:
 
 
 def train(player: str, start: Weights, x: Tensor, x_aug: Tensor, steps: int) -> tuple[list[Weights], list[float]]:
-    """Take steps with a player's gradient; returns the weights before each, and InfoNCE's value there."""
-    weights, path, losses = [w.clone() for w in start], [], []
+    """Take steps with a player's gradient; returns the weights at the start and after each, and InfoNCE's value."""
+    weights, path, losses = start, [], []
     logits = torch.zeros(len(x), len(x))
-    for _ in range(steps):
+    for _ in progress(range(steps + 1), f"training: {player}"):
         leaves = [w.clone().requires_grad_() for w in weights]
         z, z_aug = embed(leaves, x), embed(leaves, x_aug)
         loss = infonce(z, z_aug)
@@ -143,9 +167,9 @@ def figure(losses: dict[str, list[float]], differences: dict[str, list[float]]) 
     result = Figure(figsize=(10.5, 3.6), layout="constrained")
     left, right = result.subplots(1, 2)
     styles = {
-        "infonce": ("gradient descent on InfoNCE", COLOURS[0], "-", 4.0),
-        "numerical": ("turns, α by a numerical minimiser", COLOURS[1], "--", 1.8),
-        "closed": ("turns, α by Theorem 2", COLOURS[2], ":", 1.8),
+        "infonce": ("gradient descent on InfoNCE", COLOURS[0], "-", 6.0),
+        "numerical": ("turns, α by a numerical minimiser", COLOURS[1], "-", 2.5),
+        "closed": ("turns, α by Theorem 2", COLOURS[2], "--", 1.8),
         "direct": ("another α (direct)", COLOURS[3], "-", 1.2),
     }
     for name, values in losses.items():
@@ -154,44 +178,49 @@ def figure(losses: dict[str, list[float]], differences: dict[str, list[float]]) 
     left.legend(fontsize=8, frameon=False)
     tidy(left, "InfoNCE along four trainings", "step", "loss per anchor")
     for name, values in differences.items():
-        label, colour, _, _ = styles[name]
-        right.semilogy([max(value, 1e-18) for value in values], label=label, color=colour)
+        label, colour, line, width = styles[name]
+        seen = [value if value > 0 else float("nan") for value in values]
+        right.semilogy(seen, label=label, color=colour, linestyle=line, linewidth=width)
     right.legend(fontsize=8, frameon=False)
     tidy(right, "Weights: distance to the gradient descent", "step", "largest difference")
     return result
 
 
-def main(settings: Settings, steps: int = 150) -> dict[str, Any]:
+def main(settings: Settings) -> dict[str, Any]:
     """Run every training, print the differences, save numbers and picture; returns the numbers."""
     torch.set_default_dtype(torch.float64)
     generator = torch.Generator().manual_seed(settings.seed)
-    x = torch.randn(SAMPLES, INPUTS, generator=generator)
-    x_aug = x + 0.3 * torch.randn(SAMPLES, INPUTS, generator=generator)
+    x = torch.randn(settings.samples, settings.inputs, generator=generator)
+    x_aug = x + 0.3 * torch.randn(x.shape, generator=generator)
     start = [
-        torch.randn(HIDDEN, INPUTS, generator=generator) / INPUTS**0.5,
-        torch.randn(OUTPUTS, HIDDEN, generator=generator) / HIDDEN**0.5,
+        torch.randn(settings.hidden, settings.inputs, generator=generator) / settings.inputs**0.5,
+        torch.randn(settings.outputs, settings.hidden, generator=generator) / settings.hidden**0.5,
     ]
-    found = theorem_2(embed(start, x), embed(start, x_aug), generator, settings.problems)
-    print("theorem 2:", found)
-    paths, losses = {}, {}
-    for player in ("infonce", "numerical", "closed", "direct"):
-        paths[player], losses[player] = train(player, start, x, x_aug, steps)
-    reference = paths["infonce"]
-    differences = {player: largest_difference(paths[player], reference) for player in ("numerical", "closed", "direct")}
-    moved = largest_difference(reference[-1:], reference[:1])[0]
-    report = {
-        "theorem_2": found,
-        "corollary_1": {
-            "steps": steps,
-            "weights_moved": moved,
-            "loss": [losses["infonce"][0], losses["infonce"][-1]],
-            **{f"largest_difference_{player}": max(values) for player, values in differences.items()},
-        },
+    found = theorem_2(embed(start, x), embed(start, x_aug), generator, settings.rivals)
+    print(
+        f"Theorem 2: the closed α is within {found['largest_difference_to_the_numerical_minimiser']:.1e} of the "
+        f"numerical minimiser; the best of {found['rivals']} rivals is worse by {found['least_excess_of_a_rival']:.1e}."
+    )
+    trainings = {player: train(player, start, x, x_aug, settings.steps) for player in PLAYERS}
+    losses = {player: values for player, (_, values) in trainings.items()}
+    reference = trainings["infonce"][0]
+    differences = {player: largest_difference(trainings[player][0], reference) for player in PLAYERS[1:]}
+    moves = {
+        "steps": settings.steps,
+        "weights_moved": largest_difference(reference[-1:], reference[:1])[0],
+        "loss": [losses["infonce"][0], losses["infonce"][-1]],
+        **{f"largest_difference_{player}": max(values) for player, values in differences.items()},
     }
-    print("corollary 1:", report["corollary_1"])
+    print(
+        f"Corollary 1: in {settings.steps} steps of gradient descent on InfoNCE the weights move by "
+        f"{moves['weights_moved']:.2g}; turns with the closed α stay within {moves['largest_difference_closed']:.1e}, "
+        f"with the numerical one {moves['largest_difference_numerical']:.1e}, with another α "
+        f"{moves['largest_difference_direct']:.2g}."
+    )
+    report = {"theorem_2": found, "corollary_1": moves}
     save(settings, "min_player", report, figure(losses, differences))
     return report
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command_line(Settings, main, __doc__)

@@ -8,26 +8,30 @@ from torch import Tensor
 import alphacl_plugins as acl
 
 
-def random_covariances(n: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw n contrastive covariances with a positive eigenvalue, from random samples, views and α.
+def random_covariance(width: int, generator: torch.Generator, most: float = 1.0) -> Tensor:
+    """Draw a contrastive covariance with ``0 < λ_max <= most``, from random samples, views and α.
 
-    Samples are correlated Gaussians; the noise of the second view, 0.2 to 1.5 times as large, may make any other
-    eigenvalue negative. Each matrix is divided by its largest eigenvalue in size: a unit of time, no more.
+    4 D samples are correlated Gaussians, ``x = A u``, and second views ``x' = x + s B u'``, with Gaussian matrices A
+    and B and s uniform in 0.2 to 2.5, so that any number of eigenvalues may be negative. The matrix is divided by its
+    largest eigenvalue in size: a unit of time, no more. A draw with another λ_max is thrown away.
 
-    Shape: ``[n, width, width]``, float64.
+    Shape: ``[width, width]``, float64.
     """
-    found: list[Tensor] = []
-    while len(found) < n:
-        mix = torch.randn(width, width, generator=generator, dtype=torch.float64)
-        x = torch.randn(4 * width, width, generator=generator, dtype=torch.float64) @ mix
-        noise = 0.2 + 1.3 * torch.rand(1, generator=generator, dtype=torch.float64)
-        unmixed = torch.randn(width, width, generator=generator, dtype=torch.float64)
-        x_aug = x + noise * torch.randn(x.shape, generator=generator, dtype=torch.float64) @ unmixed
+
+    def normal(rows: int) -> Tensor:
+        return torch.randn(rows, width, generator=generator, dtype=torch.float64)
+
+    while True:
+        x = normal(4 * width) @ normal(width)
+        strength = 0.2 + 2.3 * torch.rand(1, generator=generator, dtype=torch.float64)
+        x_aug = x + strength * normal(4 * width) @ normal(width)
         matrix = acl.contrastive_covariance(x, x, random_alpha(len(x), generator), x_aug, x_aug)
+        matrix = (matrix + matrix.T) / 2
         eigenvalues = torch.linalg.eigvalsh(matrix)
-        if eigenvalues[-1] > 0.05 * eigenvalues.abs().max():  # else the maximum is E = 0, or close to it
-            found.append((matrix + matrix.T) / 2 / eigenvalues.abs().max())
-    return torch.stack(found)
+        unit = eigenvalues.abs().max()
+        if 0 < eigenvalues[-1] <= most * unit:
+            scaled: Tensor = matrix / unit
+            return scaled
 
 
 def random_alpha(n: int, generator: torch.Generator) -> Tensor:

@@ -7,102 +7,40 @@ Lemma 3 and Theorem 4 (the network's own gradient is the linear one with sticky 
 ends one-hot), Theorem 6 and Figure 3 (many hidden nodes: one mode, or rank above one), the linear network beside it.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiment import COLOURS, Settings, save, tidy
-from flow import LAYER, Weights, ascend, gradient, project, random_start, retract
+import experiment
+from experiment import COLOURS, INK, command_line, progress, save, tidy
+from flow import LAYER, Weights, ascend, gradient, rescale
 from problems import Mixtures, random_mixtures
+from relu_flow import STANDSTILL, Ended, arrive, energies, follow, relu_gradient, start_for, sticky_gradient
 
-MODES, SAMPLES, HIDDEN, OUTPUTS = 6, 24, 8, 5
+MODES, SAMPLES, HIDDEN = 6, 24, 8
 ZERO = 1e-6
 """Entries and singular values below this, relative to the largest, count as 0."""
-STANDSTILL = 1e-9
-"""A smaller projected gradient, relative to ||X_α||, is none."""
 
 
-def energies(weights: Weights, mixtures: Mixtures) -> Tensor:
-    """E_α of each network ``W_2 relu(W_1 x)``, from its outputs alone, ``[B]``."""
-    w1, w2 = weights
-    z, z_aug = (torch.relu(inputs @ w1.mT) @ w2.mT for inputs in (mixtures.x, mixtures.x_aug))
-    row_sums, column_sums = mixtures.alpha.sum(dim=2), mixtures.alpha.sum(dim=1)
-    between = ((row_sums + column_sums) * z.square().sum(dim=2)).sum(dim=1) / 2 - (z * (mixtures.alpha @ z)).sum((1, 2))
-    return between - (row_sums * (z - z_aug).square().sum(dim=2)).sum(dim=1) / 2
+@dataclass(frozen=True)
+class Settings(experiment.Settings):
+    """How many problems, and where to."""
+
+    problems: int = 300
+    """Random problems of Theorem 5 and of Theorem 6."""
+    networks: int = 20
+    """Networks of Theorem 4."""
+    steps: int = 2000
+    """Steps along which Theorem 4 is checked."""
 
 
-def relu_gradient(weights: Weights, mixtures: Mixtures) -> Weights:
-    """The gradient of E for each network, by autograd through the ReLU."""
-    leaves = [w.detach().requires_grad_() for w in weights]
-    return list(torch.autograd.grad(energies(leaves, mixtures).sum(), leaves))
-
-
-def sticky_gradient(weights: Weights, mixtures: Mixtures) -> Weights:
-    """The linear network's gradient (Lemma 1), with that of every component of W_1 that is 0 removed."""
-    first, second = gradient(weights, mixtures.covariance).direction
-    return [first * (weights[0] > 0), second]
-
-
-class Ended(NamedTuple):
-    """Where the flow has come to."""
-
-    weights: Weights
-    energy: Tensor  # [B]
-    gradient_norm: Tensor  # [B]
-    path: list[Weights]
-
-
-def follow(
-    weights: Weights, mixtures: Mixtures, slope: Any, *, steps: int, arc: float = 0.02, step: float = 0.3, keep: int = 0
-) -> Ended:
-    """Euler steps on the sphere ``||W_l||_F = 1``; a component of W_1 below 0 becomes 0, as Lemma 3 allows.
-
-    A step has length ``arc``, or time ``step / ||X_α||`` where that is shorter, as in `flow.ascend`.
-    """
-    start, path = weights, []
-    unit = torch.linalg.eigvalsh(mixtures.covariance).abs().amax(dim=1)
-    for done in range(steps + 1):
-        if keep and done % keep == 0:
-            path.append(weights)
-        tangent = project(weights, slope(weights, mixtures), LAYER)
-        norm = torch.stack([g.square().sum(dim=(1, 2)) for g in tangent]).sum(dim=0).sqrt() / unit
-        if done == steps or bool((norm < STANDSTILL).all()):
-            break
-        pace = (arc / norm.clamp_min(1e-300)).clamp_max(step) / unit
-        moved = [w + pace[:, None, None] * g for w, g in zip(weights, tangent, strict=True)]
-        weights = retract([moved[0].clamp_min(0), moved[1]], start, LAYER)
-    return Ended(weights, gradient(weights, mixtures.covariance).energy, norm, path)
-
-
-def arrive(weights: Weights, mixtures: Mixtures) -> Ended:
-    """Follow the network's own gradient; problems that take long go on alone, without those that have arrived."""
-    ended = follow(weights, mixtures, relu_gradient, steps=2000)
-    for _ in range(4):
-        slow = (ended.gradient_norm > STANDSTILL).nonzero()[:, 0]
-        if not len(slow):
-            break
-        rest = Mixtures(*(part[slow] for part in mixtures))
-        further = follow([w[slow] for w in ended.weights], rest, relu_gradient, steps=8000)
-        for whole, part in zip(ended.weights, further.weights, strict=True):
-            whole[slow] = part
-        ended.energy[slow], ended.gradient_norm[slow] = further.energy, further.gradient_norm
-    return ended
-
-
-def start_for(mixtures: Mixtures, hidden: int, generator: torch.Generator) -> Weights:
-    """Draw random weights, those of the first layer not negative."""
-    widths = torch.tensor([[mixtures.x.shape[2], hidden, OUTPUTS]]).expand(len(mixtures.x), -1)
-    first, second = random_start(widths, generator)
-    used = (mixtures.x.sum(dim=1, keepdim=True) > 0).to(first)
-    return [first.abs() * used / torch.linalg.vector_norm(first.abs() * used, dim=(1, 2), keepdim=True), second]
-
-
-def theorem_4(generator: torch.Generator, n: int = 20, steps: int = 2000) -> dict[str, Any]:
+def theorem_4(generator: torch.Generator, networks: int = 20, steps: int = 2000) -> dict[str, Any]:
     """Follow the network by autograd and the linear one with sticky weights, side by side, and compare every moment."""
-    mixtures = random_mixtures(n, MODES, SAMPLES, generator)
+    mixtures = random_mixtures(networks, MODES, SAMPLES, generator)
     start = start_for(mixtures, HIDDEN, generator)
     values = energies(start, mixtures)
     linear = gradient(start, mixtures.covariance).energy
@@ -114,16 +52,16 @@ def theorem_4(generator: torch.Generator, n: int = 20, steps: int = 2000) -> dic
         for slope in (relu_gradient, sticky_gradient, lambda w, m: gradient(w, m.covariance).direction)
     )
     pairs = list(zip(relu, sticky, strict=False))
-    dead = (relu[-1][0] == 0).double().mean()
+    stuck = (relu[-1][0] == 0)[start[0] > 0]
     return {
-        "networks": n,
+        "networks": networks,
         "steps": len(pairs) - 1,
         "lemma_3_formula_error": float((values / linear - 1).abs().max()),
         "lemma_3_clamping_error": float((by_sign - by_clamp).abs().max()),
         "largest_difference_along_the_way": max(
             float((a - b).abs().max()) for one, other in pairs for a, b in zip(one, other, strict=True)
         ),
-        "share_of_weights_that_stuck": float(dead),
+        "share_of_weights_above_zero_that_stuck": float(stuck.double().mean()),
         "largest_difference_without_the_sticky_rule": max(
             float((a[0] - b[0]).abs().max()) for a, b in zip(relu, free, strict=False)
         ),
@@ -131,21 +69,23 @@ def theorem_4(generator: torch.Generator, n: int = 20, steps: int = 2000) -> dic
 
 
 def theorem_5(problems: int, generator: torch.Generator) -> dict[str, Any]:
-    """One hidden node: count the runs whose w_1 ends at a coordinate vector, and which one."""
+    """One hidden node: count the runs whose w_1 ends at a coordinate vector e_m, where ``2E = [X_α]_mm``."""
     mixtures = random_mixtures(problems, MODES, SAMPLES, generator)
     ended = arrive(start_for(mixtures, 1, generator), mixtures)
     w1 = ended.weights[0][:, 0]
     one_hot = ((w1 > ZERO).sum(dim=1) == 1) & ((w1.amax(dim=1) - 1).abs() < ZERO)
-    best = mixtures.covariance.diagonal(dim1=1, dim2=2).argmax(dim=1)
+    of_modes = mixtures.covariance.diagonal(dim1=1, dim2=2)
     eigenvectors = torch.linalg.eigh(mixtures.covariance).eigenvectors[:, :, -1].abs()
+    low = ended.energy <= 0
     return {
         "runs": problems,
         "one_hot": int(one_hot.sum()),
         "largest_gradient_norm": float(ended.gradient_norm.max()),
-        "at_the_best_mode": int((w1.argmax(dim=1) == best).sum()),
+        "at_the_best_mode": int((w1.argmax(dim=1) == of_modes.argmax(dim=1)).sum()),
         "at_each_mode": torch.bincount(w1.argmax(dim=1), minlength=MODES).tolist(),
         "leading_eigenvector_one_hot": int((eigenvectors.amax(dim=1) > 1 - ZERO).sum()),
-        "energy_positive": int((ended.energy > 0).sum()),
+        "energy_not_positive": int(low.sum()),
+        "energy_not_positive_and_no_mode_has_more": int((low & (of_modes.amax(dim=1) <= 0)).sum()),
     }
 
 
@@ -154,39 +94,40 @@ def theorem_6(problems: int, generator: torch.Generator) -> tuple[dict[str, Any]
     mixtures = random_mixtures(problems, MODES, SAMPLES, generator)
     start = start_for(mixtures, HIDDEN, generator)
     ended = arrive(start, mixtures)
-    unit = torch.linalg.eigvalsh(mixtures.covariance).abs().amax(dim=1)[:, None, None]
-    linear = ascend(start, mixtures.covariance / unit, steps=20_000)
-    relu_rank, linear_rank = rank(ended.weights), rank(linear.weights)
-    one_mode = modes_in_use(ended.weights) == 1
+    unit = torch.linalg.eigvalsh(mixtures.covariance).abs().amax(dim=1)
+    linear = [
+        ascend([w[i] for w in start], mixtures.covariance[i] / unit[i])
+        for i in progress(range(problems), "Theorem 6: the linear networks")
+    ]
+    linear_weights = [torch.stack(layer) for layer in zip(*(run.weights for run in linear), strict=True)]
+    ranks, one_mode = rank(ended.weights), modes_in_use(ended.weights) == 1
     settled = ended.gradient_norm <= STANDSTILL
-    positive = ended.energy > 0
-    counted = positive & settled
-    many = counted & (relu_rank > 1)
+    counted = settled & (ended.energy > 0)
+    many = counted & (ranks > 1)
+    ratios = [float(e / (run.energy * u)) for e, run, u in zip(ended.energy, linear, unit, strict=True)]
     report = {
         "runs": problems,
-        "energy_positive": int(positive.sum()),
+        "energy_positive": int((ended.energy > 0).sum()),
         "stands_still": int(settled.sum()),
         "one_mode": int((counted & one_mode).sum()),
         "rank_above_one": int(many.sum()),
+        "neither": int((counted & ~one_mode & (ranks == 1)).sum()),
         "no_mode_with_positive_energy": int((mixtures.covariance.diagonal(dim1=1, dim2=2).amax(dim=1) <= 0).sum()),
-        "neither": int((counted & ~one_mode & (relu_rank == 1)).sum()),
-        "ranks": torch.bincount(relu_rank[counted]).tolist(),
+        "ranks": torch.bincount(ranks[counted], minlength=3).tolist(),
         "still_moving": [
-            {"gradient_norm": float(ended.gradient_norm[i]), "rank": int(relu_rank[i]), "one_mode": bool(one_mode[i])}
+            {"gradient_norm": float(ended.gradient_norm[i]), "rank": int(ranks[i]), "one_mode": bool(one_mode[i])}
             for i in (~settled).nonzero()[:, 0]
         ],
-        "rank_above_one_after_a_perturbation": after_perturbation(
-            ended, mixtures, counted & (relu_rank > 1), generator
-        ),
-        "relu_energy_over_linear": float((ended.energy / (linear.energy * unit[:, 0, 0])).mean()),
+        "rank_above_one_after_a_perturbation": after_perturbation(ended, mixtures, many, generator),
+        "relu_energy_over_linear": sum(ratios) / problems,
         "linear": {
-            "rank_one": int((linear_rank == 1).sum()),
-            "one_mode": int((modes_in_use(linear.weights) == 1).sum()),
-            "largest_gradient_norm": float(linear.gradient_norm.max()),
+            "rank_one": int((rank(linear_weights) == 1).sum()),
+            "one_mode": int((modes_in_use(linear_weights) == 1).sum()),
+            "largest_gradient_norm": max(run.gradient_norm for run in linear),
         },
     }
-    chosen = int((relu_rank * counted).argmax())
-    return report, figure_3([w[chosen] for w in ended.weights], [w[chosen] for w in linear.weights], report)
+    chosen = int((ranks * counted).argmax())
+    return report, figure_3([w[chosen] for w in ended.weights], [w[chosen] for w in linear_weights], report)
 
 
 def after_perturbation(ended: Ended, mixtures: Mixtures, which: Tensor, generator: torch.Generator) -> dict[str, int]:
@@ -196,7 +137,7 @@ def after_perturbation(ended: Ended, mixtures: Mixtures, which: Tensor, generato
         return {"runs": 0, "rank_above_one": 0, "same_energy": 0}
     w1, w2 = (w[which] for w in ended.weights)
     noise = [1e-3 * torch.randn(w.shape, generator=generator) / w[0].numel() ** 0.5 for w in (w1, w2)]
-    again = arrive(retract([w1 + noise[0].abs(), w2 + noise[1]], [w1, w2], LAYER), chosen)
+    again = arrive(rescale([w1 + noise[0].abs(), w2 + noise[1]], LAYER), chosen)
     return {
         "runs": len(chosen.x),
         "rank_above_one": int((rank(again.weights) > 1).sum()),
@@ -219,40 +160,72 @@ def modes_in_use(weights: Weights) -> Tensor:
 
 
 def figure_3(relu: Weights, linear: Weights, report: dict[str, Any]) -> Figure:
-    """Figure 3: W_1 and W_2ᵀ W_2 of one run, ReLU and linear; and the ranks of all runs."""
+    """Figure 3: W_1 and W_2ᵀ W_2 of one run, ReLU and linear, each pair in one scale; and the ranks of all runs."""
     figure = Figure(figsize=(12.5, 3.4), layout="constrained")
     axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.1])
-    pictures = [("ReLU", relu), ("linear", linear)]
-    for column, (name, (w1, w2)) in enumerate(pictures):
-        for which, (title, matrix) in enumerate(((f"{name}: $W_1$", w1), (f"{name}: $W_2^T W_2$", w2.T @ w2))):
-            axis = axes[2 * column + which]
-            limit = float(matrix.abs().max())
+    grams = [w2.T @ w2 for _, w2 in (relu, linear)]
+    pairs = (("$W_1$", "mode m", [relu[0], linear[0]]), ("$W_2^T W_2$", "hidden node", grams))
+    for which, (name, columns, matrices) in enumerate(pairs):
+        limit = max(float(matrix.abs().max()) for matrix in matrices)
+        pair = list(axes[2 * which : 2 * which + 2])
+        for axis, network, matrix in zip(pair, ("ReLU", "linear"), matrices, strict=True):
             image = axis.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-            figure.colorbar(image, ax=axis, shrink=0.7).ax.tick_params(labelsize=7)
             axis.set_xticks(range(0, matrix.shape[1], 2))
-            tidy(axis, title, "mode m" if which == 0 else "hidden node", "hidden node")
-    counts = report["ranks"]
-    axes[4].bar(range(1, len(counts)), counts[1:], color=COLOURS[0], label="ReLU")
-    axes[4].bar([1], [report["linear"]["rank_one"]], color="none", edgecolor=COLOURS[1], linewidth=1.5, label="linear")
-    axes[4].legend(fontsize=8, frameon=False)
-    axes[4].set_xticks(range(1, len(counts)))
-    tidy(axes[4], f"Rank of $W_1$ in {report['runs']} runs", "rank", "runs")
+            tidy(axis, f"{network}: {name}", columns, "hidden node")
+        figure.colorbar(image, ax=pair, shrink=0.7).ax.tick_params(labelsize=7)
+    draw_ranks(axes[4], report)
     return figure
+
+
+def draw_ranks(axis: Axes, report: dict[str, Any]) -> None:
+    """Bars of the ranks of W_1: every run of the ReLU network is in one of them, the linear network beside them."""
+    moving = [run["rank"] for run in report["still_moving"]]
+    highest = max(len(report["ranks"]) - 1, *moving, 1)
+    counts = {
+        "ReLU, at rest": [*report["ranks"][1:], *[0] * (highest + 1 - len(report["ranks"]))],
+        "ReLU, still moving": [moving.count(rank) for rank in range(1, highest + 1)],
+        "linear": [report["linear"]["rank_one"], *[0] * (highest - 1)],
+    }
+    for i, (label, heights) in enumerate(counts.items()):
+        places = [rank + 0.27 * (i - 1) for rank in range(1, highest + 1)]
+        bars = axis.bar(places, heights, width=0.27, color=COLOURS[(0, 4, 1)[i]], label=label)
+        axis.bar_label(bars, labels=[str(n) if n else "" for n in heights], fontsize=8, color=INK)
+    axis.set_yscale("log")
+    axis.set_ylim(0.7, 40 * report["runs"])
+    axis.legend(fontsize=8, frameon=False, loc="upper right")
+    axis.set_xticks(range(1, highest + 1))
+    tidy(axis, f"Rank of $W_1$ in {report['runs']} runs", "rank", "runs, log scale")
 
 
 def main(settings: Settings) -> dict[str, Any]:
     """Run every experiment, print its counts, save numbers and picture; returns the numbers."""
     torch.set_default_dtype(torch.float64)
     generator = torch.Generator().manual_seed(settings.seed)
-    report: dict[str, Any] = {"theorem_4": theorem_4(generator)}
-    print("theorem 4:", report["theorem_4"])
-    report["theorem_5"] = theorem_5(settings.problems, generator)
-    print("theorem 5:", report["theorem_5"])
-    report["theorem_6"], figure = theorem_6(settings.problems, generator)
-    print("theorem 6:", report["theorem_6"])
+    four = theorem_4(generator, settings.networks, settings.steps)
+    print(
+        f"Theorem 4: autograd and sticky weights differ by {four['largest_difference_along_the_way']:.1e} along "
+        f"{four['steps']} steps of {four['networks']} networks, without the sticky rule by "
+        f"{four['largest_difference_without_the_sticky_rule']:.2g}; of the weights above 0, "
+        f"{four['share_of_weights_above_zero_that_stuck']:.0%} end at 0."
+    )
+    five = theorem_5(settings.problems, generator)
+    print(
+        f"Theorem 5, one hidden node: {five['one_hot']} of {five['runs']} one-hot, {five['at_the_best_mode']} at the "
+        f"best mode; E <= 0 in {five['energy_not_positive']}, of which "
+        f"{five['energy_not_positive_and_no_mode_has_more']} have no better mode."
+    )
+    six, figure = theorem_6(settings.problems, generator)
+    print(
+        f"Theorem 6, {HIDDEN} hidden nodes: {six['stands_still']} of {six['runs']} stand still; of those with E > 0, "
+        f"{six['one_mode']} at one mode, {six['rank_above_one']} with a rank above one, {six['neither']} neither.\n"
+        f"The linear network: {six['linear']['rank_one']} of rank one, {six['linear']['one_mode']} at one mode."
+    )
+    for run in six["still_moving"]:
+        print(f"  still moving: rank {run['rank']}, gradient {run['gradient_norm']:.1e}")
+    report = {"theorem_4": four, "theorem_5": five, "theorem_6": six}
     save(settings, "relu_two_layer", report, figure)
     return report
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    command_line(Settings, main, __doc__)

@@ -7,14 +7,13 @@ import torch
 from torch.testing import assert_close
 
 from alphacl_plugins import strategies
-from experiment import Settings
-from min_player import EPS, TAU, closed_min_player, infonce, main, mass, numerical_min_player
+from min_player import EPS, TAU, Settings, closed_min_player, infonce, main, mass, numerical_min_player, train
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     output = tmp_path_factory.mktemp("min_player")
-    found = main(Settings(problems=20, output=output), steps=12)
+    found = main(Settings(rivals=20, steps=12, output=output))
     torch.set_default_dtype(torch.float32)
     saved = json.loads((output / "min_player.json").read_text(encoding="utf-8"))
     assert saved["corollary_1"] == found["corollary_1"]
@@ -56,3 +55,22 @@ def test_the_trajectories_are_one(report):
     assert found["largest_difference_direct"] > 1e-3
     assert found["weights_moved"] > 1e-2
     assert found["loss"][1] < found["loss"][0]
+
+
+def test_the_path_has_every_step_and_the_start():
+    x, x_aug = views()
+    start = [torch.ones(5, 3).double() / 3, torch.eye(5).double()]
+    path, losses = train("closed", start, x, x_aug, steps=4)
+    assert len(path) == len(losses) == 5
+    assert path[0] is start
+
+
+def test_sizes_can_be_chosen_and_must_make_sense(tmp_path, capsys):
+    found = main(Settings(steps=2, rivals=1, samples=3, inputs=2, hidden=4, outputs=2, output=tmp_path))
+    torch.set_default_dtype(torch.float32)
+    assert found["theorem_2"]["rivals"] == 1
+    assert "Corollary 1: in 2 steps" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="samples: expected an int >= 2, got 1"):
+        Settings(samples=1)
+    with pytest.raises(ValueError, match="steps: expected an int >= 1, got 0"):
+        Settings(steps=0)

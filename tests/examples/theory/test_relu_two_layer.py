@@ -4,20 +4,22 @@ import json
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch.testing import assert_close
 
 import alphacl_plugins as acl
-from experiment import Settings
 from problems import random_mixtures
+from relu_flow import energies, follow, relu_gradient, start_for, sticky_gradient
 from relu_two_layer import (
+    HIDDEN,
+    MODES,
+    SAMPLES,
     ZERO,
-    energies,
+    Settings,
+    draw_ranks,
     main,
     modes_in_use,
     rank,
-    relu_gradient,
-    start_for,
-    sticky_gradient,
     theorem_4,
     theorem_5,
     theorem_6,
@@ -56,12 +58,24 @@ def test_a_weight_at_zero_has_no_gradient_through_the_relu_but_has_one_without()
 
 
 def test_theorem_4_along_a_trajectory():
-    found = theorem_4(seeded(), n=5, steps=300)
+    found = theorem_4(seeded(), networks=5, steps=300)
     assert found["lemma_3_formula_error"] < 1e-10
     assert found["lemma_3_clamping_error"] < 1e-12
     assert found["largest_difference_along_the_way"] < 1e-8
     assert found["largest_difference_without_the_sticky_rule"] > 1e-2
-    assert found["share_of_weights_that_stuck"] > 0.2
+
+
+def test_weights_that_begin_at_zero_are_not_counted_as_stuck():
+    found = theorem_4(seeded(), networks=5, steps=300)
+    generator = seeded()
+    mixtures = random_mixtures(5, MODES, SAMPLES, generator)
+    start = start_for(mixtures, HIDDEN, generator)
+    end = follow(start, mixtures, relu_gradient, steps=300).weights
+    pairs = list(zip(start[0].flatten().tolist(), end[0].flatten().tolist(), strict=True))
+    assert any(before == 0 for before, _ in pairs)
+    stuck = [after == 0 for before, after in pairs if before > 0]
+    assert found["share_of_weights_above_zero_that_stuck"] == pytest.approx(sum(stuck) / len(stuck))
+    assert 0.2 < sum(stuck) / len(stuck) < 0.9
 
 
 def test_theorem_5_every_run_ends_one_hot():
@@ -70,6 +84,7 @@ def test_theorem_5_every_run_ends_one_hot():
     assert found["leading_eigenvector_one_hot"] == 0
     assert sum(count > 0 for count in found["at_each_mode"]) > 2
     assert found["at_the_best_mode"] < 30  # which one depends on the start
+    assert found["energy_not_positive_and_no_mode_has_more"] <= found["energy_not_positive"] < 10
 
 
 def test_theorem_6_has_both_branches_and_no_other():
@@ -93,11 +108,19 @@ def test_ranks_and_modes_of_known_matrices():
 
 
 def test_the_script_writes_numbers_and_picture(tmp_path, capsys):
-    report = main(Settings(problems=3, output=tmp_path))
+    report = main(Settings(problems=3, networks=2, steps=50, output=tmp_path))
+    assert report["theorem_4"]["networks"] == 2
     saved = json.loads((tmp_path / "relu_two_layer.json").read_text(encoding="utf-8"))
     assert saved["theorem_6"] == report["theorem_6"]
     assert (tmp_path / "relu_two_layer.png").read_bytes().startswith(b"\x89PNG")
-    assert "theorem 5: {'runs': 3" in capsys.readouterr().out
+    assert "Theorem 5, one hidden node: 3 of 3 one-hot" in capsys.readouterr().out
+
+
+def test_every_run_is_in_a_bar():
+    report = {"runs": 10, "ranks": [0, 5, 2], "still_moving": [{"rank": 2}, {"rank": 3}, {"rank": 3}]}
+    axis = Figure().subplots()
+    draw_ranks(axis, report | {"linear": {"rank_one": 10}})
+    assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [[5, 2, 0], [0, 1, 2], [10, 0, 0]]
 
 
 @pytest.mark.slow
