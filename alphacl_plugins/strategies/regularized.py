@@ -129,7 +129,7 @@ class Inverse:
         [0, log K], so no γ and no K leaves the range of the dtype.
         """
         with torch.no_grad():
-            shifts = _shifts(d2_neg) / self.tau
+            shifts = _shifts(d2_neg.detach()) / self.tau
             w = self._root(shifts)
         if not torch.is_grad_enabled():
             return self._alpha(shifts, w)
