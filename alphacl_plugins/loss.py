@@ -215,7 +215,7 @@ class AlphaCLLoss(nn.Module):
         ranks = world_size() if self.gather_distributed else 1
         compared = len(candidate_views(self.negatives, 0, n_views)) if labels is None else n_views
         n_candidates = compared * len(views[0]) * ranks
-        block = automatic_block(n_anchors, n_candidates + (0 if queue is None else len(queue)))
+        block = automatic_block(self.strategy, n_anchors, n_candidates + (0 if queue is None else len(queue)))
         return None if self.reduction == "none" and block >= n_anchors else block
 
     def _streamed(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None, block: int | str) -> Tensor:

@@ -34,7 +34,8 @@ class Group:
             candidates = [samples.embeddings[view] for view in candidate_views]
             candidates += [] if samples.queue is None else [samples.queue]
             self._pairs = WeightedDistances(anchors, torch.cat(candidates), len(candidate_views) * n)
-        self._sample = torch.arange(samples.own.start, samples.own.stop, device=ours.device).repeat(len(anchor_views))
+        index = torch.arange(self.n_anchors, device=ours.device)
+        self._sample = index.remainder_(len(samples.own)).add_(samples.own.start)
 
     def measure(self, i: slice) -> tuple[Tensor, Excluded]:
         """Distances of the anchors i, ``[m, K]``, 0 where excluded, and where that is."""

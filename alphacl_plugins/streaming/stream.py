@@ -20,12 +20,14 @@ from alphacl_plugins.streaming.positives import OtherViews, SameClass, Samples
 from alphacl_plugins.streaming.rows import Excluded, form_rows
 
 _AT_ONCE = 2**20  # distances: larger blocks leave the caches of a CPU
+_AT_ONCE_SOLVED = 2**19  # where a strategy solves for its weights, with more matrices of that size
 _LEAST_ROWS = 128  # smaller blocks make slow products
 
 
-def automatic_block(n_anchors: int, n_candidates: int) -> int:
+def automatic_block(strategy: Strategy, n_anchors: int, n_candidates: int) -> int:
     """How many anchors to compare at once: all of them, if the matrix of distances is small."""
-    return min(n_anchors, max(_LEAST_ROWS, _AT_ONCE // max(n_candidates, 1)))
+    at_once = _AT_ONCE_SOLVED if getattr(strategy, "factored", None) is None else _AT_ONCE
+    return min(n_anchors, max(_LEAST_ROWS, at_once // max(n_candidates, 1)))
 
 
 class Step(NamedTuple):
