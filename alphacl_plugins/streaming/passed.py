@@ -18,10 +18,12 @@ class Tally(NamedTuple):
     number: Tensor | int  # of these pairs
     entropy: Tensor
 
-    @staticmethod
-    def sum(parts: Sequence[Tally]) -> Tally:
-        """Add up those of several blocks."""
-        return Tally(*(sum(part[1:], part[0]) for part in zip(*parts, strict=True)))
+    def add_(self, other: Tally) -> Tally:
+        """Add those of other anchors, in the memory of these."""
+        number = self.number + other.number
+        return Tally(
+            self.d2_pos.add_(other.d2_pos), self.d2_neg.add_(other.d2_neg), number, self.entropy.add_(other.entropy)
+        )
 
     def stats(self, n_anchors: int) -> dict[str, Tensor]:
         """Return the means, as `alphacl_plugins.AlphaCLLoss` shows them."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alphacl_plugins.streaming.by_anchor import ByAnchor
 from alphacl_plugins.streaming.weighted_distances import WeightedDistances
 
 
@@ -47,7 +48,7 @@ class OtherViews:
         lengths = [torch.linalg.vector_norm(gap, dim=2).flatten() for gap in self._gaps]
         self._d2 = torch.stack(lengths, dim=1).square().mul_(0.5)
         self._share = torch.full_like(self._d2, 1 / n_others)
-        self._weights: list[Tensor] = []
+        self._weights = ByAnchor(samples.n_anchors)
 
     def measure(self, i: slice) -> tuple[Tensor, Tensor]:
         """Distances of the anchors i, and the share of each in the mean, ``[m, P]``."""
@@ -55,11 +56,12 @@ class OtherViews:
 
     def weigh(self, i: slice, weights: Tensor) -> None:
         """Take in the weights ``[m, P]`` of the anchors i, which come in order."""
-        self._weights.append(weights)
+        self._weights.write(i, weights)
 
     def gradient(self) -> Tensor:
         """Return that of ``Σ_ip α_ip D_ip`` for the embeddings, ``[V, n, D]``."""
-        weights = self._weights[0] if len(self._weights) == 1 else torch.cat(self._weights)
+        weights = self._weights.read()
+        assert weights is not None  # as anchors have passed
         parts = []
         for shift, (weight, gap) in enumerate(zip(weights.unbind(dim=1), self._gaps, strict=True), start=1):
             pull = self._samples.of_everyone(weight.view(self._samples.anchor_views, -1, 1) * gap)

@@ -12,6 +12,7 @@ from torch import Tensor
 from alphacl_plugins.functional import through_normalization, unit_and_length
 from alphacl_plugins.pairs import anchor_groups
 from alphacl_plugins.strategies import Strategy, Tempered
+from alphacl_plugins.streaming.by_anchor import ByAnchor
 from alphacl_plugins.streaming.fused import pass_by_kernel
 from alphacl_plugins.streaming.groups import Group
 from alphacl_plugins.streaming.known_gradient import with_gradient, with_gradient_on_demand
@@ -115,14 +116,21 @@ class Stream:
     ) -> Passed:
         groups = [Group(samples, *of_group) for of_group in views]
         positives = OtherViews(samples) if samples.labels is None else SameClass(samples, samples.labels)
-        parts = [self._compare(step, positives, weights, with_gradient) for step in _steps(groups, block)]
-        minus_energy, value, _, tallies = zip(*parts, strict=True)
+        value, minus_energy, tally = ByAnchor(samples.n_anchors), ByAnchor(samples.n_anchors), None
+        for step in _steps(groups, block):
+            part = self._compare(step, positives, weights, with_gradient)
+            tally = part.tally if tally is None else tally.add_(part.tally)
+            if part.value is not None:
+                value.write(step.anchors, part.value)
+            if part.minus_energy is not None:
+                minus_energy.write(step.anchors, part.minus_energy)
+        assert tally is not None  # as there are anchors
         gradient = None
         if with_gradient:
             gradient = positives.gradient()
             for group in groups:
                 group.subtract_gradient(gradient)
-        return Passed(_together(minus_energy), _together(value), gradient, Tally.sum(tallies))
+        return Passed(minus_energy.read(), value.read(), gradient, tally)
 
     def _compare(
         self, step: Step, positives: OtherViews | SameClass, weights: Tensor | None, with_gradient: bool
@@ -169,9 +177,3 @@ def _stacked(parts: list[tuple[Tensor, Excluded]]) -> tuple[Tensor, Excluded]:
         return parts[0]
     d2_neg, excluded = zip(*parts, strict=True)
     return torch.cat(d2_neg), Excluded.stack(excluded)
-
-
-def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Put the anchors' numbers below each other, if there are any."""
-    found = [part for part in parts if part is not None]
-    return None if not found else found[0] if len(found) == 1 else torch.cat(found)

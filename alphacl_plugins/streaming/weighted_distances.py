@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alphacl_plugins.streaming.by_anchor import ByAnchor
+
 
 class WeightedDistances:
     """``Σ_ij W_ij D_ij`` of rows ``a [M, D]`` and columns ``b [K, D]``, with ``D_ij = ||a_i - b_j||²/2``.
@@ -24,7 +26,7 @@ class WeightedDistances:
         self._n_moving = len(self._b) if n_moving is None else n_moving
         self._half_a = _half_squares(rows)
         self._half_b = self._half_a if columns is None else _half_squares(columns)
-        self._of_rows: list[Tensor] = []
+        self._of_rows = ByAnchor(len(rows))
         self._sums: Tensor | None = None  # Σ_i W_ij
         self._pulled: Tensor | None = None  # Σ_i W_ij a_i
 
@@ -42,10 +44,10 @@ class WeightedDistances:
         if self._same and len(a) == len(self._a):
             weights = weights if scale is None else scale * weights
             both_ways = weights.T.contiguous().add_(weights)  # a plain sum reads the transpose slowly
-            self._of_rows.append(_pull(a, both_ways, self._b))
+            self._of_rows.write(i, _pull(a, both_ways, self._b))
             return
         of_rows = _pull(a, weights, self._b)
-        self._of_rows.append(of_rows if scale is None else scale * of_rows)
+        self._of_rows.write(i, of_rows if scale is None else scale * of_rows)
         if self._n_moving == 0:
             return
         moving = weights[:, : self._n_moving].T
@@ -57,14 +59,15 @@ class WeightedDistances:
             self._pulled.addmm_(moving, scaled)
 
     def gradients(self) -> tuple[Tensor, Tensor | None]:
-        """Return those of the rows and of the moving columns; None: there is nothing beside that of the rows.
+        """Return those of the rows and of the moving columns, once; None: there is nothing beside that of the rows.
 
         Shape: ``[M, D]``, ``[n_moving, D]``.
         """
-        of_rows = self._of_rows[0] if len(self._of_rows) == 1 else torch.cat(self._of_rows)
+        of_rows = self._of_rows.read()
+        assert of_rows is not None  # as rows have passed
         if self._sums is None or self._pulled is None:
             return of_rows, None
-        return of_rows, torch.addcmul(-self._pulled, self._sums[:, None], self._b[: self._n_moving])
+        return of_rows, self._pulled.neg_().addcmul_(self._sums[:, None], self._b[: self._n_moving])
 
 
 def _pull(a: Tensor, weights: Tensor, b: Tensor) -> Tensor:
