@@ -67,7 +67,7 @@ class WeightedDistances:
         assert of_rows is not None  # as rows have passed
         if self._sums is None or self._pulled is None:
             return of_rows, None
-        return of_rows, self._pulled.neg_().addcmul_(self._sums[:, None], self._b[: self._n_moving])
+        return of_rows, torch.addcmul(self._pulled.neg_(), self._sums[:, None], self._b[: self._n_moving])
 
 
 def _pull(a: Tensor, weights: Tensor, b: Tensor) -> Tensor:
