@@ -146,6 +146,7 @@ class Stream:
         if rows.value is None or self._learns:
             energy = rows.scaled(torch.linalg.vecdot(rows.neg, d2_neg)[:, None])[:, 0]
             minus_energy = torch.linalg.vecdot(rows.pos, d2_pos) - energy
+        del d2_neg  # its memory serves once more
         if with_gradient:
             weighted = rows if weights is None else rows.times(weights[anchors, None])
             positives.weigh(anchors, weighted.pos)

@@ -36,13 +36,13 @@ class WeightedDistances:
         return products.add_(self._half_a[i, None]).clamp_min_(0.0)
 
     def weigh(self, i: slice, weights: Tensor, scale: Tensor | None) -> None:
-        """Take in the weights ``scale * weights`` of the rows i, which come in order.
+        """Take in the weights ``scale * weights`` of the rows i; their memory may be used.
 
         Shape: ``[m, K]``, ``[m, 1]``.
         """
         a = self._a[i]
         if self._same and len(a) == len(self._a):
-            weights = weights if scale is None else scale * weights
+            weights = weights if scale is None else weights.mul_(scale)
             both_ways = weights.T.contiguous().add_(weights)  # a plain sum reads the transpose slowly
             self._of_rows.write(i, _pull(a, both_ways, self._b))
             return

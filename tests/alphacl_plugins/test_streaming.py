@@ -9,6 +9,7 @@ from oracles import ALL_STRATEGIES, random_views, relative_error, strategy_id
 from alphacl_plugins import AlphaCLLoss, PairWeights, build_strategy, strategies
 from alphacl_plugins.strategies import InfoNCE, Inverse, Square, Tempered
 from live_bytes import LiveBytes
+from loss_measurements import Case, measure_memory
 
 every_strategy = pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
 NEGATIVES = ("both", "same", "cross", "queue")
@@ -313,3 +314,11 @@ def test_normalisation_is_that_of_autograd():
     scaled = [(torch.arange(1, 6).double()[:, None] * view).detach().requires_grad_() for view in (z, z_aug)]
     got, expected = (torch.autograd.grad(AlphaCLLoss(block_size=block)(*scaled), scaled) for block in ("auto", None))
     assert all(relative_error(g, e) < 1e-12 for g, e in zip(got, expected, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["direct", "inverse"])
+def test_blocks_leave_no_holes_in_memory(strategy):
+    """Small tensors that stay, between large ones that go, once took 1 and 2 GiB here instead of 0.1."""
+    measured = measure_memory(Case(strategy, 8192, 128, "cpu", 1, 8.0, "highest"), seconds=60)
+    assert measured["extra_bytes"] < 400 * 2**20, measured
