@@ -44,7 +44,7 @@ types: $(INSTALLED)  ## mypy
 
 docs: $(INSTALLED)  ## the manual, into site/
 	$(RUN) -m pip install --quiet --editable ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist site .runs .mypy_cache .pytest_cache .ruff_cache

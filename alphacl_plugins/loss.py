@@ -50,7 +50,8 @@ class AlphaCLLoss(nn.Module):
             ``-E / M``.
         reduction: "mean" over the anchors, or "none".
         block_size: how many anchors are compared at once, >= 1. The gradient is then formed block by block beside the
-            loss, in memory of the size of the embeddings; "auto" chooses. None: by autograd from the N x N
+            loss, in memory of the size of the embeddings; "auto" chooses (with reduction "none" and few anchors it is
+            None). None: by autograd from the N x N
             distances, which second derivatives (with α held fixed) need, and with reduction "none" a strategy that
             draws random numbers, as α is else formed once more in the backward pass. "kernel", on request only: by
             Triton on a GPU, which writes no distance to memory, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Entropy,
@@ -187,6 +188,10 @@ class AlphaCLLoss(nn.Module):
         shown.update({name: getattr(self, name) for name in names})
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies begin without the statistics of a batch, which a transform of torch.func may have left unreadable."""
+        return self.__dict__ | {"last_stats": {}}
+
     def _prepare(
         self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None
     ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
@@ -229,14 +234,14 @@ class AlphaCLLoss(nn.Module):
         batch = self._assemble(views, labels, queue)
         first, samples = batch.first, len(batch.views[0])
         stream = Stream(
-            self.strategy,
-            self.negatives,
-            self.symmetric,
-            normalize,
-            batch.classes if batch.labelled else None,
-            batch.queue,
-            range(first, first + samples),
-            block,
+            strategy=self.strategy,
+            negatives=self.negatives,
+            symmetric=self.symmetric,
+            normalize=normalize,
+            labels=batch.classes if batch.labelled else None,
+            queue=batch.queue,
+            own=range(first, first + samples),
+            block=block,
         )
         loss, self.last_stats = stream.loss(torch.stack(batch.everyone), self.reduction)
         self._keep_tau()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,11 +55,10 @@ def _one_by_one(strategy: Strategy, d2_pos: Tensor, share: Tensor, d2_neg: Tenso
 
 def _apply(strategy: Strategy, d2_pos: Tensor, d2_neg: Tensor, drop: Drop) -> tuple[Tensor, Tensor, Tensor | None]:
     """Ask for one positive, check what comes back, drop weights of excluded candidates, fill in the positive's."""
-    weights = strategy(d2_pos, d2_neg)
-    if not isinstance(weights, tuple):
-        raise TypeError(
-            f"strategy: expected one that returns PairWeights, got one that returns {type(weights).__name__}"
-        )
+    weights: Any = strategy(d2_pos, d2_neg)
+    if not isinstance(weights, tuple) or len(weights) != 3:
+        what = f"{len(weights)} values" if isinstance(weights, tuple) else type(weights).__name__
+        raise TypeError(f"strategy: expected one that returns PairWeights, got one that returns {what}")
     neg, pos, value = weights
     for name, part, like in (("neg", neg, d2_neg), ("pos", pos, d2_pos), ("value", value, d2_pos)):
         if part is None and name != "neg":

@@ -23,10 +23,8 @@ from alphacl_plugins._checks import check_above, check_bool, check_callable, che
 from alphacl_plugins.strategies.base import Candidates, PairWeights, slope_of, split_excluded
 from alphacl_plugins.strategies.factored import Exponent, Factored, Factors, Totals
 
-_INVERSE_STEPS = {torch.float32: 6}  # reach the dtype's precision for every γ, τ, K and row tried
-_INVERSE_STEPS_FLOAT64 = 8  # 7 reach 1e-13
+_INVERSE_STEPS = {torch.float32: 6, torch.float64: 8}  # reach the dtype's precision for every γ, τ, K and row tried
 _REGULARIZED_STEPS = 64
-_SQUARE_STEPS = 6  # beside the logarithm of the number of candidates
 _DIFFERENTIABLE_STEPS = 2
 
 
@@ -137,14 +135,17 @@ class Inverse:
         shifts = _above_closest(candidates) / self.tau
         for _ in range(_DIFFERENTIABLE_STEPS):
             alpha = candidates.keep(self._alpha(shifts, w))
-            ratio = 1 + shifts * torch.exp(-self.gamma * w)
+            ratio = self._ratio(shifts, w)
             total, slope = (part.sum(dim=1, keepdim=True) for part in (alpha, alpha / ratio))
             w = w + (total - 1) / slope
         return candidates.keep(self._alpha(shifts, w))
 
     def _alpha(self, shifts: Tensor, w: Tensor) -> Tensor:
-        ratio = 1 + shifts * torch.exp(-self.gamma * w)
-        return torch.exp(-w) * ratio.pow(-1 / self.gamma)
+        return torch.exp(-w) * self._ratio(shifts, w).pow(-1 / self.gamma)
+
+    def _ratio(self, shifts: Tensor, w: Tensor) -> Tensor:
+        """``(δ/τ + y)/y``, which stays inf for an excluded candidate where 1/y underflows."""
+        return (shifts * torch.exp(-self.gamma * w).clamp_min(torch.finfo(w.dtype).tiny)).add_(1)
 
     def _below_root(self, shifts: Tensor) -> Tensor:
         compared = (shifts < math.inf).to(shifts.dtype)
@@ -157,8 +158,8 @@ class Inverse:
 
     def _root(self, shifts: Tensor) -> Tensor:
         w = self._below_root(shifts)
-        for _ in range(_INVERSE_STEPS.get(shifts.dtype, _INVERSE_STEPS_FLOAT64)):
-            ratio = (shifts * torch.exp(-self.gamma * w)).add_(1)  # inf where excluded
+        for _ in range(_INVERSE_STEPS[shifts.dtype]):
+            ratio = self._ratio(shifts, w)
             terms = ratio.pow(-1 / self.gamma)  # α = exp(-w) terms, and -dα/dw = α / ratio
             sums = terms.sum(dim=1, keepdim=True)
             g = self.gamma * (torch.log(sums) - w)
@@ -221,11 +222,11 @@ class Square:
         """The level μ, below which candidates have weight: the root of ``Σ_j max(0, μ - δ_j) = τ``.
 
         Newton's method from above: the sum is convex, so no step overshoots, and once the candidates below the level
-        are the right ones the next step is exact. Each step halves their number or more than halves what is too much.
+        are the right ones the next step is exact.
         """
         level = torch.full_like(shifts[:, :1], self.tau)
         above = torch.empty_like(shifts)  # one for all steps: pages that were given back are slow to come again
-        for _ in range(1 + shifts.shape[1].bit_length() + _SQUARE_STEPS):
+        for _ in range(_newton_steps(shifts.shape[1], torch.finfo(shifts.dtype).eps)):
             above.copy_(shifts).sub_(level).clamp_max_(0.0)
             excess = -above.sum(dim=1, keepdim=True) - self.tau
             level = level + excess / above.sign_().sum(dim=1, keepdim=True)
@@ -280,8 +281,22 @@ class Regularized:
         return candidates.keep(self.inverse_derivative(shifts + x).clamp_min(0.0))
 
 
+def _newton_steps(n_candidates: int, eps: float) -> int:
+    """How many steps bring `Square`'s level within ``eps τ`` of the root, whatever the row.
+
+    A step that keeps a share r of the n candidates below the level moves it by at most ``1/r - 1`` times as far as the
+    step before, as ``n' (μ' - μ'') = Σ_dropped (δ - μ') <= (n - n') (μ - μ')``. The shares of s steps multiply to
+    1/K at least, and ``-log(1/r - 1)`` is convex in ``log 1/r``, so the s steps shrink the way by at least
+    ``(K^(1/s) - 1)^s``.
+    """
+    log_number, steps = math.log(max(n_candidates, 2)), 2
+    while math.expm1(log_number / steps) >= 1 or -steps * math.log(math.expm1(log_number / steps)) < -math.log(eps):
+        steps += 1
+    return steps + 2
+
+
 def _shifts(d2_neg: Tensor) -> Tensor:
-    """``δ_j = D_j - D_min``, +inf where excluded; faster than with a mask, where no gradient meets the inf."""
+    """``δ_j = D_j - D_min``, +inf where excluded: faster than a mask, for uses whose gradient is 0 at inf."""
     return d2_neg - d2_neg.detach().amin(dim=1, keepdim=True)
 
 

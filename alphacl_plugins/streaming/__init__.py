@@ -4,7 +4,9 @@ With α held fixed the gradient of ``-E = Σ_i (Σ_p α_ip D_ip - Σ_j α_ij D_i
 formed while the distances of a block of anchors are at hand, for every strategy, since strategies are row-wise. What
 remains in memory has the size of the embeddings.
 
-`stream` has the steps, `groups` who is compared with whom, `rows` α, `weighted_distances` the gradient.
+`stream` has the steps. `groups` and `positives`: who is compared with whom; `rows`: α; `weighted_distances`: the
+gradient; `known_gradient`: how autograd gets it; `passed` and `by_anchor`: what is kept; `fused` and
+`softmax_kernel`: the same by kernels in Triton.
 """
 
 from alphacl_plugins.streaming.stream import Stream, automatic_block

@@ -62,7 +62,7 @@ def pass_by_kernel(
         torch.linalg.vecdot(pos, d2_pos) - (mass * energy / weight)[:, 0],
         None if value is None else (share * value).sum(dim=1),
         None,
-        Tally((share * d2_pos).sum(), d2_neg.sum(), number * len(d2_neg), entropy.sum()),
+        Tally((share * d2_pos).sum(), d2_neg.sum(), number * len(d2_neg), entropy.sum(), len(d2_neg)),
     )
     if not with_gradient:
         return passed

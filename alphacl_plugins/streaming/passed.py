@@ -1,4 +1,4 @@
-"""What one pass over the anchors brings together."""
+"""What a pass over anchors brings together."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class Tally(NamedTuple):
     d2_neg: Tensor  # over all pairs of anchor and candidate
     number: Tensor | int  # of these pairs
     entropy: Tensor
+    anchors: int
 
     def add_(self, other: Tally) -> Tally:
         """Add those of other anchors, in the memory of these."""
-        number = self.number + other.number
-        return Tally(
-            self.d2_pos.add_(other.d2_pos), self.d2_neg.add_(other.d2_neg), number, self.entropy.add_(other.entropy)
-        )
+        d2_pos, d2_neg = self.d2_pos.add_(other.d2_pos), self.d2_neg.add_(other.d2_neg)
+        entropy, anchors = self.entropy.add_(other.entropy), self.anchors + other.anchors
+        return Tally(d2_pos, d2_neg, self.number + other.number, entropy, anchors)
 
-    def stats(self, n_anchors: int) -> dict[str, Tensor]:
+    def stats(self) -> dict[str, Tensor]:
         """Return the means, as `alphacl_plugins.AlphaCLLoss` shows them."""
         number = self.number.clamp_min(1) if isinstance(self.number, Tensor) else self.number
-        entropy = self.entropy / n_anchors
+        entropy = self.entropy / self.anchors
         return {
-            "d2_pos": self.d2_pos / n_anchors,
+            "d2_pos": self.d2_pos / self.anchors,
             "d2_neg": self.d2_neg / number,
             "alpha_entropy": entropy,
             "effective_negatives": entropy.exp(),
@@ -38,7 +38,7 @@ class Tally(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """Losses of the M anchors, and the gradient of their weighted sum."""
+    """Losses of M anchors, and the gradient of their weighted sum; that of a block stays with its groups."""
 
     minus_energy: Tensor | None  # [M]; None: nobody asked
     value: Tensor | None  # [M]; None stands for -E

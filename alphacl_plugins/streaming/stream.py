@@ -38,15 +38,6 @@ class Step(NamedTuple):
     blocks: list[tuple[Group, slice]]  # the same, counted in each group
 
 
-class Outcome(NamedTuple):
-    """What is known once all anchors have passed."""
-
-    minus_energy: Tensor | None  # [M]; None: nobody asked
-    value: Tensor | None  # [M]; None stands for -E
-    gradient: Tensor | None  # like the embeddings
-    stats: dict[str, Tensor]
-
-
 @dataclass(frozen=True)
 class Stream:
     """Everything but the embeddings; those are ``stacked [V, n, D]``, of all ranks.
@@ -73,7 +64,7 @@ class Stream:
     def loss(self, stacked: Tensor, reduction: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, "mean" or "none" (of each anchor), and the statistics of the batch."""
         mean, differentiable = reduction == "mean", torch.is_grad_enabled()
-        minus_energy, value, gradient, stats = self.outcome(stacked, with_gradient=mean and differentiable)
+        minus_energy, value, gradient, tally = self.outcome(stacked, with_gradient=mean and differentiable)
         loss = minus_energy if value is None else value
         assert loss is not None  # as `outcome` forms -E where there is no value
         loss = loss.mean() if mean else loss
@@ -83,9 +74,9 @@ class Stream:
             loss = with_gradient(stacked, gradient, loss)
         elif differentiable:
             loss = with_gradient_on_demand(stacked, loss, self)
-        return loss, stats
+        return loss, tally.stats()
 
-    def outcome(self, stacked: Tensor, weights: Tensor | None = None, *, with_gradient: bool = True) -> Outcome:
+    def outcome(self, stacked: Tensor, weights: Tensor | None = None, *, with_gradient: bool = True) -> Passed:
         """Losses of the anchors, and the gradient of their sum with ``weights [M]`` (None: of their mean)."""
         embeddings, length = stacked.detach(), None
         if self.normalize:
@@ -103,7 +94,7 @@ class Stream:
         if gradient is not None:
             gradient = gradient.div_(samples.n_anchors) if weights is None else gradient
             gradient = gradient if length is None else through_normalization(gradient, embeddings, length)
-        return Outcome(passed.minus_energy, passed.value, gradient, passed.tally.stats(samples.n_anchors))
+        return passed._replace(gradient=gradient)
 
     def gradient(self, stacked: Tensor, weights: Tensor) -> Tensor:
         """Form the gradient of ``Σ_i weights_i loss_i`` once more."""
@@ -141,7 +132,7 @@ class Stream:
         d2_pos, share = positives.measure(anchors)
         rows = form_rows(self.strategy, d2_pos, share, d2_neg, excluded)
         total_pos = torch.dot(share.flatten(), d2_pos.flatten())
-        tally = Tally(total_pos, d2_neg.sum(), excluded.total_left(d2_neg), rows.entropy.sum())
+        tally = Tally(total_pos, d2_neg.sum(), excluded.total_left(d2_neg), rows.entropy.sum(), len(d2_neg))
         minus_energy = None
         if rows.value is None or self._learns:
             energy = rows.scaled(torch.linalg.vecdot(rows.neg, d2_neg)[:, None])[:, 0]

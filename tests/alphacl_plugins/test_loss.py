@@ -236,6 +236,7 @@ def test_a_users_weights_at_excluded_candidates_do_not_count():
     ("answer", "error", "message"),
     [
         (lambda p, n: n, TypeError, r"strategy: expected one that returns PairWeights, got one that returns Tensor"),
+        (lambda p, n: (n, p), TypeError, r"strategy: expected one that returns PairWeights, got one .* 2 values"),
         (lambda p, n: PairWeights(n[:, :1]), ValueError, r"strategy: expected PairWeights.neg \(6, 6\), got \(6, 1\)"),
         (lambda p, n: PairWeights(n, p[:, None]), ValueError, r"expected PairWeights.pos \(6,\), got \(6, 1\)"),
         (lambda p, n: PairWeights(n, p, p.mean()), ValueError, r"expected PairWeights.value \(6,\), got \(\)"),

@@ -1,5 +1,6 @@
 """The regularised strategies solve their optimisation: KKT conditions, agreement with each other, Danskin's value."""
 
+import itertools
 import math
 
 import numpy as np
@@ -136,3 +137,39 @@ def test_inverse_takes_exponents_whose_multiplier_leaves_the_range_of_the_dtype(
     tolerance = 50 * torch.finfo(dtype).eps
     assert float((weights.sum(dim=1) - 1).abs().max()) < tolerance
     assert float((weights * 254 - 1).abs().max()) < 0.1 or gamma < 3
+    more = torch.cat([d2, torch.full_like(d2[:, :2], math.inf)], dim=1)
+    with_excluded = Inverse(0.5, gamma)(d2[:, 0], more).neg
+    assert float((with_excluded[:, :-2] - weights).abs().max()) < tolerance
+    assert not with_excluded[:, -2:].any()
+
+
+def slow_row(candidates: int, share: float, tau: float) -> torch.Tensor:
+    """A row on which each Newton step for Square's level keeps that share of the candidates, those dropped being just
+    below the level before."""
+    counts = [candidates]
+    while counts[-1] > 2:
+        counts.append(max(2, min(counts[-1] - 1, round(counts[-1] * share))))
+    gaps, gap = [0.0], 1.0  # the way from the first level, in units of its first step
+    for before, after in itertools.pairwise(counts):
+        gaps.append(gaps[-1] + gap / before)
+        gap *= 1 - after / before
+    dropped = [before - after for before, after in itertools.pairwise(counts)]
+    first = 1 / (1 - sum(d * g for d, g in zip(dropped, gaps[:-1], strict=True)))
+    row = [0.0] * 2
+    for d, g in zip(dropped, gaps[:-1], strict=True):
+        row += [max(0.0, 1 - first * g - 1e-15)] * d
+    return tau * torch.tensor(row, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("candidates", [64, 254, 1022, 5000])
+@pytest.mark.parametrize("share", [0.5, 0.65, 0.71, 0.775, 0.82, 0.9])
+def test_square_is_exact_on_rows_that_newton_takes_slowly(candidates, share):
+    """Against the solution by sorting: μ = (τ + Σ of the k nearest) / k for the largest k whose k-th lies below it."""
+    tau = 0.7
+    row = slow_row(candidates, share, tau)
+    ordered = row.sort().values
+    levels = (tau + ordered.cumsum(dim=0)) / torch.arange(1, candidates + 1)
+    level = levels[(levels > ordered).nonzero().max()]
+    expected = (level - row).clamp_min(0) / tau
+    got = Square(tau)(row[:1], row[None]).neg[0]
+    assert float((got - expected).abs().max()) < 1e-14 * float(expected.max())

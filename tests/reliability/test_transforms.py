@@ -1,5 +1,6 @@
 """torch.compile, deterministic algorithms and torch.func give what plain autograd gives."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -103,3 +104,10 @@ def test_hessian_of_the_loss_whose_alpha_moves(name):
         differences = torch.stack([(slope(z + s, z_aug) - slope(z - s, z_aug)).flatten() / 2e-5 for s in step])
         error, largest = (difference.detach().abs().max().item() for difference in (differences - by_func, by_func))
         assert error < 1e-6 * max(1.0, largest)
+
+
+def test_a_loss_is_copied_after_a_transform():
+    z, z_aug = (view.detach() for view in random_views(0, n=6, d=4))
+    loss = AlphaCLLoss("infonce")
+    torch.func.grad(lambda z: loss(z, z_aug))(z)
+    assert copy.deepcopy(loss)(z, z_aug) == loss(z, z_aug)
