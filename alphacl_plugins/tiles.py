@@ -13,7 +13,7 @@ from torch import Tensor
 from alphacl_plugins.pairs import candidate_views
 from alphacl_plugins.ranks import world_size
 
-SIDE = 1024  # anchors, and candidates, that are compared at once
+SIDE = 512  # anchors, and candidates, that are compared at once
 
 
 class Block(NamedTuple):

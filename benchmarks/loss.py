@@ -55,26 +55,30 @@ class Settings:
 def main(settings: Settings) -> None:
     """Measure, print, write."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    unknown = [name for name in settings.losses if name not in OURS | PEERS]
+    if unknown:
+        sys.exit(f"--losses: expected names among {', '.join(OURS | PEERS)}, got {', '.join(unknown)}")
     torch.set_num_threads(settings.threads)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     rate = measure_rate()
     results = []
     for width in settings.widths:
-        too_slow: set[str] = set()
+        skipped: dict[str, str] = {}  # losses that larger sizes are not for, and why
         for size in settings.sizes:
             cases = [
                 Case(name, size, width, device, settings.threads, settings.memory_limit, settings.matmul_precision)
                 for name in settings.losses
                 if device == "cuda" or name not in ON_A_GPU
             ]
-            memory = {case.loss: measure_memory(case, settings.seconds) for case in cases if case.loss not in too_slow}
+            memory = {case.loss: measure_memory(case, settings.seconds) for case in cases if case.loss not in skipped}
             fit = [case for case in cases if "failed" not in memory.get(case.loss, {"failed": ""})]
             times = measure_times(fit, settings.seconds)
             for case in cases:
-                found = memory.get(case.loss, {"failed": "too slow"}) | times.get(case.loss, {})
+                found = memory.get(case.loss) or {"failed": skipped[case.loss]}
+                found |= times.get(case.loss, {})
                 results.append(asdict(case) | found)
-                if found.get("failed") or found["seconds"] > settings.seconds:
-                    too_slow.add(case.loss)
+                if "failed" in found or found["seconds"] > settings.seconds:
+                    skipped[case.loss] = found.get("failed", "too slow")
             print(markdown([r for r in results if (r["size"], r["width"]) == (size, width)]), flush=True)
             write(results, settings, rate)
     print(goals(results, rate))
