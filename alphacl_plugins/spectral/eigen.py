@@ -70,16 +70,18 @@ def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tup
     generator = torch.Generator().manual_seed(0)  # a start of its own: the same result whatever was drawn before
     start = torch.randn(width, block, generator=generator, dtype=torch.float64).to(like)
     basis = torch.linalg.qr(start).Q
-    tolerance = 100 * torch.finfo(like.dtype).eps
+    eps = torch.finfo(like.dtype).eps
+    tolerance = 100 * eps
     for _ in range(restarts):
-        spaces, images = [basis], [operator @ basis]
-        while len(spaces) < 4 and (len(spaces) + 1) * block <= width:
-            span, new = torch.cat(spaces, dim=1), images[-1]
-            for _ in range(2):
-                new = torch.linalg.qr(new - span @ (span.T @ new)).Q
-            spaces.append(new)
-            images.append(operator @ new)
-        span, image = torch.cat(spaces, dim=1), torch.cat(images, dim=1)
+        span, image = basis, operator @ basis
+        latest = image
+        for _ in range(3):
+            _check_finite(latest)
+            new = _new_directions(latest, span, at_least=10 * eps)[:, : width - span.shape[1]]
+            if new.shape[1] == 0:  # X maps the span into itself: what it holds is exact
+                break
+            latest = operator @ new
+            span, image = torch.cat([span, new], dim=1), torch.cat([image, latest], dim=1)
         small = span.T @ image
         _check_finite(small)
         values, rotation = torch.linalg.eigh((small + small.T) / 2)
@@ -96,6 +98,16 @@ def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tup
             RuntimeWarning,
         )
     return values[:n], (span @ rotation)[:, :n]
+
+
+def _new_directions(image: Tensor, span: Tensor, at_least: float) -> Tensor:
+    """Orthonormal columns for what an image adds to the span, unless it is so small a part of it: rounding noise."""
+    scale = torch.linalg.matrix_norm(image, 2)
+    for _ in range(2):
+        image = image - span @ (span.T @ image)
+    directions, sizes, _ = torch.linalg.svd(image, full_matrices=False)
+    directions = directions[:, sizes > at_least * scale]
+    return torch.linalg.qr(directions - span @ (span.T @ directions)).Q
 
 
 def _check_finite(matrix: Tensor) -> None:

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from oracles import ALL_STRATEGIES, relative_error, strategy_id
 from sklearn.decomposition import PCA
@@ -162,6 +163,26 @@ def test_the_operator_finds_what_the_dense_matrix_has_at_any_size(width, n):
         contrastive_pca(x, None, alpha, n, solver=solver).eigenvalues for solver in ("dense", "operator")
     )
     torch.testing.assert_close(operator, dense, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("with_view", [True, False])
+@pytest.mark.parametrize("n_components", [1, 2, 3, 50])
+@pytest.mark.parametrize("n", [4, 8, 20, 100])
+def test_the_operator_is_right_where_samples_are_fewer_than_columns(n, n_components, with_view, dtype):
+    """X_α has rank 2 N at most: the Krylov space is soon exhausted, and rounding must not count as directions."""
+    x, x_aug, alpha = (part.to(dtype) for part in draw(n=n, d=300))
+    x_aug = x_aug if with_view else None
+    components, eigenvalues = contrastive_pca(x, x_aug, alpha, n_components, solver="operator")
+    doubles = [None if part is None else part.double() for part in (x, x_aug, alpha)]
+    matrix = contrastive_covariance(*doubles)
+    values = scipy.linalg.eigh(matrix.numpy(), eigvals_only=True)[::-1].copy()
+    scale, tolerance = float(np.abs(values).max()), 1000 * torch.finfo(dtype).eps
+    expected = torch.from_numpy(values[:n_components])
+    assert_close(eigenvalues.double(), expected, rtol=0, atol=tolerance * scale)
+    assert_close(components @ components.T, torch.eye(n_components, dtype=dtype), rtol=0, atol=tolerance)
+    residual = components.double() @ matrix - expected[:, None] * components.double()
+    assert residual.norm(dim=1).max() < tolerance * scale
 
 
 @pytest.mark.parametrize("solver", ["dense", "operator", "auto"])
