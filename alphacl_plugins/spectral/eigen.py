@@ -107,7 +107,8 @@ def _new_directions(image: Tensor, span: Tensor, at_least: float) -> Tensor:
         image = image - span @ (span.T @ image)
     directions, sizes, _ = torch.linalg.svd(image, full_matrices=False)
     directions = directions[:, sizes > at_least * scale]
-    return torch.linalg.qr(directions - span @ (span.T @ directions)).Q
+    basis: Tensor = torch.linalg.qr(directions - span @ (span.T @ directions)).Q
+    return basis
 
 
 def _check_finite(matrix: Tensor) -> None:
