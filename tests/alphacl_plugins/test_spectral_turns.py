@@ -89,6 +89,25 @@ def test_more_turns_never_raise_the_loss_that_was_kept():
     assert values[-1] == pytest.approx(min(values), rel=1e-9)
 
 
+@pytest.mark.parametrize(("seed", "tau"), [(1, 0.1), (3, 0.1), (5, 0.05)])
+def test_more_turns_are_never_worse_wherever_they_are_cut(seed, tau):
+    """The loss of Eq. 2, and the residual and gap of the W that is returned, for every limit on the turns."""
+    x, x_aug = draw(seed)
+    unit, losses = unit_of(x, 2), []
+    for max_iter in range(2, 16):
+        found = take_turns(x, x_aug, strategies.InfoNCE(tau), 2, tol=0.0, max_iter=max_iter)
+        w = found.components
+        losses.append(infonce(w, x, x_aug, tau, unit).item())
+        matrix = contrastive_covariance(x, x_aug, strategies.InfoNCE(tau), z=x @ w.T / unit, z_aug=x_aug @ w.T / unit)
+        image = matrix @ w.T
+        assert not found.converged
+        assert found.residual == pytest.approx(((image - w.T @ (w @ image)).norm() / image.norm()).item(), rel=1e-6)
+        best = torch.linalg.eigvalsh(matrix).flip(0)[:2]
+        assert found.gap == pytest.approx(((best.sum() - torch.trace(w @ image)) / best.abs().sum()).item(), abs=1e-9)
+    assert all(later <= before * (1 + 1e-12) for before, later in pairwise(losses))
+    assert losses[-1] < losses[0]
+
+
 def test_the_first_turn_is_the_closed_form_at_the_alpha_of_pca():
     x, x_aug = draw(2)
     centred = x - x.mean(dim=0)
