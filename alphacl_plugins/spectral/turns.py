@@ -10,7 +10,13 @@ from torch import Tensor
 
 from alphacl_plugins._checks import check_count, check_non_negative
 from alphacl_plugins.spectral.covariance import ContrastiveCovariance, contrastive_covariance
-from alphacl_plugins.spectral.eigen import Eigenstructure, leading_eigenvectors, with_positive_peaks
+from alphacl_plugins.spectral.eigen import (
+    Eigenstructure,
+    check_finite_product,
+    leading_eigenvectors,
+    with_positive_peaks,
+)
+from alphacl_plugins.spectral.pca import check_samples
 from alphacl_plugins.strategies import Strategy
 
 # The inertia λ: its first value above 0, and its factor after an answer that is withdrawn, or kept. Of three settings
@@ -78,15 +84,20 @@ def take_turns(
     if isinstance(strategy, Tensor):
         raise TypeError("strategy: expected a strategy object or its name, got a tensor; contrastive_pca takes one")
     checked = ContrastiveCovariance(x, x_aug, strategy, labels=labels, block_size=block_size)
+    check_samples(x, x_aug, labels)
     centred, step = checked.x, checked.step
-    start = leading_eigenvectors(centred.T @ centred, n_components)
+    scatter = centred.T @ centred
+    check_finite_product(scatter)
+    start = leading_eigenvectors(scatter, n_components)
     unit = (start.eigenvalues.sum() / len(x)).sqrt().clamp_min(torch.finfo(centred.dtype).tiny)
 
     def covariance_at(components: Tensor) -> Tensor:
         projection = components.T / unit
         z = centred @ projection
         z_aug = None if step is None else z - step @ projection
-        return contrastive_covariance(x, x_aug, strategy, z=z, z_aug=z_aug, labels=labels, block_size=block_size)
+        matrix = contrastive_covariance(x, x_aug, strategy, z=z, z_aug=z_aug, labels=labels, block_size=block_size)
+        check_finite_product(matrix)
+        return matrix
 
     kept = start.components
     matrix = covariance_at(kept)

@@ -302,12 +302,35 @@ def nan_weights(d2_pos, d2_neg):
         (lambda: contrastive_pca(X, X_AUG, ALPHA / 0, 2), ValueError, "alpha: expected finite weights, got nan or"),
         (lambda: contrastive_pca(X, X_AUG, -ALPHA, 2), ValueError, "alpha: expected weights >= 0, got -0.9"),
         (lambda: contrastive_pca(X, X_AUG, 0 * ALPHA, 2), ValueError, "alpha: expected a weight > 0 for some pair of"),
-        (lambda: contrastive_pca(X, X_AUG, nan_weights, 2), ValueError, "matrix: expected finite entries, got nan"),
+        (lambda: contrastive_pca(X, X_AUG, nan_weights, 2), ValueError, "x: expected samples and weights whose"),
         (
             lambda: contrastive_pca(X, X_AUG, nan_weights, 2, solver="operator"),
             ValueError,
-            "matrix: expected finite entries",
+            "x: expected samples and weights whose X_α is finite, got nan or inf",
         ),
+        *[
+            (
+                lambda solver=solver: contrastive_pca(1e200 * X, X_AUG, ALPHA, 2, solver=solver),
+                ValueError,
+                "x: expected samples and weights whose X_α is finite, got nan or inf",
+            )
+            for solver in ("dense", "operator")
+        ],
+        *[
+            (
+                lambda alpha=alpha: contrastive_pca(X, X_AUG, alpha, 2, labels=torch.full((N,), 7)),
+                ValueError,
+                "alpha: expected a weight > 0 for some pair of samples of different classes, got none",
+            )
+            for alpha in (ALPHA, "infonce")
+        ],
+        (
+            lambda: ContrastiveCovariance(X, X_AUG, ALPHA) @ np.eye(D),
+            TypeError,
+            "vectors: expected a tensor [D] or [D, k], got ndarray",
+        ),
+        (lambda: leading_eigenvectors(np.eye(3), 1), TypeError, "matrix: expected a tensor [rows, columns], got nd"),
+        (lambda: leading_eigenvectors(X.T @ X / 0, 1), ValueError, "matrix: expected finite entries, got nan or inf"),
         (lambda: ContrastiveCovariance(X, X_AUG, ALPHA) @ X, ValueError, "vectors: expected shape [6, k], got (23, 6)"),
         (lambda: leading_eigenvectors(X, 2), ValueError, "matrix: expected shape [D, D], got (23, 6)"),
     ],

@@ -178,3 +178,26 @@ def test_identical_samples_end_at_once():
 def test_errors_name_the_argument(options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         take_turns(*draw(0), **{"strategy": "infonce", "n_components": 2, **options})
+
+
+@pytest.mark.parametrize(
+    ("factor", "aug_factor", "message"),
+    [
+        (math.nan, 1.0, "x: expected finite entries, got nan or inf"),
+        (1.0, math.inf, "x_aug: expected finite entries, got nan or inf"),
+        (1e200, 1.0, "x: expected samples and weights whose X_α is finite, got nan or inf"),
+        (1.0, 1e200, "x: expected samples and weights whose X_α is finite, got nan or inf"),
+    ],
+)
+def test_samples_that_are_not_finite_or_too_large_are_named(factor, aug_factor, message):
+    x, x_aug = draw(0)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        take_turns(factor * x, aug_factor * x_aug, "infonce", 2)
+
+
+def test_one_class_leaves_no_pair_to_weigh():
+    x, x_aug = draw(0)
+    with pytest.raises(
+        ValueError, match=r"^alpha: expected a weight > 0 for some pair of samples of different classes"
+    ):
+        take_turns(x, x_aug, "infonce", 2, labels=torch.zeros(len(x), dtype=torch.long))
