@@ -73,6 +73,8 @@ class ContrastiveCovariance:
     @torch.no_grad()
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Multiply ``[D]`` or ``[D, k]``: X_α itself is not formed, which costs O(N² k) for each product."""
+        if not isinstance(vectors, Tensor):
+            raise TypeError(f"vectors: expected a tensor [D] or [D, k], got {type(vectors).__name__}")
         if vectors.ndim not in (1, 2) or len(vectors) != self.shape[0]:
             raise ValueError(f"vectors: expected shape [{self.shape[0]}, k], got {tuple(vectors.shape)}")
         columns = vectors[:, None] if vectors.ndim == 1 else vectors

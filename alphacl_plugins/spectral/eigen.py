@@ -39,7 +39,7 @@ def leading_eigenvectors(matrix: Tensor | ContrastiveCovariance, n_components: i
     >>> leading_eigenvectors(torch.diag(torch.tensor([1.0, 3.0, -2.0])), 2).eigenvalues
     tensor([3., 1.])
     """
-    if isinstance(matrix, Tensor):
+    if not isinstance(matrix, ContrastiveCovariance):
         check_matrix("matrix", matrix)
     width = matrix.shape[0]
     if matrix.shape[1] != width:
@@ -49,7 +49,8 @@ def leading_eigenvectors(matrix: Tensor | ContrastiveCovariance, n_components: i
         raise ValueError(f"n_components: expected at most the width of x, {width}, got {n_components}")
     if isinstance(matrix, Tensor):
         (matrix,) = promote(matrix)
-        _check_finite(matrix)
+        if not matrix.isfinite().all():
+            raise ValueError("matrix: expected finite entries, got nan or inf")
         values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
         values, vectors = values.flip(0)[:n_components], vectors.flip(1)[:, :n_components]
     else:
@@ -70,18 +71,20 @@ def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tup
     generator = torch.Generator().manual_seed(0)  # a start of its own: the same result whatever was drawn before
     start = torch.randn(width, block, generator=generator, dtype=torch.float64).to(like)
     basis = torch.linalg.qr(start).Q
-    tolerance = 100 * torch.finfo(like.dtype).eps
+    eps = torch.finfo(like.dtype).eps
+    tolerance = 100 * eps
     for _ in range(restarts):
-        spaces, images = [basis], [operator @ basis]
-        while len(spaces) < 4 and (len(spaces) + 1) * block <= width:
-            span, new = torch.cat(spaces, dim=1), images[-1]
-            for _ in range(2):
-                new = torch.linalg.qr(new - span @ (span.T @ new)).Q
-            spaces.append(new)
-            images.append(operator @ new)
-        span, image = torch.cat(spaces, dim=1), torch.cat(images, dim=1)
+        span, image = basis, operator @ basis
+        latest = image
+        for _ in range(3):
+            check_finite_product(latest)
+            new = _new_directions(latest, span, at_least=10 * eps)[:, : width - span.shape[1]]
+            if new.shape[1] == 0:  # X maps the span into itself: what it holds is exact
+                break
+            latest = operator @ new
+            span, image = torch.cat([span, new], dim=1), torch.cat([image, latest], dim=1)
         small = span.T @ image
-        _check_finite(small)
+        check_finite_product(small)
         values, rotation = torch.linalg.eigh((small + small.T) / 2)
         scale = values.abs().max()
         values, rotation = values.flip(0)[:block], rotation.flip(1)[:, :block]
@@ -98,7 +101,21 @@ def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tup
     return values[:n], (span @ rotation)[:, :n]
 
 
-def _check_finite(matrix: Tensor) -> None:
-    """An eigen-solver waits for its matrix anyway, so here a look at the values costs nothing."""
-    if not matrix.isfinite().all():
-        raise ValueError("matrix: expected finite entries, got nan or inf")
+def _new_directions(image: Tensor, span: Tensor, at_least: float) -> Tensor:
+    """Orthonormal columns for what an image adds to the span, unless it is so small a part of it: rounding noise."""
+    scale = torch.linalg.matrix_norm(image, 2)
+    for _ in range(2):
+        image = image - span @ (span.T @ image)
+    directions, sizes, _ = torch.linalg.svd(image, full_matrices=False)
+    directions = directions[:, sizes > at_least * scale]
+    basis: Tensor = torch.linalg.qr(directions - span @ (span.T @ directions)).Q
+    return basis
+
+
+def check_finite_product(product: Tensor) -> None:
+    """Raise unless X_α, or its product, is finite: an eigen-solver waits for it anyway, so this look costs nothing."""
+    if not product.isfinite().all():
+        raise ValueError(
+            "x: expected samples and weights whose X_α is finite, got nan or inf; x is too large for its dtype, or "
+            "not finite, or the strategy's weights are not"
+        )

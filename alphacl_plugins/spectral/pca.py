@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alphacl_plugins._checks import check_choice
 from alphacl_plugins.spectral.covariance import ContrastiveCovariance
-from alphacl_plugins.spectral.eigen import Eigenstructure, leading_eigenvectors
+from alphacl_plugins.spectral.eigen import Eigenstructure, check_finite_product, leading_eigenvectors
 from alphacl_plugins.strategies import Strategy
 
 
@@ -52,13 +52,23 @@ def contrastive_pca(
     """
     check_choice("solver", solver, ("auto", "dense", "operator"))
     operator = ContrastiveCovariance(x, x_aug, alpha, labels=labels, block_size=block_size)
+    check_samples(x, x_aug, labels)
+    if isinstance(alpha, Tensor):
+        check_importance(alpha, labels)
+    if solver == "operator" or (solver == "auto" and operator.shape[0] > 4096):
+        return leading_eigenvectors(operator, n_components)
+    matrix = operator.dense()
+    check_finite_product(matrix)
+    return leading_eigenvectors(matrix, n_components)
+
+
+def check_samples(x: Tensor, x_aug: Tensor | None, labels: Tensor | None) -> None:
+    """Raise unless the samples are finite and of two classes at least, so that some pair can have a weight."""
     for name, value in (("x", x), ("x_aug", x_aug)):
         if value is not None and not value.isfinite().all():
             raise ValueError(f"{name}: expected finite entries, got nan or inf")
-    if isinstance(alpha, Tensor):
-        check_importance(alpha, labels)
-    dense = solver == "dense" or (solver == "auto" and operator.shape[0] <= 4096)
-    return leading_eigenvectors(operator.dense() if dense else operator, n_components)
+    if labels is not None and (labels == labels[0]).all():
+        raise ValueError("alpha: expected a weight > 0 for some pair of samples of different classes, got none")
 
 
 def check_importance(alpha: Tensor, labels: Tensor | None = None) -> None:

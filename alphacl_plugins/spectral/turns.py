@@ -10,7 +10,13 @@ from torch import Tensor
 
 from alphacl_plugins._checks import check_count, check_non_negative
 from alphacl_plugins.spectral.covariance import ContrastiveCovariance, contrastive_covariance
-from alphacl_plugins.spectral.eigen import Eigenstructure, leading_eigenvectors, with_positive_peaks
+from alphacl_plugins.spectral.eigen import (
+    Eigenstructure,
+    check_finite_product,
+    leading_eigenvectors,
+    with_positive_peaks,
+)
+from alphacl_plugins.spectral.pca import check_samples
 from alphacl_plugins.strategies import Strategy
 
 # The inertia λ: its first value above 0, and its factor after an answer that is withdrawn, or kept. Of three settings
@@ -58,15 +64,17 @@ def take_turns(
         strategy: gives α; an object, or a name for its default options.
         n_components: rows of W, in [1, D].
         labels: classes whose samples are positives of each other.
-        max_iter: at most so many α are formed, >= 1; each costs O(N² D). 1: the answer to the α of PCA.
+        max_iter: at most so many α are formed, >= 1; each costs O(N² D). 1: the answer to the α of PCA, untested.
         tol: W has stopped where at most so large a part of ``X Wᵀ`` (the residual) and of its answer lies outside W,
-            >= 0. The first is 0 where W spans eigenvectors of X, the second only where these are a maximum.
+            >= 0. The first is 0 where W spans eigenvectors of X; the second without inertia only where these are the
+            leading ones, with inertia at others too. A gap above 0 tells of those.
         block_size: anchors that are compared with all samples at once.
 
     Returns: components; their eigenvalues under the last α; how many α were formed; the residual that ``tol`` bounds;
         the gap, by how much the n leading eigenvectors of the last X would have more energy than W, relative to theirs
         (0: W is the best answer to its own α, which for a min player makes it the best embedding of all); whether W
-        has stopped. If not, residual and gap are those of the last W whose α is known, and the components answer it.
+        has stopped. If not, all are of the W that was kept last; for a min player such as InfoNCE, more turns never
+            make it worse. With ``max_iter`` = 1, residual and gap are those of PCA, and the components answer its α.
     Shape: ``[N, D]``, ``[N, D]`` -> components ``[n, D]``, eigenvalues ``[n]``.
     Raises: TypeError, ValueError as `ContrastiveCovariance` and `leading_eigenvectors`, or for ``max_iter``, ``tol``.
     Source: Tian (2022), arXiv:2201.12680, Corollaries 1 and 2.
@@ -76,15 +84,20 @@ def take_turns(
     if isinstance(strategy, Tensor):
         raise TypeError("strategy: expected a strategy object or its name, got a tensor; contrastive_pca takes one")
     checked = ContrastiveCovariance(x, x_aug, strategy, labels=labels, block_size=block_size)
+    check_samples(x, x_aug, labels)
     centred, step = checked.x, checked.step
-    start = leading_eigenvectors(centred.T @ centred, n_components)
+    scatter = centred.T @ centred
+    check_finite_product(scatter)
+    start = leading_eigenvectors(scatter, n_components)
     unit = (start.eigenvalues.sum() / len(x)).sqrt().clamp_min(torch.finfo(centred.dtype).tiny)
 
     def covariance_at(components: Tensor) -> Tensor:
         projection = components.T / unit
         z = centred @ projection
         z_aug = None if step is None else z - step @ projection
-        return contrastive_covariance(x, x_aug, strategy, z=z, z_aug=z_aug, labels=labels, block_size=block_size)
+        matrix = contrastive_covariance(x, x_aug, strategy, z=z, z_aug=z_aug, labels=labels, block_size=block_size)
+        check_finite_product(matrix)
+        return matrix
 
     kept = start.components
     matrix = covariance_at(kept)
@@ -102,7 +115,7 @@ def take_turns(
             residual, scale = _residual(matrix, kept)
         else:
             inertia = max(GROW * inertia, FIRST)
-    best = kept if converged and max_iter > 1 else answer
+    best = answer if max_iter == 1 else kept  # an answer whose α was not formed may be worse than what it answers
     return Turns(*_by_energy(matrix, best), n_iter, residual, _gap(matrix, kept), converged)
 
 

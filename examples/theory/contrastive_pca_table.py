@@ -69,8 +69,8 @@ class Settings:
     """Training images whose features the network gives; likewise."""
     strategy: str = "infonce"
     """α of ContrastivePCA."""
-    tau: float = 0.5
-    """Temperature of the strategy."""
+    tau: float | None = None
+    """Temperature of the strategy. None: its own default, if it has one (infonce and direct: 0.5)."""
     components: tuple[int, ...] = (2, 9, 36)
     """Widths of the embeddings."""
     turns: tuple[int, ...] = (1, 100)
@@ -91,7 +91,8 @@ class Settings:
 
     def build_strategy(self) -> Strategy:
         """Return α's strategy at its temperature."""
-        return build_strategy(self.strategy, tau=self.tau)
+        options: dict[str, Any] = {} if self.tau is None else {"tau": self.tau}
+        return build_strategy(self.strategy, **options)
 
 
 class Problem(NamedTuple):
@@ -323,5 +324,5 @@ def main(settings: Settings) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Settings, description=__doc__))
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")

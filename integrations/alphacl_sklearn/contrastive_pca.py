@@ -54,10 +54,11 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             differ more than samples do.
         mean_: of X, subtracted before the projection.
         n_iter_: turns that were made; 1 with a fixed ``alpha``.
-        residual_: what ``tol`` is compared with, of the last W whose own α was formed; 0 with a fixed ``alpha``.
+        residual_: what ``tol`` is compared with, of W, or of PCA with ``n_iter=1``; 0 with a fixed ``alpha``.
         gap_: by how much the best answer to the α of that W has more energy, relative to its own; 0 with a fixed
-            ``alpha``. At 0, W is the best answer to its own α, and for a min player such as ``"infonce"`` no embedding
-            is better; a small τ may leave no such W.
+            ``alpha``. Above 0 after the turns have ended, W spans other eigenvectors than the leading ones. At 0, W is
+            the best answer to its own α, and for a min player such as ``"infonce"`` no embedding is better; a
+            small τ may leave no such W.
         n_features_in_, feature_names_in_: as in all of scikit-learn.
 
     Raises: ValueError, TypeError at `fit` for an option outside the above. Warns: ConvergenceWarning if ``n_iter > 1``

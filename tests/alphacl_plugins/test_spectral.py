@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from oracles import ALL_STRATEGIES, relative_error, strategy_id
 from sklearn.decomposition import PCA
@@ -164,6 +165,26 @@ def test_the_operator_finds_what_the_dense_matrix_has_at_any_size(width, n):
     torch.testing.assert_close(operator, dense, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("with_view", [True, False])
+@pytest.mark.parametrize("n_components", [1, 2, 3, 50])
+@pytest.mark.parametrize("n", [4, 8, 20, 100])
+def test_the_operator_is_right_where_samples_are_fewer_than_columns(n, n_components, with_view, dtype):
+    """X_α has rank 2 N at most: the Krylov space is soon exhausted, and rounding must not count as directions."""
+    x, x_aug, alpha = (part.to(dtype) for part in draw(n=n, d=300))
+    x_aug = x_aug if with_view else None
+    components, eigenvalues = contrastive_pca(x, x_aug, alpha, n_components, solver="operator")
+    doubles = [None if part is None else part.double() for part in (x, x_aug, alpha)]
+    matrix = contrastive_covariance(*doubles)
+    values = scipy.linalg.eigh(matrix.numpy(), eigvals_only=True)[::-1].copy()
+    scale, tolerance = float(np.abs(values).max()), 1000 * torch.finfo(dtype).eps
+    expected = torch.from_numpy(values[:n_components])
+    assert_close(eigenvalues.double(), expected, rtol=0, atol=tolerance * scale)
+    assert_close(components @ components.T, torch.eye(n_components, dtype=dtype), rtol=0, atol=tolerance)
+    residual = components.double() @ matrix - expected[:, None] * components.double()
+    assert residual.norm(dim=1).max() < tolerance * scale
+
+
 @pytest.mark.parametrize("solver", ["dense", "operator", "auto"])
 @pytest.mark.parametrize("n_components", [1, 3, D])
 def test_components_are_orthonormal_eigenvectors_largest_first(solver, n_components):
@@ -281,12 +302,35 @@ def nan_weights(d2_pos, d2_neg):
         (lambda: contrastive_pca(X, X_AUG, ALPHA / 0, 2), ValueError, "alpha: expected finite weights, got nan or"),
         (lambda: contrastive_pca(X, X_AUG, -ALPHA, 2), ValueError, "alpha: expected weights >= 0, got -0.9"),
         (lambda: contrastive_pca(X, X_AUG, 0 * ALPHA, 2), ValueError, "alpha: expected a weight > 0 for some pair of"),
-        (lambda: contrastive_pca(X, X_AUG, nan_weights, 2), ValueError, "matrix: expected finite entries, got nan"),
+        (lambda: contrastive_pca(X, X_AUG, nan_weights, 2), ValueError, "x: expected samples and weights whose"),
         (
             lambda: contrastive_pca(X, X_AUG, nan_weights, 2, solver="operator"),
             ValueError,
-            "matrix: expected finite entries",
+            "x: expected samples and weights whose X_α is finite, got nan or inf",
         ),
+        *[
+            (
+                lambda solver=solver: contrastive_pca(1e200 * X, X_AUG, ALPHA, 2, solver=solver),
+                ValueError,
+                "x: expected samples and weights whose X_α is finite, got nan or inf",
+            )
+            for solver in ("dense", "operator")
+        ],
+        *[
+            (
+                lambda alpha=alpha: contrastive_pca(X, X_AUG, alpha, 2, labels=torch.full((N,), 7)),
+                ValueError,
+                "alpha: expected a weight > 0 for some pair of samples of different classes, got none",
+            )
+            for alpha in (ALPHA, "infonce")
+        ],
+        (
+            lambda: ContrastiveCovariance(X, X_AUG, ALPHA) @ np.eye(D),
+            TypeError,
+            "vectors: expected a tensor [D] or [D, k], got ndarray",
+        ),
+        (lambda: leading_eigenvectors(np.eye(3), 1), TypeError, "matrix: expected a tensor [rows, columns], got nd"),
+        (lambda: leading_eigenvectors(X.T @ X / 0, 1), ValueError, "matrix: expected finite entries, got nan or inf"),
         (lambda: ContrastiveCovariance(X, X_AUG, ALPHA) @ X, ValueError, "vectors: expected shape [6, k], got (23, 6)"),
         (lambda: leading_eigenvectors(X, 2), ValueError, "matrix: expected shape [D, D], got (23, 6)"),
     ],

@@ -89,6 +89,25 @@ def test_more_turns_never_raise_the_loss_that_was_kept():
     assert values[-1] == pytest.approx(min(values), rel=1e-9)
 
 
+@pytest.mark.parametrize(("seed", "tau"), [(1, 0.1), (3, 0.1), (5, 0.05)])
+def test_more_turns_are_never_worse_wherever_they_are_cut(seed, tau):
+    """The loss of Eq. 2, and the residual and gap of the W that is returned, for every limit on the turns."""
+    x, x_aug = draw(seed)
+    unit, losses = unit_of(x, 2), []
+    for max_iter in range(2, 16):
+        found = take_turns(x, x_aug, strategies.InfoNCE(tau), 2, tol=0.0, max_iter=max_iter)
+        w = found.components
+        losses.append(infonce(w, x, x_aug, tau, unit).item())
+        matrix = contrastive_covariance(x, x_aug, strategies.InfoNCE(tau), z=x @ w.T / unit, z_aug=x_aug @ w.T / unit)
+        image = matrix @ w.T
+        assert not found.converged
+        assert found.residual == pytest.approx(((image - w.T @ (w @ image)).norm() / image.norm()).item(), rel=1e-6)
+        best = torch.linalg.eigvalsh(matrix).flip(0)[:2]
+        assert found.gap == pytest.approx(((best.sum() - torch.trace(w @ image)) / best.abs().sum()).item(), abs=1e-9)
+    assert all(later <= before * (1 + 1e-12) for before, later in pairwise(losses))
+    assert losses[-1] < losses[0]
+
+
 def test_the_first_turn_is_the_closed_form_at_the_alpha_of_pca():
     x, x_aug = draw(2)
     centred = x - x.mean(dim=0)
@@ -159,3 +178,26 @@ def test_identical_samples_end_at_once():
 def test_errors_name_the_argument(options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         take_turns(*draw(0), **{"strategy": "infonce", "n_components": 2, **options})
+
+
+@pytest.mark.parametrize(
+    ("factor", "aug_factor", "message"),
+    [
+        (math.nan, 1.0, "x: expected finite entries, got nan or inf"),
+        (1.0, math.inf, "x_aug: expected finite entries, got nan or inf"),
+        (1e200, 1.0, "x: expected samples and weights whose X_α is finite, got nan or inf"),
+        (1.0, 1e200, "x: expected samples and weights whose X_α is finite, got nan or inf"),
+    ],
+)
+def test_samples_that_are_not_finite_or_too_large_are_named(factor, aug_factor, message):
+    x, x_aug = draw(0)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        take_turns(factor * x, aug_factor * x_aug, "infonce", 2)
+
+
+def test_one_class_leaves_no_pair_to_weigh():
+    x, x_aug = draw(0)
+    with pytest.raises(
+        ValueError, match=r"^alpha: expected a weight > 0 for some pair of samples of different classes"
+    ):
+        take_turns(x, x_aug, "infonce", 2, labels=torch.zeros(len(x), dtype=torch.long))

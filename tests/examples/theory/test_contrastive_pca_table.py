@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from alphacl_plugins.strategies import build_strategy
 from contrastive_pca_table import Settings, main, mirrored, shifted, table, trained_network
 from quickstart_data import load_digits
 from recipe.network import Network
@@ -116,6 +117,22 @@ def test_missing_data_are_one_line_before_anything_is_computed(tmp_path):
 def test_errors_name_the_option(options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         main(Settings(**options))
+
+
+def test_a_strategy_without_a_temperature_needs_none(tmp_path):
+    settings = Settings(strategy="uniform", components=(2,), turns=(1,), output=tmp_path)
+    (report,) = main(settings)
+    rows = {row["method"]: row["accuracy"] for row in report["rows"]}
+    assert report["strategy"] == "Uniform()"
+    assert rows["ContrastivePCA, one view, 1 turn"] == pytest.approx(rows["PCA"], abs=0.6)  # uniform weights: PCA
+
+
+def test_the_temperature_is_the_strategys(tmp_path):
+    assert Settings().build_strategy() == build_strategy("infonce", tau=0.5)
+    assert Settings(strategy="direct", tau=0.3).build_strategy() == build_strategy("direct", tau=0.3)
+    command = [sys.executable, SCRIPT, "--strategy", "uniform", "--tau", "0.5", "--output", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: uniform: expected no options, got tau\n")
 
 
 def test_features_say_how_they_were_trained(tmp_path):
