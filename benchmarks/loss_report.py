@@ -94,17 +94,19 @@ def goals(results: list[Result], rate: float | None = None) -> str:
 def plot(results: list[Result], path: Path) -> None:
     """Time and memory against N, both logarithmic, for the smallest width."""
     width = min(r["width"] for r in results)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    colours = {name: plt.colormaps["tab20"](i) for i, name in enumerate((*OURS, *PEERS))}
     columns = (("seconds", 1e3, "forward and backward, ms"), ("extra_bytes", 1 / MIB, "extra memory, MiB"))
     for axis, (column, scale, label) in zip(axes, columns, strict=True):
         for name in (*OURS, *PEERS):
             found = [r for r in results if r["loss"] == name and r["width"] == width and r.get(column, 0) > 0]
             if found:
                 style = {"marker": "o", "linewidth": 1.8} if name in OURS else {"marker": "x", "linestyle": "--"}
-                axis.plot([r["size"] for r in found], [scale * r[column] for r in found], label=name, **style)
+                numbers = [scale * r[column] for r in found]
+                axis.plot([r["size"] for r in found], numbers, label=name, color=colours[name], **style)
         axis.set(xscale="log", yscale="log", xlabel=f"N (two views, D = {width})", ylabel=label)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110, format="png")
     plt.close(figure)
 
