@@ -160,7 +160,7 @@ def test_mistakes_and_interruptions_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"error: .*file"):
         command_line(Settings, interrupted, None)
     monkeypatch.setattr("sys.argv", ["deep_linear.py", "--problems", "0"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         command_line(Settings, interrupted, None)
 
 
