@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins._checks import check_count, check_non_negative
+from alphacl_plugins._options import as_strategy
 from alphacl_plugins._warnings import warn_caller
 from alphacl_plugins.spectral import contrastive_pca, take_turns
-from alphacl_plugins.strategies import Strategy, build_strategy
+from alphacl_plugins.strategies import Strategy
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -112,7 +113,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_count("block_size", self.block_size)
         labels = None if y is None else _labels(y, len(X))
         x, x_aug = _tensor(X), _second_view(X_aug, X)
-        strategy, fixed = self._build_strategy(), _importance(alpha, X)
+        strategy, fixed = as_strategy(self.strategy), _importance(alpha, X)
         self.mean_ = X.mean(axis=0)
         options: dict[str, Any] = {"labels": labels, "block_size": self.block_size}
         if fixed is not None:
@@ -158,13 +159,6 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 f"n_components: expected at most min(n_samples, n_features) = {min(X.shape)}, got {self.n_components!r}"
             )
         return int(self.n_components)
-
-    def _build_strategy(self) -> Strategy:
-        if isinstance(self.strategy, str):
-            return build_strategy(self.strategy)
-        if isinstance(self.strategy, type) or not callable(self.strategy):
-            raise TypeError(f"strategy: expected a name or a strategy object, got {self.strategy!r}")
-        return self.strategy
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -21,12 +21,7 @@ from experiment import command_line, show
 from flow import FILTER, LAYER, Ended, ascend, gradient, random_start
 from problems import random_covariance
 
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def seeded(seed=0):

@@ -25,12 +25,7 @@ from relu_two_layer import (
     theorem_6,
 )
 
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def seeded(seed=0):
