@@ -2,14 +2,16 @@
 
     python benchmarks/ring.py               1 to 4 processes on this machine; two views of 1024 rows, D = 128, float32
     python benchmarks/ring.py --side 128    smaller tiles
+    python benchmarks/ring.py --output F    a JSON file too
 
 Bytes are counted, not estimated: those that a rank hands to its sends, and the tensors that live at once (forward and
 backward, beyond the embeddings themselves). Times of processes that share a few cores say little and are left out.
 """
 
 import json
+import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from torch.multiprocessing.spawn import spawn
 
 from alphacl_plugins import AlphaCLLoss, tiles
 from live_bytes import LiveBytes
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from provenance import environment
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Settings:
     """Anchors, and candidates, that the ring compares at once."""
     most_ranks: int = 4
     """Largest number of processes."""
+    output: Path | None = None
+    """A JSON file for the counts."""
 
 
 def measure(rank: int, world: int, folder: str, settings: Settings) -> None:
@@ -73,13 +80,17 @@ def main(settings: Settings) -> None:
     table = Table(title=title)
     for column in ("ranks", "ring sends", "ring holds", "gathering holds"):
         table.add_column(column, justify="right")
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         for world in range(1, settings.most_ranks + 1):
             spawn(measure, args=(world, folder, settings), nprocs=world)  # type: ignore[no-untyped-call]
-            counts = json.loads(Path(folder, f"{world}.json").read_text())
+            counts = found[world] = json.loads(Path(folder, f"{world}.json").read_text())
             numbers = (counts["sent"], counts["held"]["ring"], counts["held"]["True"])
             table.add_row(str(world), *(f"{number / block:.1f}" for number in numbers))
     Console().print(table)
+    if settings.output is not None:
+        report = {"settings": asdict(settings) | {"output": None}, "environment": environment(), "bytes": found}
+        settings.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
