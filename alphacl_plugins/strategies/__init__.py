@@ -4,53 +4,62 @@
 Direct(tau=0.2, p=4.0, normalize=True)
 """
 
-from alphacl_plugins.strategies.base import PairWeights, Strategy
+from alphacl_plugins.strategies.base import AnyStrategy, PairWeights, Strategy
 from alphacl_plugins.strategies.direct import Direct, Uniform
-from alphacl_plugins.strategies.family import (
-    MINE,
-    Family,
-    InfoNCE,
-    LiftedStructured,
-    ModifiedTriplet,
-    NPlus1Tuplet,
-    SoftTriplet,
-    Triplet,
-    TripletContrastive,
-)
+from alphacl_plugins.strategies.exponential import MINE, InfoNCE, LiftedStructured, NPlus1Tuplet, SoftTriplet
+from alphacl_plugins.strategies.family import Family
+from alphacl_plugins.strategies.inverse import Inverse, InverseExact
 from alphacl_plugins.strategies.kernels import DHEL, KCL
-from alphacl_plugins.strategies.registry import build_strategy, register_strategy, strategy_names
-from alphacl_plugins.strategies.regularized import Entropy, Inverse, Regularized, Square
-from alphacl_plugins.strategies.tempered import Tempered
+from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
+from alphacl_plugins.strategies.options import StrategyOptions
+from alphacl_plugins.strategies.registry import (
+    build_strategy,
+    register_strategy,
+    reserve_options,
+    resolve_strategy,
+    strategy_names,
+)
+from alphacl_plugins.strategies.regularized import Entropy, Regularized
+from alphacl_plugins.strategies.separable import Separable
+from alphacl_plugins.strategies.square import Square
+from alphacl_plugins.strategies.triplets import ModifiedTriplet, Triplet, TripletContrastive
 
 __all__ = [
     "DHEL",
     "KCL",
     "MINE",
+    "AnyStrategy",
     "Direct",
     "Entropy",
     "Family",
     "InfoNCE",
     "Inverse",
+    "InverseExact",
+    "LearnableTemperature",
     "LiftedStructured",
     "ModifiedTriplet",
     "NPlus1Tuplet",
     "PairWeights",
     "Regularized",
+    "Separable",
     "SoftTriplet",
     "Square",
     "Strategy",
-    "Tempered",
+    "StrategyOptions",
     "Triplet",
     "TripletContrastive",
     "Uniform",
     "build_strategy",
     "register_strategy",
+    "reserve_options",
+    "resolve_strategy",
     "strategy_names",
 ]
 
 register_strategy("infonce")(InfoNCE)
 register_strategy("entropy")(Entropy)
 register_strategy("inverse")(Inverse)
+register_strategy("inverse_exact")(InverseExact)
 register_strategy("square")(Square)
 register_strategy("direct")(Direct)
 register_strategy("uniform")(Uniform)

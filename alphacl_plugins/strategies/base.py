@@ -1,24 +1,24 @@
-"""What a strategy is: the rows it sees, and the pair weights it returns."""
+"""What a strategy is: which distances it sees, which weights it returns, and what it declares about itself."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class PairWeights(NamedTuple):
-    """The pairwise importance α of each anchor, and the anchor's own loss where its strategy has one.
+    """The pairwise importance α of M anchors with K negatives each, and each anchor's own loss if there is one.
 
     Args:
-        neg: weight of each candidate, >= 0; the loss takes no notice of those of excluded candidates.
-        pos: weight of the positive; None stands for the row sum of ``neg``, the paper's choice (Eq. 5).
-        value: loss of each anchor, whose gradient is that of ``-E`` at these weights; None stands for ``-E`` itself,
-            ``pos * D_+ - Σ_j α_j D_j``.
-
-    Shape: ``neg [M, K]``, ``pos [M]``, ``value [M]``.
+        neg: weight of each negative, ``[M, K]``; the loss ignores weights of excluded columns. Usually >= 0. A signed α
+            is legitimate as well; the entropy in the loss's statistics is then that of its positive part.
+        pos: weight of the positive, ``[M]``; None stands for the row sum of ``neg``, the paper's choice (Eq. 5).
+        value: loss of each anchor, ``[M]``, whose gradient is that of ``-E`` at these weights; None stands for ``-E``
+            itself, ``pos * D_+ - Σ_j α_j D_j``.
     """
 
     neg: Tensor
@@ -26,43 +26,89 @@ class PairWeights(NamedTuple):
     value: Tensor | None = None
 
 
-class Strategy(Protocol):
-    """A rule that turns the distances of an anchor into pair weights, row by row.
+class Strategy(ABC):
+    """A rule that turns the distances of each anchor into pair weights, row by row.
 
-    Row by row means that a row of the result depends on the same row of the arguments alone, which is what keeps many
-    processes exact. A strategy may also declare class attributes or properties ``negatives`` and
-    ``symmetric``: what it is meant for, used by the loss unless it is told otherwise; and, for anchors with several
-    positives, ``linear_in_positive`` or ``average`` (see `alphacl_plugins.positives`). One with a temperature ``tau``
-    that declares ``tau_power`` (``α(D; τ) = α(D / τ^tau_power; 1)``) and ``has_loss`` (whether there is a loss
-    ``L(D; τ) = τ L(D / τ; 1)`` with the gradient of ``-E``) can be `Tempered`.
+    Row by row: a row of the result depends on the same row of the arguments alone. This keeps blocks and many processes
+    exact.
+
+    A strategy of your own is a subclass, or any object, ``nn.Module`` or function ``(d2_pos, d2_neg) -> PairWeights``;
+    it may declare the attributes below.
+
+    Attributes:
+        negatives: the negatives that the strategy is meant for: "both", "same", "cross" or "queue". The loss uses them
+            unless told otherwise. None: no preference.
+        symmetric: whether every view gives anchors, as for ``negatives``.
+        uses_positive: False if the weights of the negatives do not depend on D_+ and the loss, if any, is linear in
+            D_+. An anchor with several positives then costs as little as with one.
+        has_loss: whether there is a loss ``L(D; τ) = τ L(D / τ; 1)`` with the gradient of ``-E``, from which a
+            temperature can learn.
+        separable: whether the engines may use the form of `Separable`; subclasses of it set this by themselves.
+        pure: whether a call leaves its arguments unchanged and returns weights of the right shape and dtype, 0 where a
+            column is excluded. The loss then passes its own tensors and checks nothing. A subclass that defines
+            ``__call__`` has to say so itself.
     """
 
+    negatives: str | None = None
+    symmetric: bool | None = None
+    uses_positive: bool = True
+    has_loss: bool = False
+    pure: bool = False
+    separable: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep ``pure`` from being inherited beside another ``__call__``."""
+        super().__init_subclass__(**options)
+        for base in cls.__mro__:
+            if "pure" in vars(base):
+                return
+            if "__call__" in vars(base):
+                cls.pure = False
+                return
+
+    @abstractmethod
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        """Weigh candidates at ``d2_neg [M, K]`` (+inf: excluded) against a positive at ``d2_pos [M]``."""
+        """Weigh each anchor's negatives against its positive.
+
+        Args:
+            d2_pos: half squared distance D_+ of each anchor to its positive, ``[M]``.
+            d2_neg: half squared distances D_j to its negatives, ``[M, K]``; +inf where a column is excluded.
+
+        Returns:
+            The weights; those of excluded columns are ignored.
+        """
 
 
-class Candidates(NamedTuple):
-    """The candidates of each anchor with finite distances everywhere, so that no inf reaches a gradient."""
+AnyStrategy = Strategy | Callable[[Tensor, Tensor], PairWeights]
+
+
+class Negatives(NamedTuple):
+    """Distances that are finite everywhere, so that no inf reaches a gradient, and which columns are excluded."""
 
     d2: Tensor  # [M, K], 0 where excluded
     excluded: Tensor  # [M, K] bool
 
     def number(self) -> Tensor:
-        """How many candidates each anchor has, ``[M, 1]``."""
+        """How many negatives each anchor has, ``[M, 1]``."""
         return (~self.excluded).sum(dim=1, keepdim=True).to(self.d2.dtype)
 
-    def keep(self, weights: Tensor) -> Tensor:
-        """Give excluded candidates weight exactly 0."""
+    def zero_excluded(self, weights: Tensor) -> Tensor:
+        """Give excluded columns weight exactly 0."""
         return weights.masked_fill(self.excluded, 0.0)
 
 
-def split_excluded(d2_neg: Tensor) -> Candidates:
-    """Tell the excluded candidates (+inf) from the others."""
+def split_excluded(d2_neg: Tensor) -> Negatives:
+    """Tell excluded columns (+inf) from negatives."""
     excluded = torch.isinf(d2_neg)
-    return Candidates(d2_neg.masked_fill(excluded, 0.0), excluded)
+    return Negatives(d2_neg.masked_fill(excluded, 0.0), excluded)
 
 
 def slope_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Derivative of a function whose results each depend on one entry of x, by autograd; itself differentiable."""
+    """Derivative of a function that acts element by element, by autograd; itself differentiable."""
     slope: Tensor = torch.func.grad(lambda y: function(y).sum())(x)
     return slope
+
+
+def on_copies(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Let a user's function work in place, ``x.exp_()``, without changing a tensor of ours."""
+    return lambda x: function(x.clone())

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from alphacl_plugins._checks import check_bool, check_choice, check_positive
-from alphacl_plugins.strategies.factored import Exponent, Factored, Factors, Totals
+from alphacl_plugins.checks import check_bool, check_choice, check_positive, check_temperature
+from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Totals
 
 
 @dataclass(frozen=True)
-class DHEL(Factored):
+class DHEL(Separable):
     """Decoupled hyperspherical energy loss: the energy of each view by itself, decoupled from the alignment.
 
     ``α_j = exp(-D_j/τ) / Σ_k exp(-D_k/τ)`` over the anchor's own view, with weight ½ for the positive, since it is
@@ -21,41 +21,46 @@ class DHEL(Factored):
     loss is ``pos * D_+ + τ log Σ_j exp(-D_j/τ)``: τ/2 (τ) times the published one, up to a constant.
 
     Args:
-        tau: temperature τ, > 0, in the unit of D.
+        tau: temperature τ, > 0, in the unit of D; a number or a 0-dim tensor.
         include_augs: whether the second view gives anchors too.
 
-    Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``, rows sum to 1.
-    Raises: ValueError, TypeError if ``tau`` is not a finite number > 0 or ``include_augs`` not a bool.
+    Returns:
+        Weights ``[M, K]`` for ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded); rows sum to 1.
+
+    Raises:
+        TypeError: if an option is of the wrong type.
+        ValueError: if ``tau`` is not finite and > 0.
+
     Source: Koromilas et al. (2024), arXiv:2405.18045.
     """
 
-    negatives: ClassVar[str] = "same"
-    tau_power: ClassVar[float] = 1.0
-    has_loss: ClassVar[bool] = True
+    negatives = "same"
+    uses_positive = False
+    has_loss = True
 
-    tau: float = 0.3
+    tau: float | Tensor = 0.3
     include_augs: bool = True
 
     def __post_init__(self) -> None:
-        check_positive("DHEL.tau", self.tau)
+        check_temperature("DHEL.tau", self.tau)
         check_bool("DHEL.include_augs", self.include_augs)
 
     @property
-    def symmetric(self) -> bool:
+    def symmetric(self) -> bool:  # type: ignore[override]  # depends on an option
         """Both views give anchors if the second is included."""
         return self.include_augs
 
     @property
-    def exponent(self) -> Exponent:
-        return Exponent(self.tau)
+    def exponent(self) -> ExpPower:
+        return ExpPower(self.tau)
 
     def log_weight(self, d2: Tensor) -> Tensor:
         return d2 / -self.tau
 
-    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+    def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         pos = torch.full_like(d2_pos, 0.5 if self.include_augs else 1.0)
-        value = pos * d2_pos + self.tau * totals.log_weight
-        return Factors(torch.ones_like(d2_pos), pos, value)
+        value = pos * d2_pos + self.tau * totals.log_sum_exp
+        return RowFactors(torch.ones_like(d2_pos), pos, value)
 
 
 class Kernel(NamedTuple):
@@ -96,10 +101,10 @@ _RIESZ = Kernel(_riesz_value, _riesz_log_slope)
 
 
 class _Pairing(NamedTuple):
-    """Which kernel pulls the positive, which one spreads the candidates, and how strongly the latter counts."""
+    """Which kernel pulls the positive, which one spreads the negatives, and how strongly the latter counts."""
 
     positive: Kernel
-    candidates: Kernel
+    negatives: Kernel
     factor: float = 1.0
     positive_t: float | None = None
 
@@ -115,27 +120,32 @@ _PAIRINGS = {
 
 
 @dataclass(frozen=True)
-class KCL(Factored):
+class KCL(Separable):
     """Kernel contrastive learning: ``-2 k(D_+) + 2γ mean_j k(D_j)`` for a kernel k of the distance ``r = √(2D)``.
 
     ``α_j = -2γ k'(D_j) / K``, with weight ``-2 k'(D_+)`` for the positive: no softmax, so the expected loss does not
     depend on the batch size.
 
-    Kernels: gaussian ``exp(-t r²)``; log ``-log(1 + t r²)``, halved for the candidates; imq ``t / √(t² + r²)``; riesz
-    ``r^(-t)``; gaussian_riesz: riesz for the candidates, gaussian with t = 2 for the positive. Riesz distances D are
+    Kernels: gaussian ``exp(-t r²)``; log ``-log(1 + t r²)``, halved for the negatives; imq ``t / √(t² + r²)``; riesz
+    ``r^(-t)``; gaussian_riesz: riesz for the negatives, gaussian with t = 2 for the positive. Riesz distances D are
     floored at 1e-6 in the weights.
 
     Args:
         kernel: gaussian, log, imq, riesz or gaussian_riesz.
         t: scale or exponent of the kernel, > 0; at most 8 with a riesz kernel, whose r^(-t) overflows beyond.
-        gamma: weight γ of the candidates against the positive, > 0.
+        gamma: weight γ of the negatives against the positive, > 0.
 
-    Shape: ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded) -> weights ``[M, K]``.
-    Raises: ValueError, TypeError if ``kernel`` is unknown, or ``t`` or ``gamma`` is not a finite number > 0.
+    Returns:
+        Weights ``[M, K]``, ``[M]`` and value ``[M]`` for ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded).
+
+    Raises:
+        TypeError: if an option is of the wrong type.
+        ValueError: if ``kernel`` is unknown, or ``t`` or ``gamma`` is not finite and > 0.
+
     Source: Koromilas et al. (2024), arXiv:2405.18045.
     """
 
-    negatives: ClassVar[str] = "same"
+    negatives = "same"
 
     kernel: str = "gaussian"
     t: float = 2.0
@@ -150,18 +160,18 @@ class KCL(Factored):
         check_positive("KCL.gamma", self.gamma)
 
     def log_weight(self, d2: Tensor) -> Tensor:
-        return self._pairing.candidates.log_slope(d2, self.t)
+        return self._pairing.negatives.log_slope(d2, self.t)
 
     def potential(self, d2: Tensor) -> Tensor:
-        return self._pairing.candidates.value(d2, self.t)
+        return self._pairing.negatives.value(d2, self.t)
 
-    def factors(self, d2_pos: Tensor, totals: Totals) -> Factors:
+    def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         pull, _, factor, positive_t = self._pairing
         positive_t = self.t if positive_t is None else positive_t
         strength = 2 * self.gamma * factor / totals.number
-        mass = (strength * totals.log_weight.exp()).expand_as(d2_pos)
+        row_sum = (strength * totals.log_sum_exp.exp()).expand_as(d2_pos)
         pos = 2 * pull.log_slope(d2_pos, positive_t).exp()
-        return Factors(mass, pos, strength * totals.potential - 2 * pull.value(d2_pos, positive_t))
+        return RowFactors(row_sum, pos, strength * totals.potential - 2 * pull.value(d2_pos, positive_t))
 
     @property
     def _pairing(self) -> _Pairing:

@@ -4,58 +4,50 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
 
-from alphacl_plugins._checks import check_bool
-from alphacl_plugins.strategies.base import Strategy
-from alphacl_plugins.strategies.tempered import Tempered
+from alphacl_plugins.checks import check_bool
+from alphacl_plugins.strategies.base import AnyStrategy
+from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature, check_can_learn
 
-S = TypeVar("S", bound=Callable[..., Strategy])
+S = TypeVar("S", bound=Callable[..., Any])
 
-# Flat configurations (lightly's keywords, solo-learn's `loss.*`) hold the options of the loss, of its strategy and of
-# `build_strategy` side by side, so a strategy may not take an option of one of these names. ("name" is a config's own
-# key.)
-LOSS_OPTIONS = (
-    "strategy",
-    "negatives",
-    "symmetric",
-    "l2_normalize",
-    "detach_alpha",
-    "learnable_tau",
-    "reduction",
-    "block_size",
-    "gather_distributed",
-    "memory_bank_size",
-    "name",
-)
-
-_OTHER_NAMES = {  # under which users may look for them
+_SYNONYMS = {  # names in other libraries
     "ntxent": "infonce", "nt_xent": "infonce", "simclr": "infonce", "clip": "infonce", "moco": "infonce",
     "dcl": "entropy", "quadratic": "uniform", "alpha_cl": "direct",
 }  # fmt: skip
 
-_REGISTRY: dict[str, Callable[..., Strategy]] = {}
+_REGISTRY: dict[str, Callable[..., Any]] = {}
+_RESERVED = {"strategy", "name", "learnable_tau"}  # arguments of `build_strategy` and of flat configurations
 
 
 def register_strategy(name: str) -> Callable[[S], S]:
     """Make a strategy class available under a name, as a decorator.
 
+    Registering the same class again (a notebook cell that runs twice) replaces the earlier one.
+
     Args:
         name: the name for `build_strategy`, the adapters and configs; no dot, which would read as an import path.
 
-    Raises: ValueError if the name is taken or not usable, or an option of the strategy is named like one of the loss;
-        TypeError if the name is not a string or the strategy is not a class.
+    Returns:
+        The decorator, which returns the class.
 
-    Example::
+    Raises:
+        TypeError: if the name is not a string, or the strategy is not a class or its objects cannot be called.
+        ValueError: if the name is taken or not usable, or an option of the strategy is reserved (`reserve_options`).
 
-        @register_strategy("nearest_only")
-        @dataclass(frozen=True)
-        class NearestOnly:
-            def __call__(self, d2_pos, d2_neg):
-                nearest = d2_neg.argmin(dim=1, keepdim=True)
-                return PairWeights(neg=torch.zeros_like(d2_neg).scatter(1, nearest, 1.0))
+    Examples:
+        A strategy that counts the nearest negative only::
+
+            @register_strategy("nearest_only")
+            @dataclass(frozen=True)
+            class NearestOnly:
+                def __call__(self, d2_pos, d2_neg):
+                    nearest = d2_neg.argmin(dim=1, keepdim=True)
+                    return PairWeights(neg=torch.zeros_like(d2_neg).scatter(1, nearest, 1.0))
     """
     if not isinstance(name, str):
         raise TypeError(f'name: expected a string, @register_strategy("my_name"), got {name!r}')
@@ -68,9 +60,11 @@ def register_strategy(name: str) -> Callable[[S], S]:
             raise TypeError(
                 f"{name}: expected a class of strategies, got {strategy!r}; a function goes to the loss as it is"
             )
-        if name in _REGISTRY:
+        if not any("__call__" in vars(base) for base in inspect.getmro(cast(type, strategy))):
+            raise TypeError(f"{name}: expected a class with __call__(self, d2_pos, d2_neg), got {strategy!r}")
+        if name in _REGISTRY and _place(_REGISTRY[name]) != _place(strategy):
             raise ValueError(f"name: expected a new one, got {name!r}, which is {_REGISTRY[name]!r}")
-        clash = [option for option in _options(strategy) if option in LOSS_OPTIONS]
+        clash = [option for option in _options(strategy) if option in _RESERVED]
         if clash:
             raise ValueError(f"{name}: expected options other than the loss's own, got {', '.join(clash)}")
         _REGISTRY[name] = strategy
@@ -79,59 +73,131 @@ def register_strategy(name: str) -> Callable[[S], S]:
     return register
 
 
+def reserve_options(*names: str) -> None:
+    """Reserve names of options, so that flat configurations can hold them beside the options of a strategy.
+
+    A loss or an adapter calls this once, on import, with the names of its own options.
+
+    Args:
+        *names: that no option of a registered strategy may have.
+
+    Raises:
+        ValueError: if a registered strategy has such an option.
+    """
+    for name, strategy in _REGISTRY.items():
+        clash = [option for option in _options(strategy) if option in names]
+        if clash:
+            raise ValueError(
+                f"names: expected names that no strategy has as an option, got {', '.join(clash)}, which {name!r} has"
+            )
+    _RESERVED.update(names)
+
+
 def strategy_names() -> list[str]:
     """Return the registered names, sorted."""
     return sorted(_REGISTRY)
 
 
-def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) -> Strategy:
+def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) -> AnyStrategy:
     """Build a strategy from its registered name or its import path.
 
     Args:
         name: a name of `strategy_names`, or an import path such as ``my_package.my_module.MyAlpha``.
-        learnable_tau: whether the temperature is a parameter, which begins at ``tau``: `Tempered` in its default form.
-        **options: the strategy's own options, such as ``tau``.
+        learnable_tau: whether the temperature is a parameter, which begins at ``tau``: `LearnableTemperature` with its
+            default options.
+        **options: the strategy's own options, such as ``tau``; see `StrategyOptions`.
 
-    Raises: ValueError if the name is unknown; TypeError if the strategy does not have an option; ImportError if the
-        path cannot be imported.
+    Returns:
+        The strategy.
+
+    Raises:
+        ImportError: if the path cannot be imported.
+        TypeError: if the strategy does not have an option.
+        ValueError: if the name is unknown, or the temperature cannot learn.
     """
+    return _build(name, "strategy", {"learnable_tau": learnable_tau, **options})
+
+
+def resolve_strategy(
+    strategy: object, options: Mapping[str, Any] = MappingProxyType({}), *, argument: str = "strategy"
+) -> AnyStrategy:
+    """Return a strategy that was given as a name, an import path or an object.
+
+    Args:
+        strategy: a name or import path for `build_strategy`, or a strategy object or function, which passes unchanged.
+        options: options that go with a name, as `build_strategy` takes them.
+        argument: what errors call the strategy.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ImportError: if a path cannot be imported.
+        TypeError: if ``strategy`` is none of these, or an object that comes with options.
+        ValueError: if a name is unknown.
+    """
+    if isinstance(strategy, str):
+        return _build(strategy, argument, options)
+    if isinstance(strategy, type) or not callable(strategy):
+        hint = "; a temperature goes into the strategy: InfoNCE(tau=0.5)" if isinstance(strategy, (int, float)) else ""
+        hint = f"; an object is made with brackets: {strategy.__name__}()" if isinstance(strategy, type) else hint
+        raise TypeError(f"{argument}: expected a name or a strategy object, got {strategy!r}{hint}")
+    if options:
+        names = ", ".join(options)
+        raise TypeError(f"{argument}: expected a name to go with the options {names}, got {strategy!r}")
+    return cast(AnyStrategy, strategy)
+
+
+def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
+    options = dict(options)
+    learnable_tau = options.pop("learnable_tau", False)
     if not isinstance(name, str):
-        raise TypeError(f"strategy: expected a name or an import path, got {name!r}")
-    strategy = _import(name) if "." in name else _look_up(name)
-    known = _options(strategy)
+        raise TypeError(f"{argument}: expected a name or an import path, got {name!r}")
+    build = _import(name, argument) if "." in name else _look_up(name, argument)
+    known = _options(build)
     unknown = [option for option in options if option not in known]
     if unknown:
         expected = f"options among {', '.join(known)}" if known else "no options"
-        raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{_hint(unknown)}")
+        hint = "; the temperature is called tau" if "temperature" in unknown else ""
+        raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{hint}")
     check_bool("learnable_tau", learnable_tau)
-    return Tempered(strategy(**options)) if learnable_tau else strategy(**options)
+    strategy: AnyStrategy = build(**options)
+    if not learnable_tau:
+        return strategy
+    check_can_learn("learnable_tau", strategy)
+    return LearnableTemperature(strategy)
 
 
-def _look_up(name: str) -> Callable[..., Strategy]:
+def _look_up(name: str, argument: str) -> Callable[..., Any]:
     if name not in _REGISTRY:
-        also = _OTHER_NAMES.get(name.lower().replace("-", "_"))
+        also = _SYNONYMS.get(name.lower().replace("-", "_"))
         close = [also] if also else get_close_matches(name.lower(), _REGISTRY, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ""
         takes_functions = name.lower() in ("family", "regularized")
         note = f"; {name.capitalize()} takes functions, so pass the object itself" if takes_functions else ""
-        raise ValueError(f"strategy: expected one of {', '.join(strategy_names())}, got {name!r}{guess}{note}")
+        raise ValueError(f"{argument}: expected one of {', '.join(strategy_names())}, got {name!r}{guess}{note}")
     return _REGISTRY[name]
 
 
-def _import(path: str) -> Callable[..., Strategy]:
+def _import(path: str, argument: str) -> Callable[..., Any]:
     module_name, _, attribute = path.rpartition(".")
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise ImportError(f"{argument}: expected an import path such as package.module.MyAlpha, got {path!r}")
     try:
-        strategy = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ImportError(f"strategy: expected an import path such as package.module.MyAlpha, got {path!r}") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        raise ImportError(f"{argument}: cannot import {module_name}: {error}") from error
+    if not hasattr(module, attribute):
+        raise ImportError(f"{argument}: cannot import {attribute} from {module_name}, which has no such name")
+    strategy = getattr(module, attribute)
     if not callable(strategy):
-        raise TypeError(f"strategy: expected a class at {path!r}, got {strategy!r}")
+        raise TypeError(f"{argument}: expected a class at {path!r}, got {strategy!r}")
     return strategy  # type: ignore[no-any-return]
 
 
-def _options(strategy: Callable[..., Strategy]) -> list[str]:
+def _options(strategy: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(strategy).parameters)
 
 
-def _hint(unknown: list[str]) -> str:
-    return "; the temperature is called tau" if "temperature" in unknown else ""
+def _place(strategy: Callable[..., Any]) -> tuple[str, str]:
+    return strategy.__module__, strategy.__qualname__

@@ -1,0 +1,71 @@
+"""How the engines call a strategy: registered ones as they are, a user's own with copies and a checked answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.strategies.base import PairWeights, Strategy
+from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
+
+
+class Guarded(Strategy):
+    """A strategy of any kind that gets copies of the distances and whose answer is checked.
+
+    So a strategy that writes into its arguments (``d2_neg /= -tau``) changes no tensor of the caller, and weights of
+    another dtype (bool, int) come in that of the distances.
+
+    Args:
+        strategy: any callable ``(d2_pos, d2_neg) -> PairWeights``; attributes of `Strategy` that it declares hold for
+            this one too.
+
+    Raises:
+        TypeError: if a call returns something else than PairWeights.
+        ValueError: if weights of a call are not of the right shape.
+    """
+
+    pure = True
+
+    def __init__(self, strategy: Callable[[Tensor, Tensor], Any]) -> None:
+        self.strategy = strategy
+        self.negatives = getattr(strategy, "negatives", None)
+        self.symmetric = getattr(strategy, "symmetric", None)
+        self.uses_positive = getattr(strategy, "uses_positive", True)
+        self.has_loss = getattr(strategy, "has_loss", False)
+
+    def __repr__(self) -> str:
+        return f"Guarded({self.strategy!r})"
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        weights = self.strategy(d2_pos.clone(), d2_neg.clone())
+        if not isinstance(weights, tuple) or len(weights) != 3:
+            what = f"{len(weights)} values" if isinstance(weights, tuple) else type(weights).__name__
+            raise TypeError(f"strategy: expected one that returns PairWeights, got one that returns {what}")
+        neg, pos, value = weights
+        return PairWeights(
+            _checked("neg", neg, d2_neg).masked_fill(torch.isinf(d2_neg), 0.0),
+            None if pos is None else _checked("pos", pos, d2_pos),
+            None if value is None else _checked("value", value, d2_pos),
+        )
+
+
+def plain(strategy: Any, *, detach: bool = True) -> Strategy:
+    """Return a strategy as the engines call it: pure, and with its temperature in force.
+
+    Args:
+        strategy: a strategy of any kind, see `Strategy`.
+        detach: whether a `LearnableTemperature` gets no gradient through α.
+    """
+    if isinstance(strategy, LearnableTemperature):
+        strategy = strategy.current(detach=detach)
+    return strategy if isinstance(strategy, Strategy) and strategy.pure else Guarded(strategy)
+
+
+def _checked(name: str, part: Any, like: Tensor) -> Tensor:
+    if not isinstance(part, Tensor) or part.shape != like.shape:
+        got = tuple(part.shape) if isinstance(part, Tensor) else repr(part)
+        raise ValueError(f"strategy: expected PairWeights.{name} {tuple(like.shape)}, got {got}")
+    return part.to(like.dtype, copy=True)  # the user may keep what was returned

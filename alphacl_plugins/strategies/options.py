@@ -1,0 +1,18 @@
+"""Every option of the registered strategies, for type checkers and editors."""
+
+from typing import TypedDict
+
+
+class StrategyOptions(TypedDict, total=False):
+    """Options that go with the name of a strategy; which ones a strategy has is in its documentation."""
+
+    learnable_tau: bool
+    tau: float
+    eps: float
+    p: float
+    normalize: bool
+    gamma: float
+    include_augs: bool
+    kernel: str
+    t: float
+    c: float
