@@ -1,30 +1,30 @@
-"""Squared distances, the energy E_α and the contrastive covariance C_α: the paper's Eq. 1-5 as functions."""
+"""Squared distances, the energy E_α, its gradient and the contrastive covariance C_α: the paper's Eq. 1-5."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from alphacl_plugins._checks import check_matrix, check_same_shape, check_width
-
-if TYPE_CHECKING:
-    from alphacl_plugins.strategies.base import Strategy
+from alphacl_plugins.checks import check_matrix, check_same_shape, check_width
+from alphacl_plugins.strategies import AnyStrategy, Strategy, resolve_strategy
+from alphacl_plugins.strategies.guarded import plain
 
 
 def promote(*tensors: Tensor) -> list[Tensor]:
     """Bring tensors to their common dtype, float32 at least: the precision in which distances and α are formed."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
+    dtypes = {tensor.dtype for tensor in tensors}
+    if dtypes == {torch.float32}:
+        return list(tensors)
+    dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
     return [tensor.to(dtype) for tensor in tensors]
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context in which products keep the precision of their factors; entered for nothing it would cost time."""
+    """Disable autocast if it is on (entering the context costs time otherwise)."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
@@ -33,32 +33,37 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
 def l2_normalize(z: Tensor) -> Tensor:
     """Scale every row to Euclidean length 1, in float32 at least.
 
-    A row whose largest entry is below 1e-12 (float16: 6e-5, its smallest normal number) has no direction: it becomes
-    zero, and so does its gradient. Large and small entries are safe, since each row is first divided by its largest.
-
-    Shape: ``[N, D]`` -> ``[N, D]``.
+    A row ``[N, D]`` whose largest entry is below 1e-12 (float16: 6e-5, its smallest normal number) has no direction: it
+    becomes zero, and so does its gradient. Each row is first divided by its largest entry, which no length overflows.
     """
-    return unit_and_length(z)[0]
+    return unit_and_length(promote(z)[0], z.dtype)[0]
 
 
-def unit_and_length(z: Tensor) -> tuple[Tensor, Tensor]:
-    """`l2_normalize`, and the lengths that it divided by: inf for a row without direction.
-
-    Shape: ``[..., D]`` -> ``[..., D]``, ``[..., 1]``.
-    """
-    smallest = max(1e-12, torch.finfo(z.dtype).tiny)
-    (z,) = promote(z)
-    largest = z.detach().abs().amax(dim=-1, keepdim=True)
-    largest = largest.masked_fill(largest < smallest, math.inf)
+def unit_and_length(z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return `l2_normalize` of rows ``[..., D]``, that came in a dtype, and their lengths ``[..., 1]``: inf if 0."""
+    smallest = max(1e-12, torch.finfo(dtype).tiny)
+    largest = (z.detach() if z.requires_grad else z).abs().amax(dim=-1, keepdim=True)
+    largest = torch.nn.functional.threshold(largest, smallest, math.inf)
     z = z / largest
     length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(0.5)  # at least 1, but for zero rows
     return z / length, largest * length
 
 
 def through_normalization(gradient: Tensor, unit: Tensor, length: Tensor) -> Tensor:
-    """Gradient of the rows, given that of `l2_normalize` of them. Shape: ``[..., D]``."""
+    """Return the gradient of rows ``[..., D]``, given the gradient of `l2_normalize` of them."""
     along = (gradient * unit).sum(dim=-1, keepdim=True)
-    return torch.addcmul(gradient, along, unit, value=-1) / length
+    return torch.addcmul(gradient, along, unit, value=-1).div_(length)
+
+
+def centre_of(rows: Tensor) -> Tensor:
+    """Return the mean of rows ``[..., D]`` without gradient, ``[D]``: the origin at which distances round least.
+
+    An entry that is not finite counts as 0, so that a
+    bad row stays the only bad row.
+    """
+    rows = rows.detach() if rows.requires_grad else rows
+    finite = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+    return finite.mean(dim=tuple(range(rows.ndim - 1)))
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -67,11 +72,15 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     ``D_ij = ||a_i - b_j||² / 2``; for rows of length 1 that is ``1 - cos``, in [0, 2].
 
     Args:
-        a: rows, any floating-point dtype.
-        b: rows of the same width.
+        a: rows ``[M, D]``, any floating-point dtype.
+        b: rows ``[K, D]`` of the same width.
 
-    Shape: ``[M, D]``, ``[K, D]`` -> ``[M, K]``, >= 0, in float32 at least, whatever autocast says.
-    Raises: TypeError, ValueError if ``a`` and ``b`` are not floating-point matrices of one width.
+    Returns: ``[M, K]``, >= 0, in float32 at least, whatever autocast says.
+
+    Raises:
+        TypeError: ``a`` or ``b`` is not a floating-point tensor.
+        ValueError: they are not matrices of one width.
+
     Source: Tian (2022), Sec. 3 (d_ij²).
 
     >>> squared_distances(torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
@@ -81,36 +90,99 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     check_matrix("a", a)
     check_width("b", b, "a", a)
     a, b = promote(a, b)
-    # Distances do not depend on the origin, but their rounding does: it is least at the centre.
-    centre = b.detach().mean(dim=0)
-    a, b = a - centre, b - centre
+    centre = centre_of(b)
     with without_autocast(a.device):
-        half_squares = a.square().sum(dim=1)[:, None] / 2 + b.square().sum(dim=1)[None, :] / 2
-        return (half_squares - a @ b.T).clamp_min(0.0)
+        return distances(a - centre, b - centre)
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """`squared_distances` of rows near the origin ``[M, D]``, ``[K, D]``, in their dtype."""
+    squares_a = (a * a).sum(dim=1)
+    squares_b = squares_a if b is a else (b * b).sum(dim=1)
+    products = torch.addmm(squares_b, a, b.T, beta=0.5, alpha=-1)
+    return products.add_(squares_a[:, None], alpha=0.5).clamp_min_(0.0)
 
 
 def paired_squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Half the squared Euclidean distance of row i of ``a`` to row i of ``b``: ``D_i = ||a_i - b_i||² / 2``.
-
-    Shape: ``[M, D]``, ``[M, D]`` -> ``[M]``, in float32 at least.
-    """
+    """Return half the squared distance of row i of ``a`` to row i of ``b``, ``[..., D] -> [...]``."""
     a, b = promote(a, b)
-    return (a - b).square().sum(dim=1) / 2
+    return (a - b).square().sum(dim=-1) / 2
 
 
-def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | Strategy) -> Tensor:
+class Laplacian:
+    """The gradient of ``Σ_ij W_ij D_ij``, ``D_ij = ||a_i - b_j||²/2``, for weights W that come some rows at a time.
+
+    It is ``Σ_j W_ij (a_i - b_j)`` for a_i and ``Σ_i W_ij (b_j - a_i)`` for b_j. Where rows and columns are one set x,
+    both together are a product with the Laplacian of the weights: ``(diag(W 1 + Wᵀ 1) - W - Wᵀ) x``.
+
+    Args:
+        a: rows ``[M, D]``.
+        b: columns ``[K, D]``; None if they are the rows.
+        moving: how many columns, the first, take a gradient; None for all.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor | None = None, moving: int | None = None) -> None:
+        self.a, self.b, self.one_set = a, a if b is None else b, b is None
+        self.moving = len(self.b) if moving is None else moving
+        self._of_rows: Tensor | None = None
+        self._sums: Tensor | None = None  # Wᵀ 1
+        self._product: Tensor | None = None  # Wᵀ a
+
+    def add(self, i: slice, weights: Tensor) -> None:
+        """Take in the weights ``[m, K]`` of the rows i; every row comes once."""
+        if self.one_set and len(weights) == len(self.a):  # one product for rows and columns
+            both_ways = weights.T.clone(memory_format=torch.contiguous_format).add_(weights)
+            self._of_rows = torch.addmm(both_ways.sum(dim=1, keepdim=True) * self.a, both_ways, self.a, alpha=-1)
+            return
+        a = self.a if len(weights) == len(self.a) else self.a[i]
+        of_rows = torch.addmm(weights.sum(dim=1, keepdim=True) * a, weights, self.b, alpha=-1)
+        self._of_rows = put(self._of_rows, i, of_rows, len(self.a))
+        if self.moving == 0:
+            return
+        back = weights[:, : self.moving].T
+        if self._sums is None or self._product is None:
+            self._sums, self._product = back.sum(dim=1, keepdim=True), back @ a
+        else:
+            self._sums += back.sum(dim=1, keepdim=True)
+            self._product.addmm_(back, a)
+
+    def gradients(self) -> tuple[Tensor, Tensor | None]:
+        """Return, once, the gradients of the rows ``[M, D]`` and of the moving columns; of one set their sum, None."""
+        assert self._of_rows is not None  # as weights have come
+        if self._sums is None or self._product is None:
+            return self._of_rows, None
+        of_columns = (self._sums * self.b[: self.moving]).sub_(self._product)
+        return (self._of_rows.add_(of_columns), None) if self.one_set else (self._of_rows, of_columns)
+
+
+def put(rows: Tensor | None, i: slice, part: Tensor, n: int) -> Tensor:
+    """Write ``part`` into rows i of n, allocated once: small results between large temporaries fragment the heap."""
+    if len(part) == n:
+        return part
+    if rows is None:
+        rows = part.new_empty(n, *part.shape[1:])
+    rows[i] = part
+    return rows
+
+
+def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | AnyStrategy | str) -> Tensor:
     """The energy that every contrastive loss of the family maximises, with the pairwise importance α held fixed.
 
     ``E_α = Σ_i Σ_{j≠i} α_ij (D_ij - D_i) = ½ tr C_α[z, z]``, with ``D_ij = ||z_i - z_j||²/2`` and
     ``D_i = ||z_i - z'_i||²/2``. No normalisation of ``z``, no mean; no gradient passes through α.
 
     Args:
-        z: embeddings of the N samples.
-        z_aug: embeddings of their other view.
-        alpha: a tensor of importances (its diagonal is ignored), or a strategy, whose candidate weights are used.
+        z: embeddings of the N samples, ``[N, D]``.
+        z_aug: embeddings of their other view, ``[N, D]``.
+        alpha: importances ``[N, N]`` (the diagonal is ignored), or a strategy or its name, whose weights of the
+            negatives are used.
 
-    Shape: ``[N, D]``, ``[N, D]``, ``[N, N]`` -> scalar, in float32 at least.
-    Raises: TypeError, ValueError if the shapes or dtypes are not these, or N < 2.
+    Returns: a scalar, in float32 at least.
+
+    Raises:
+        TypeError: an argument is not of these kinds.
+        ValueError: the shapes are not these, or N < 2.
+
     Source: Tian (2022), Theorem 1, Eq. 3-5.
 
     >>> z = torch.eye(4)
@@ -118,64 +190,68 @@ def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | Strategy) -> Tensor:
     tensor(12.)
     """
     check_same_shape("z_aug", z_aug, "z", z)
-    n = _check_two_rows("z", z)
-    d2_pos = paired_squared_distances(z, z_aug)
-    d2_neg = squared_distances(z, z)
-    itself = torch.eye(n, dtype=torch.bool, device=z.device)
+    _check_two_rows("z", z)
+    d2_pos, d2_neg = paired_squared_distances(z, z_aug), squared_distances(z, z)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     if not isinstance(alpha, Tensor):
-        if isinstance(alpha, type) or not callable(alpha):
-            raise TypeError(f"alpha: expected a tensor [N, N] or a strategy object, got {alpha!r}")
-        weights = alpha(d2_pos.detach(), d2_neg.detach().masked_fill(itself, math.inf))
-        if not isinstance(weights, tuple):
-            raise TypeError(
-                f"alpha: expected a strategy that returns PairWeights, got one that returns {type(weights)}"
-            )
-        alpha = weights[0]
-    alpha = _check_alpha(alpha, n).detach().to(d2_neg.dtype).masked_fill(itself, 0.0)
+        strategy = strategy_for_alpha(alpha)
+        alpha = strategy(d2_pos.detach(), d2_neg.detach().masked_fill(itself, math.inf)).neg
+    alpha = check_alpha(alpha, len(z)).detach().to(d2_neg.dtype).masked_fill(itself, 0.0)
     return (alpha * (d2_neg - d2_pos[:, None])).sum()
 
 
 def contrastive_covariance(a: Tensor, b: Tensor, alpha: Tensor, a_aug: Tensor, b_aug: Tensor) -> Tensor:
     """The contrastive covariance C_α[a, b] of two features: between samples, weighted by α, minus between views.
 
-    ``C_α[a, b] = Σ_i Σ_{j≠i} α_ij (a_i - a_j)(b_i - b_j)ᵀ - Σ_i (Σ_{j≠i} α_ij) (a_i - a'_i)(b_i - b'_i)ᵀ``,
-    formed as products with the Laplacian of α, so no loop over pairs and nothing larger than its inputs and outputs.
+    ``C_α[a, b] = Σ_i Σ_{j≠i} α_ij (a_i - a_j)(b_i - b_j)ᵀ - Σ_i (Σ_{j≠i} α_ij) (a_i - a'_i)(b_i - b'_i)ᵀ``, formed as
+    a product with the Laplacian of α. It does not depend on the origin of the features.
 
     Args:
-        a: first feature of the N samples.
-        b: second feature of the same samples.
-        alpha: importance of each pair; its diagonal is ignored.
-        a_aug: first feature of their other view.
-        b_aug: second feature of their other view.
+        a: first feature of the N samples, ``[N, A]``.
+        b: second feature of the same samples, ``[N, B]``.
+        alpha: importance of each pair, ``[N, N]``; its diagonal is ignored.
+        a_aug: first feature of their other view, ``[N, A]``.
+        b_aug: second feature of their other view, ``[N, B]``.
 
-    Shape: ``[N, A]``, ``[N, B]``, ``[N, N]``, ``[N, A]``, ``[N, B]`` -> ``[A, B]``, in float32 at least.
-    Raises: TypeError, ValueError if the shapes or dtypes are not these, or N < 2.
+    Returns: ``[A, B]``, in float32 at least.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: the shapes are not these, or N < 2.
+
     Source: Tian (2022), Eq. 5.
     """
     check_same_shape("a_aug", a_aug, "a", a)
     check_same_shape("b_aug", b_aug, "b", b)
-    n = _check_two_rows("a", a)
-    if len(b) != n:
-        raise ValueError(f"b: expected {n} rows as a has, got {tuple(b.shape)}")
-    a, b, alpha, a_aug, b_aug = promote(a, b, _check_alpha(alpha, n), a_aug, b_aug)
-    alpha = alpha.masked_fill(torch.eye(n, dtype=torch.bool, device=alpha.device), 0.0)
-    row_sums, column_sums = alpha.sum(dim=1), alpha.sum(dim=0)
-    with torch.autocast(a.device.type, enabled=False):
-        laplacian_b = (row_sums + column_sums)[:, None] * b - (alpha + alpha.T) @ b
-        between_views = (a - a_aug).T @ (row_sums[:, None] * (b - b_aug))
-        return a.T @ laplacian_b - between_views
+    _check_two_rows("a", a)
+    if len(b) != len(a):
+        raise ValueError(f"b: expected {len(a)} rows as a has, got {tuple(b.shape)}")
+    a, b, alpha, a_aug, b_aug = promote(a, b, check_alpha(alpha, len(a)), a_aug, b_aug)
+    alpha = alpha.masked_fill(torch.eye(len(a), dtype=torch.bool, device=alpha.device), 0.0)
+    with without_autocast(a.device):
+        between_views = (a - a_aug).T @ (alpha.sum(dim=1, keepdim=True) * (b - b_aug))
+        laplacian = Laplacian(b - centre_of(b))
+        laplacian.add(slice(None), alpha)
+        return (a - centre_of(a)).T @ laplacian.gradients()[0] - between_views
 
 
-def _check_two_rows(name: str, z: Tensor) -> int:
-    if len(z) < 2:
-        raise ValueError(f"{name}: expected at least 2 samples to compare, got {len(z)}")
-    return len(z)
+def strategy_for_alpha(alpha: object) -> Strategy:
+    """Return the strategy that was given as ``alpha``, as `alphacl_plugins.strategies.guarded.plain` does."""
+    if not isinstance(alpha, str) and not callable(alpha):
+        raise TypeError(f"alpha: expected a tensor [N, N], a strategy object or its name, got {alpha!r}")
+    return plain(resolve_strategy(alpha, argument="alpha"))
 
 
-def _check_alpha(alpha: Tensor, n: int) -> Tensor:
+def check_alpha(alpha: object, n: int) -> Tensor:
+    """Raise unless ``alpha`` is a floating-point tensor ``[n, n]``; return it."""
     if not isinstance(alpha, Tensor):
         raise TypeError(f"alpha: expected a tensor [{n}, {n}], got {alpha!r}")
     check_matrix("alpha", alpha)
     if alpha.shape != (n, n):
         raise ValueError(f"alpha: expected shape [{n}, {n}], got {tuple(alpha.shape)}")
     return alpha
+
+
+def _check_two_rows(name: str, z: Tensor) -> None:
+    if len(z) < 2:
+        raise ValueError(f"{name}: expected at least 2 samples to compare, got {len(z)}")

@@ -1,313 +1,250 @@
-"""AlphaCLLoss: the one loss module, whatever the strategy."""
+"""AlphaCLLoss: the one loss module, whatever the strategy and the engine."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
-from alphacl_plugins._checks import check_bool, check_choice
-from alphacl_plugins._options import (
-    as_strategy,
-    check_batch,
-    check_block_size,
-    check_for_ring,
-    declared,
-    explain_unexpected,
-)
-from alphacl_plugins.functional import l2_normalize, promote, without_autocast
-from alphacl_plugins.metrics import alpha_entropy
-from alphacl_plugins.pairs import NEGATIVES, Batch, PairDistances, assemble, candidate_views, pair_distances
-from alphacl_plugins.positives import weigh
-from alphacl_plugins.ranks import world_size
-from alphacl_plugins.ring import ring_loss
-from alphacl_plugins.strategies import PairWeights, Strategy, Tempered
-from alphacl_plugins.strategies.factored import Factored
-from alphacl_plugins.streaming import Stream, automatic_block
-from alphacl_plugins.streaming.fused import check_strategy
+from alphacl_plugins.checks import check_batch
+from alphacl_plugins.classes import ClassMembers
+from alphacl_plugins.distributed import check_that_ranks_agree, gather, rank, world_size
+from alphacl_plugins.engines.attach import Attached
+from alphacl_plugins.engines.autograd import all_weights, through_autograd
+from alphacl_plugins.engines.blocks import in_blocks, statistics
+from alphacl_plugins.engines.torch_tiles import TorchTiles
+from alphacl_plugins.engines.two_pass import TwoPass
+from alphacl_plugins.engines.weights import Losses
+from alphacl_plugins.functional import l2_normalize, promote, through_normalization, unit_and_length, without_autocast
+from alphacl_plugins.options import BlockSize, Negatives, check_options
+from alphacl_plugins.pairs import Batch
+from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, Strategy, resolve_strategy
+from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.registry import reserve_options
+from alphacl_plugins.strategies.separable import Separable
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from alphacl_plugins.strategies.options import StrategyOptions
+
+
+Maybe = Tensor | None
 
 
 class AlphaCLLoss(nn.Module):
     """Pair-weighted contrastive loss: gradient ascent on the energy E_α, with α chosen by a strategy.
 
     The gradient is that of ``-E / M`` over the M anchors, ``E = Σ_i (Σ_j α_ij D_ij - α_i+ D_i+)``, with α held fixed.
-    The value is the strategy's own loss where it has one (InfoNCE: τ times NT-Xent), else ``-E / M``, which is a
-    direction rather than a curve that must fall.
+    The value is the strategy's own loss if it has one (InfoNCE: τ times NT-Xent), else ``-E / M``, which need not fall.
 
     Args:
-        strategy: a registered name (its default options), an import path, or a strategy object such as
-            ``InfoNCE(tau=0.1)``.
-        negatives: candidates of an anchor are the other samples in all views ("both"), in its own view ("same"), in
-            the other views ("cross"), or the queue alone ("queue"). None: what the strategy declares, else "both".
+        strategy: a registered name, an import path, or a strategy object such as ``InfoNCE(tau=0.1)``.
+        negatives: the other samples in all views ("both"), in the anchor's own view ("same"), in the other views
+            ("cross"), or the queue alone ("queue"). None: what the strategy declares, else "both".
         symmetric: True: every view gives anchors, M = 2N for two; False: the first alone, M = N. None: what the
             strategy declares, else True.
         l2_normalize: scale embeddings to length 1 first, so that D is 1 - cos; zero rows stay zero, without gradient.
-            False: squared lengths, times what the strategy makes of them (D / τ), must fit the dtype (float32 at
-            least); distances beyond it make the loss inf or NaN, never a wrong finite number.
-        detach_alpha: hold α fixed. False lets the gradient through α (the paper's ablation), whose value is
-            ``-E / M``.
+            False: where D / τ leaves the dtype (float32 at least) the loss is inf or NaN, never wrong and finite.
+        detach_alpha: hold α fixed. False: the gradient goes through α (the paper's ablation), and the value is -E / M.
         reduction: "mean" over the anchors, or "none".
-        block_size: how many anchors are compared at once, >= 1. The gradient is then formed block by block beside the
-            loss, in memory of the size of the embeddings; "auto" chooses (with reduction "none" and few anchors it is
-            None). None: by autograd from the N x N
-            distances, which second derivatives (with α held fixed) need, and with reduction "none" a strategy that
-            draws random numbers, as α is else formed once more in the backward pass. "kernel", on request only: by
-            Triton on a GPU, which writes no distance to memory, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Entropy,
-            Direct, DHEL, ...) without labels.
-        gather_distributed: take candidates from all ranks, exactly: after DDP has averaged, parameter gradients equal
-            those of one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes
-            them round instead, for the same gradient in O(N / ranks) memory, for strategies whose weights factor: the
-            softmax types and the kernels. With one process True changes nothing; "ring" still saves the N x N matrix.
+        block_size: how the loss is computed. Value and gradient are the same.
+
+            - "auto": the gradient is formed beside the loss in O(N) memory, some anchors at a time.
+            - an int >= 1: so many anchors at a time; in a ring, tiles of so many anchors and negatives.
+            - "autograd" (or None): from the N x N distances. Second derivatives need it, and with reduction "none" a
+              strategy that draws random numbers: the other engines ask for α again in the backward pass.
+            - "kernel": by Triton on a GPU, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Direct, ...) without labels.
+        gather_distributed: take negatives from all ranks: after DDP has averaged, parameter gradients equal those of
+            one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes them round
+            in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels.
+        **options: of a strategy given by name, such as ``tau``; ``learnable_tau=True`` makes τ a parameter.
 
     Attributes:
-        last_stats: of the latest batch, detached scalars: ``d2_pos`` and ``d2_neg`` (means), ``alpha_entropy`` (mean
-            over anchors, nats), ``effective_negatives`` (its exponential), and ``tau`` of a `Tempered` strategy.
-            Within torch.func's transforms they can be read inside the transform only.
+        last_stats: of the latest batch, detached scalars, computed when they are read (until then the loss keeps the
+            batch): ``d2_pos`` and ``d2_neg`` (means), ``alpha_entropy`` (mean over anchors, nats),
+            ``effective_negatives`` (its exponential), ``tau`` of a `LearnableTemperature`. Within the transforms of
+            torch.func they can be read inside the transform only.
 
-    Raises: ValueError, TypeError for an option outside the above.
+    Raises:
+        TypeError, ValueError: an option is unknown or outside the above, or options do not go together.
+
     Source: Tian (2022), arXiv:2201.12680, Definition 1.
 
     >>> import torch
     >>> z = torch.eye(4)
-    >>> AlphaCLLoss("direct")(z, z)  # positives at D = 0, all candidates at D = 1
+    >>> AlphaCLLoss("direct", tau=0.5)(z, z)  # positives at D = 0, all negatives at D = 1
     tensor(-1.)
     """
 
-    last_stats: dict[str, Tensor]
-
     def __init__(
         self,
-        strategy: str | Strategy = "direct",
+        strategy: str | AnyStrategy = "direct",
         *,
-        negatives: str | None = None,
+        negatives: Negatives | None = None,
         symmetric: bool | None = None,
         l2_normalize: bool = True,
         detach_alpha: bool = True,
-        reduction: str = "mean",
-        block_size: int | str | None = "auto",
-        gather_distributed: bool | str = False,
-        **unexpected: Any,
+        reduction: Literal["mean", "none"] = "mean",
+        block_size: BlockSize = "auto",
+        gather_distributed: bool | Literal["ring"] = False,
+        **options: Unpack[StrategyOptions],
     ) -> None:
         super().__init__()
-        if unexpected:
-            raise TypeError(explain_unexpected(AlphaCLLoss, strategy, unexpected))
-        self.strategy = as_strategy(strategy)
-        negatives = declared(negatives, self.strategy, "negatives", "both")
-        symmetric = declared(symmetric, self.strategy, "symmetric", True)
-        check_choice("negatives", negatives, NEGATIVES)
-        check_choice("reduction", reduction, ("mean", "none"))
-        flags = {
-            "symmetric": symmetric,
-            "l2_normalize": l2_normalize,
-            "detach_alpha": detach_alpha,
-        }
-        for name, flag in flags.items():
-            check_bool(name, flag)
-        check_choice("gather_distributed", gather_distributed, (True, False, "ring"))
-        if gather_distributed and not dist.is_available():
-            raise ValueError("gather_distributed: expected a torch build with torch.distributed, got one without")
-        check_block_size(block_size, detach_alpha, gather_distributed)
-        if gather_distributed == "ring":
-            check_for_ring(self.strategy, detach_alpha)
-        if block_size == "kernel":
-            check_strategy(self.strategy)
-        self.negatives = negatives
-        self.symmetric = symmetric
-        self.l2_normalize = l2_normalize
-        self.detach_alpha = detach_alpha
-        self.reduction = reduction
-        self.block_size = block_size
-        self.gather_distributed = gather_distributed
-        self.last_stats = {}
+        try:
+            self.strategy: Any = resolve_strategy(strategy, options)
+        except TypeError as error:
+            raise TypeError(f"{error}; the loss's own options are {', '.join(OPTIONS)}" if options else error) from None
+        declared = plain(self.strategy)
+        self.negatives = negatives or declared.negatives or "both"
+        self.symmetric = next(flag for flag in (symmetric, declared.symmetric, True) if flag is not None)
+        self.l2_normalize, self.detach_alpha, self.reduction = l2_normalize, detach_alpha, reduction
+        self.block_size, self.gather_distributed = block_size, gather_distributed
+        check_options(self)
+        self._latest: Any = {}  # statistics, or the batch and the temperature that they are of
 
     def forward(
-        self, z: Tensor, z_aug: Tensor, *more_views: Tensor, labels: Tensor | None = None, queue: Tensor | None = None
+        self, z: Tensor, z_aug: Maybe = None, *more_views: Tensor, labels: Maybe = None, queue: Maybe = None
     ) -> Tensor:
         """Compute the loss of a batch.
 
         Args:
-            z: embeddings of one view, any floating-point dtype; computed in float32 at least.
-            z_aug: embeddings of another view.
+            z: embeddings of one view, ``[N, D]``, any floating-point dtype; computed in float32 at least.
+            z_aug: embeddings of another view, ``[N, D]``.
             *more_views: of further views. Every other view of an anchor's sample is a positive.
-            labels: classes, integers. Every other row of the anchor's class, in any view, is a positive and never a
-                candidate. An anchor with several positives has the mean of the losses with one; an anchor without
-                candidates contributes 0.
-            queue: further candidates, without gradient, beside those of ``negatives``.
+            labels: classes ``[N]``. Every other row of the anchor's class, in any view, is a positive. An anchor with
+                several positives has the mean of the losses with one; an anchor without negatives counts 0.
+            queue: further negatives ``[Q, D]``, without gradient, beside the others.
 
-        Shape: ``[N, D]`` each, labels ``[N]``, queue ``[Q, D]`` -> scalar, or with reduction "none" ``[views * N]``
-            (``[N]`` if not symmetric), the anchors of ``z`` first.
-        Raises: TypeError, ValueError if shapes or dtypes are not these, or no anchor can have a candidate.
+        Returns: a scalar, or with reduction "none" the losses of the M anchors, view by view.
+
+        Raises:
+            TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
         """
-        views = [z, z_aug, *more_views]
-        check_batch(views, labels, queue)
-        block = self._block(views, labels, queue)
-        if block is not None:
-            with without_autocast(z.device):
-                return self._streamed(views, labels, queue, block)
-        views, labels, queue = self._prepare(views, labels, queue)
-        if self.gather_distributed == "ring":
-            per_anchor = self._in_ring(views, labels, queue)
-        else:
-            distances = self._distances(views, labels, queue)
-            weights = self._weigh(distances)
-            self._keep_stats(distances, weights)
-            per_anchor = _per_anchor(distances, weights)
-        return per_anchor.mean() if self.reduction == "mean" else per_anchor
+        views: list[Any] = [z, z_aug, *more_views]
+        check_batch(views, labels, queue, None if self.gather_distributed else self.negatives)
+        with without_autocast(z.device):
+            strategy = plain(self.strategy, detach=self.detach_alpha)
+            by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
+            rows, length, batch, differentiable = self._batch(strategy, views, labels, queue, graph=by_autograd)
+            if by_autograd:
+                losses = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
+                value, energy = self._value(losses, batch._replace(views=batch.views.detach())), losses.minus_energy
+                value = value if value is energy else value + (energy - energy.detach())
+                return value.mean() if self.reduction == "mean" else value  # type: ignore[no-any-return]
+            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
+            in_tiles = self.gather_distributed == "ring" or self.block_size == "kernel"
+            engine = self._two_pass(strategy, batch) if in_tiles else engine
+            losses, gradient = engine(batch, with_gradient=differentiable and self.reduction == "mean")
+            if gradient is not None and length is not None:
+                gradient = through_normalization(gradient, batch.views, length)
+
+            def again(weights: Tensor, unit: Tensor, length: Tensor | None, queue: Tensor | None) -> Tensor:
+                gradient: Tensor = engine(batch._replace(views=unit, queue=queue), weights)[1]
+                return gradient if length is None else through_normalization(gradient, unit, length)
+
+            value = self._value(losses, engine if in_tiles else batch)
+            if self.reduction == "mean" and gradient is None:  # nobody wants one
+                return value.mean()
+            gradient = again if gradient is None else gradient
+            return Attached.apply(value, rows, gradient, batch.views, length, batch.queue)  # type: ignore[no-any-return]
 
     def pair_weights(
-        self, z: Tensor, z_aug: Tensor, *more_views: Tensor, labels: Tensor | None = None, queue: Tensor | None = None
+        self, z: Tensor, z_aug: Maybe = None, *more_views: Tensor, labels: Maybe = None, queue: Maybe = None
     ) -> PairWeights:
         """Return the α of this batch: what `forward` would hold fixed, complete with ``pos`` and ``value``.
 
-        Shape: rows are the M anchors in the loss's order. Columns of ``neg`` are the candidates: for "both" all views,
-            for "same" and "cross" the anchor's own or the other views, in order; then the queue. An excluded one has
-            weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``, each times its share in the mean:
-            without labels the other views, beginning with the next; with labels all rows of all views.
+        The arguments are those of `forward`.
+
+        Returns: a row for each anchor, in the loss's order. Columns of ``neg`` are the rows of all views for "both" (or
+            with labels), of the anchor's own view or the other views for "same" and "cross"; then the queue. An
+            excluded one has weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``, each times its share in
+            the mean: without labels the other views, beginning with the next; with labels all rows of all views.
         """
-        views = [z, z_aug, *more_views]
-        check_batch(views, labels, queue)
-        distances = self._distances(*self._prepare(views, labels, queue))
-        weights = self._weigh(distances)
-        pos = weights.pos[:, 0] if weights.pos.shape[1] == 1 else weights.pos
-        return PairWeights(weights.neg.detach(), pos.detach(), _per_anchor(distances, weights).detach())
+        views: list[Any] = [z, z_aug, *more_views]
+        check_batch(views, labels, queue, None if self.gather_distributed else self.negatives)
+        with torch.no_grad(), without_autocast(z.device):
+            strategy = plain(self.strategy)
+            return all_weights(strategy, self._batch(strategy, views, labels, queue, whole=True)[2])
+
+    @property
+    def last_stats(self) -> dict[str, Tensor]:
+        """Statistics of the latest batch; empty before the first."""
+        if isinstance(self._latest, dict):
+            return self._latest
+        source, tau = self._latest
+        options = {} if tau is None else {"tau": tau}
+        strategy = plain(dataclasses.replace(self.strategy.strategy, **options) if options else self.strategy)
+        stats: dict[str, Tensor] = statistics(strategy, source) if isinstance(source, Batch) else source.stats
+        self._latest = stats = stats | options
+        return stats
 
     def extra_repr(self) -> str:
         """Show every option."""
-        names = (
-            "negatives",
-            "symmetric",
-            "l2_normalize",
-            "detach_alpha",
-            "reduction",
-            "block_size",
-            "gather_distributed",
-        )
-        shown = {} if isinstance(self.strategy, nn.Module) else {"strategy": self.strategy}
-        shown.update({name: getattr(self, name) for name in names})
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        names = OPTIONS[1:] if isinstance(self.strategy, nn.Module) else OPTIONS
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies begin without the statistics of a batch, which a transform of torch.func may have left unreadable."""
-        return self.__dict__ | {"last_stats": {}}
+        return self.__dict__ | {"_latest": {}}
 
-    def _prepare(
-        self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None
-    ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-        """Normalise the batch and bring it to one dtype, labels to int64."""
-        rows = views if queue is None else [*views, queue.detach()]
-        rows = promote(*[l2_normalize(row) for row in rows] if self.l2_normalize else rows)
-        labels = None if labels is None else labels.long()
-        return rows[: len(views)], labels, None if queue is None else rows[-1]
+    @property
+    def _learns(self) -> bool:
+        """Whether a temperature learns from the energy."""
+        return isinstance(self.strategy, LearnableTemperature) and self.strategy.learnable and self.detach_alpha
 
-    def _assemble(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> Batch:
-        gather = bool(self.gather_distributed)
-        return assemble(views, negatives=self.negatives, labels=labels, queue=queue, gather_distributed=gather)
+    def _batch(
+        self, strategy: Strategy, views: list[Tensor], labels: Any, queue: Any, graph: bool = False, whole: bool = False
+    ) -> tuple[Tensor, Tensor | None, Batch, bool]:
+        """Return the views with their graph, their lengths, what engines see, and if some rank wants a gradient."""
+        dtype, n, first, length = views[0].dtype, len(views[0]), 0, None
+        *views, last = promote(*views, *(views[:1] if queue is None else [queue.detach()]))
+        rows, queue = torch.stack(views), None if queue is None else last
+        labels, differentiable = None if labels is None else labels.long(), torch.is_grad_enabled()
+        if self.gather_distributed:
+            in_ring = self.gather_distributed == "ring" and not whole
+            in_backward = rows.requires_grad and (not in_ring or self.reduction == "none")
+            differentiable = check_that_ranks_agree("z", rows, labels, queue, gradient=in_backward)
+            check_batch(views, labels, queue, self.negatives, world_size())  # earlier, other ranks would wait for ever
+            if not in_ring and (self.negatives != "queue" or labels is not None):
+                rows, first = gather(rows), rank() * n
+                labels = None if labels is None else gather(labels.view(1, -1, 1)).flatten()
+        unit = rows if graph else rows.detach()
+        if self.l2_normalize:
+            unit, length = unit_and_length(unit, dtype)
+            queue = None if queue is None else l2_normalize(queue)
+        elif queue is not None:
+            queue = queue.clone()  # the caller may overwrite it before the backward pass
+        classes, asked = None, strategy.uses_positive and not strategy.separable
+        if labels is not None and (asked or labels.device.type == "cpu"):  # on a GPU it is worth a host sync to few
+            classes = ClassMembers.of(labels)
+        anchor_views = len(rows) if self.symmetric else 1
+        return rows, length, Batch(unit, queue, labels, classes, first, n, anchor_views, self.negatives), differentiable
 
-    def _distances(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> PairDistances:
-        batch = self._assemble(views, labels, queue)
-        return pair_distances(batch, negatives=self.negatives, symmetric=self.symmetric)
+    def _two_pass(self, strategy: Strategy, batch: Batch) -> TwoPass:
+        assert isinstance(strategy, Separable)  # as check_options has seen
+        if self.block_size == "kernel":
+            from alphacl_plugins.engines.triton_tiles import TritonTiles  # needs Triton
 
-    def _block(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> int | str | None:
-        """How many anchors are compared at once; None: all, by autograd from the matrix of distances; "kernel"."""
-        if self.block_size is None or not self.detach_alpha or self.gather_distributed == "ring":
-            return None
-        if self.block_size != "auto":
-            return self.block_size if isinstance(self.block_size, str) else int(self.block_size)
-        n_views = len(views)
-        n_anchors = len(views[0]) * (n_views if self.symmetric else 1)
-        ranks = world_size() if self.gather_distributed else 1
-        compared = len(candidate_views(self.negatives, 0, n_views)) if labels is None else n_views
-        n_candidates = compared * len(views[0]) * ranks
-        block = automatic_block(self.strategy, n_anchors, n_candidates + (0 if queue is None else len(queue)))
-        return None if self.reduction == "none" and block >= n_anchors else block
+            return TwoPass(strategy, TritonTiles.of(strategy, batch), in_ring=self.gather_distributed == "ring")
+        side = 512 if self.block_size == "auto" else int(self.block_size)  # type: ignore[arg-type]
+        tiles = TorchTiles(strategy, batch.negatives, batch.labels is not None, side)
+        return TwoPass(strategy, tiles, in_ring=True)
 
-    def _streamed(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None, block: int | str) -> Tensor:
-        """The loss with a gradient that is formed beside it, not by autograd from the matrix of distances."""
-        normalize = self.l2_normalize and not self.gather_distributed and _alike(views, queue)
-        if normalize:  # as part of the stream: fewer operations
-            queue = None if queue is None else l2_normalize(queue.detach()).to(promote(views[0])[0].dtype)
-            labels = None if labels is None else labels.long()
-        else:
-            views, labels, queue = self._prepare(views, labels, queue)
-        batch = self._assemble(views, labels, queue)
-        first, samples = batch.first, len(batch.views[0])
-        stream = Stream(
-            strategy=self.strategy,
-            negatives=self.negatives,
-            symmetric=self.symmetric,
-            normalize=normalize,
-            labels=batch.classes if batch.labelled else None,
-            queue=batch.queue,
-            own=range(first, first + samples),
-            block=block,
-        )
-        loss, self.last_stats = stream.loss(torch.stack(batch.everyone), self.reduction)
-        self._keep_tau()
-        return loss
-
-    def _in_ring(self, views: list[Tensor], labels: Tensor | None, queue: Tensor | None) -> Tensor:
-        strategy: Factored = self.strategy.factored  # type: ignore[attr-defined]  # __init__ has seen to it
-        minus_energy, value, self.last_stats = ring_loss(
-            strategy, views, negatives=self.negatives, symmetric=self.symmetric, labels=labels, queue=queue
-        )
-        self._keep_tau()
-        if isinstance(self.strategy, Tempered) and self.strategy.learnable and value is not None:
-            value = self.strategy.learn_from(value, -minus_energy)
-        return _with_gradient(value, minus_energy)
-
-    def _weigh(self, distances: PairDistances) -> _Weights:
-        d2_pos, d2_neg = distances.pos, distances.for_strategy()
-        if self.detach_alpha:
-            d2_pos, d2_neg = d2_pos.detach(), d2_neg.detach()
-        neg, pos, value = weigh(
-            self.strategy, d2_pos, distances.share, d2_neg, lambda neg: neg.masked_fill(distances.excluded, 0.0)
-        )
-        assert pos is not None  # completed by weigh
-        lonely = distances.without_candidates()
-        pos = pos.masked_fill(lonely, 0.0)
-        if not self.detach_alpha:
-            return _Weights(neg, pos, None)
-        return _Weights(neg.detach(), pos.detach(), None if value is None else value.masked_fill(lonely[:, 0], 0.0))
-
-    def _keep_stats(self, distances: PairDistances, weights: _Weights) -> None:
-        compared = (~distances.excluded).sum()
-        entropy = alpha_entropy(weights.neg)
-        self.last_stats = {
-            "d2_pos": (distances.share * distances.pos.detach()).sum(dim=1).mean(),
-            "d2_neg": distances.neg.detach().masked_fill(distances.excluded, 0.0).sum() / compared.clamp_min(1),
-            "alpha_entropy": entropy,
-            "effective_negatives": entropy.exp(),
-        }
-        self._keep_tau()
-
-    def _keep_tau(self) -> None:
-        if isinstance(self.strategy, Tempered):
-            self.last_stats["tau"] = self.strategy.tau
+    def _value(self, losses: Losses, source: Batch | TwoPass) -> Tensor:
+        """Return the loss of each anchor, from which a temperature learns; remember what has the statistics."""
+        learnable = isinstance(self.strategy, LearnableTemperature)
+        self._latest = source, self.strategy.tau if learnable else None
+        if isinstance(self.strategy, nn.Module) and not learnable:
+            self._latest = self.last_stats  # at once, as the state of the strategy may change
+        value = losses.minus_energy if losses.value is None else losses.value
+        assert value is not None  # as engines form -E where there is no other value
+        return self.strategy.learn_from(value, -losses.minus_energy) if self._learns else value
 
 
-class _Weights(NamedTuple):
-    """Complete pair weights; the value is None where it is ``-E``, as it is whenever the gradient goes through α."""
-
-    neg: Tensor  # [M, K]
-    pos: Tensor  # [M, P]
-    value: Tensor | None  # [M]
-
-
-def _per_anchor(distances: PairDistances, weights: _Weights) -> Tensor:
-    """The loss of each anchor."""
-    minus_energy = (weights.pos * distances.pos).sum(dim=1) - (weights.neg * distances.neg).sum(dim=1)
-    return _with_gradient(weights.value, minus_energy)
-
-
-def _with_gradient(value: Tensor | None, minus_energy: Tensor) -> Tensor:
-    """The strategy's own value, if it has one, with the gradient of ``-E``."""
-    return minus_energy if value is None else value + (minus_energy - minus_energy.detach())
-
-
-def _alike(views: list[Tensor], queue: Tensor | None) -> bool:
-    """Whether the views are of one dtype and the queue of no higher one."""
-    dtype = promote(views[0])[0].dtype
-    higher = queue is not None and torch.promote_types(dtype, queue.dtype) != dtype
-    return not higher and all(view.dtype == views[0].dtype for view in views)
+OPTIONS = tuple(name for name in inspect.signature(AlphaCLLoss).parameters if name != "options")  # the strategy first
+reserve_options(*OPTIONS)

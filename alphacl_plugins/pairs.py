@@ -1,152 +1,213 @@
-"""Who is compared with whom: the anchors, positives and candidates of a batch, and their distances."""
+"""Who is compared with whom: the one place that knows views, negatives, labels, the queue and the samples of a rank."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from alphacl_plugins.functional import paired_squared_distances, squared_distances
-from alphacl_plugins.ranks import check_that_ranks_agree, gather_labels, gather_views
+from alphacl_plugins.classes import ClassMembers
 
 NEGATIVES = ("both", "same", "cross", "queue")
 
 
+class Group(NamedTuple):
+    """Anchors that share their columns: the samples of some views against the rows of some views and the queue."""
+
+    anchor_views: list[int]
+    column_views: list[int]
+    first: int  # place of the first anchor in the loss
+    a: Tensor  # anchors [m, D], near the origin
+    b: Tensor  # columns [K, D], the queue last; the same object as a if they are the same rows
+    moving: int  # how many columns, the first, take a gradient: all but the queue
+
+    def blocks(self, size: int) -> list[tuple[int, int]]:
+        """Cut the anchors into blocks: the first of each, and the one after its last."""
+        found, stop = [], 0
+        while stop < len(self.a):  # no range, for which torch.compile would make a graph for each number of anchors
+            start, stop = stop, min(stop + size, len(self.a))
+            found.append((start, stop))
+        return found
+
+
+class Excluded(NamedTuple):
+    """Columns that are not negatives of m anchors, as a mask ``[m, K]`` or as indices ``[m, C]`` (which may repeat)."""
+
+    where: Tensor
+    left: Tensor | int  # how many columns are negatives: ``[m, 1]``, or one number for every anchor
+
+    def fill(self, x: Tensor, value: float) -> Tensor:
+        """Write ``value`` there, in place unless autograd, torch.compile or torch.func keeps track of x."""
+        by_mask = self.where.dtype == torch.bool
+        tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        if tracked or x.requires_grad:
+            return x.masked_fill(self.where, value) if by_mask else x.scatter(1, self.where, value)
+        return x.masked_fill_(self.where, value) if by_mask else x.scatter_(1, self.where, value)
+
+
+class Positives(NamedTuple):
+    """Positives of m anchors among their columns: all columns, or the columns at indices ``[m, P]``."""
+
+    where: Tensor | None
+    share: Tensor  # [m, P], weight of each in the anchor's mean; 0 for a column that is not a positive
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the entries of ``x [m, K]`` at the positives, ``[m, P]``."""
+        return x if self.where is None else x.gather(1, self.where)
+
+    def add_to(self, weights: Tensor, pos: Tensor) -> Tensor:
+        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns."""
+        return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
+
+
 class Batch(NamedTuple):
-    """The embeddings of a step. Rows of one class are positives of each other and never candidates."""
+    """The embeddings of a step, and which of them are anchors, positives and negatives.
 
-    views: list[Tensor]  # of this rank, each [N, D]
-    everyone: list[Tensor]  # of all ranks, each [ranks * N, D]
-    classes: Tensor  # [ranks * N], the label of each sample, or without labels its index
-    labelled: bool
-    first: int  # index of this rank's first sample in `everyone`
+    Anchors are the samples ``first, ..., first + own - 1`` of the first ``anchor_views`` views; in the loss they stand
+    view by view. A sample without label is a class of its own. The negatives of an anchor are the rows of other classes
+    in the views that ``negatives`` names, and the queue. Its positives are the other rows of its class in all views.
+    """
+
+    views: Tensor  # [V, n, D], of all ranks if gathered
     queue: Tensor | None  # [Q, D]
+    labels: Tensor | None  # [n]
+    classes: ClassMembers | None  # of the labels; None with labels: classes are compared by a mask
+    first: int
+    own: int
+    anchor_views: int
+    negatives: str
+
+    def groups(self, centre: Tensor | float) -> list[Group]:
+        """Group the anchors by what they are compared with; with labels, positives lie in all views.
+
+        Distances do not depend on the origin, but their rounding does: rows are moved by ``centre [D]``.
+        """
+        n_views, n, _ = self.views.shape
+        every, anchors = list(range(n_views)), list(range(self.anchor_views))
+        if self.labels is not None or self.negatives == "both":
+            compared = [(anchors, every)]
+        elif self.negatives == "queue":
+            compared = [(anchors, every[:0])]
+        else:
+            compared = [([view], [w for w in every if (w == view) == (self.negatives == "same")]) for view in anchors]
+        views, found, first = self.views if isinstance(centre, float) else self.views - centre, [], 0
+        own = views if self.own == n else views.narrow(1, self.first, self.own)
+        for anchor_views, column_views in compared:
+            a = own[anchor_views[0]] if len(anchor_views) == 1 else own.flatten(0, 1)
+            b = a
+            if self.queue is not None or self.own != n or anchor_views != column_views:
+                rows = [views[view] for view in column_views] + ([] if self.queue is None else [self.queue - centre])
+                b = rows[0] if len(rows) == 1 else torch.cat(rows)
+            found.append(Group(anchor_views, column_views, first, a, b, len(column_views) * n))
+            first += len(anchor_views) * self.own
+        return found
+
+    def compare(self, group: Group, start: int, stop: int) -> tuple[Excluded, Positives | None]:
+        """Return which columns are not negatives of some anchors of a group and, with labels, which are positives."""
+        n_views, n, device = len(group.column_views), self.views.shape[1], self.views.device
+        anchor = torch.arange(start, stop, device=device)[:, None]
+        sample = anchor % self.own + self.first if self.first else anchor % self.own
+        if self.labels is None:
+            own_sample = sample + torch.arange(0, n_views * n, n, device=device)
+            return Excluded(own_sample, len(group.b) - n_views), None
+        dtype, positive = self.views.dtype, None
+        if self.classes is None or self.negatives != "both":
+            a, b = self.rows(group)
+            a = a._replace(view=a.view[start:stop], sample=a.sample[start:stop], label=a.label[start:stop])
+            negative, positive = is_negative(a, b, self.negatives), is_positive(a, b).to(dtype)
+            excluded = Excluded(~negative, negative.sum(dim=1, keepdim=True))
+        if self.classes is None:
+            assert positive is not None
+            return excluded, Positives(None, positive / positive.sum(dim=1, keepdim=True).clamp_min(1))
+        members, size = self.classes.members[sample[:, 0]], self.classes.size[sample[:, 0]]
+        own_view_first = (anchor // self.own + torch.arange(n_views, device=device)) % n_views * n
+        where = (members[:, None, :] + own_view_first[:, :, None]).flatten(1)
+        real = (torch.arange(members.shape[1], device=device) < size).to(dtype).repeat(1, n_views)
+        positives = Positives(where[:, 1:], (real / (n_views * size - 1).clamp_min(1))[:, 1:])  # without itself
+        if self.negatives == "both":
+            excluded = Excluded(where, len(group.b) - n_views * size)
+        return excluded, positives
+
+    def rows(self, group: Group, home: int = 0) -> tuple[Rows, Rows]:
+        """Return the anchors and columns of a group; ``home`` is the number of this rank's first sample in a ring."""
+        n, own = self.views.shape[1], slice(self.first, self.first + self.own)
+        samples = torch.arange(home, home + n, device=self.views.device)
+        labels = samples if self.labels is None else self.labels
+        a = Rows.of(group.a, group.anchor_views, samples[own], labels[own])
+        return a, a if group.b is group.a else Rows.of(group.b, group.column_views, samples, labels)
+
+    def other_views(self) -> tuple[list[Tensor], Tensor | None]:
+        """Measure each anchor against its sample in the other views: its positives without labels, none with labels.
+
+        Returns: for each shift s = 1, ..., V - 1 the differences to the view s further on, ``[anchor views, own, D]``;
+        half their squared lengths, ``[M, V - 1]``.
+        """
+        if self.labels is not None:
+            return [], None
+        rows = self.views if self.own == self.views.shape[1] else self.views.narrow(1, self.first, self.own)
+        gaps = [rows - rows.roll(-shift, 0) for shift in range(1, len(rows))]
+        gaps = gaps if self.anchor_views == len(rows) else [gap[: self.anchor_views] for gap in gaps]
+        d2 = [(gap * gap).sum(dim=2).mul_(0.5).view(-1, 1) for gap in gaps]
+        return gaps, d2[0] if len(d2) == 1 else torch.cat(d2, dim=1)
+
+    def pull_of_views(self, gaps: list[Tensor], weights: Tensor) -> Tensor:
+        """Return the gradient of ``Σ_ip β_ip D_ip`` for `other_views`, ``β [M, V - 1]``: ``[V, n, D]``, 0 without."""
+        total = weights.new_zeros(self.views.shape) if len(gaps) != 1 or gaps[0].shape != self.views.shape else None
+        for shift, gap in enumerate(gaps, start=1):
+            pull = weights[:, shift - 1].view(self.anchor_views, -1, 1) * gap
+            if total is None:  # two views, all of them anchors
+                return pull - pull.roll(1, 0)
+            own = total.narrow(1, self.first, self.own)
+            own[: self.anchor_views] += pull
+            for view, of_view in enumerate(pull):
+                own[(view + shift) % len(own)] -= of_view
+        assert total is not None
+        return total
+
+    def subtract(self, total: Tensor, group: Group, of_a: Tensor | None, of_b: Tensor | None) -> None:
+        """Subtract what the anchors ``[m, D]`` and the moving columns of a group have from ``total [V, n, D]``."""
+        own = total if self.own == total.shape[1] else total.narrow(1, self.first, self.own)
+        for part, views, rows in ((own, group.anchor_views, of_a), (total, group.column_views, of_b)):
+            if rows is not None and len(views) == len(part):
+                part.sub_(rows.view_as(part))
+            elif rows is not None:
+                for view, of_view in zip(views, torch.split(rows, part.shape[1]), strict=True):
+                    part[view].sub_(of_view)
 
 
-class PairDistances(NamedTuple):
-    """Half squared distances of each anchor to its P positives and its K candidates."""
+class Rows(NamedTuple):
+    """Embeddings, and what the rules need to know of each row where blocks come one after another."""
 
-    pos: Tensor  # [M, P]
-    share: Tensor  # [M, P], 1 / (number of the anchor's positives), 0 where there is no positive
-    neg: Tensor  # [M, K], finite everywhere
-    excluded: Tensor  # [M, K] bool
+    z: Tensor  # [K, D]
+    view: Tensor  # [K], of the queue -1
+    sample: Tensor  # [K], counted over all ranks; of the queue -1
+    label: Tensor  # [K]; the sample where there are no labels
 
     @staticmethod
-    def stack(groups: Sequence[PairDistances]) -> PairDistances:
-        """Put the rows of several groups of anchors below each other."""
-        return PairDistances(*(torch.cat(parts) for parts in zip(*groups, strict=True)))
+    def of(z: Tensor, views: list[int], samples: Tensor, labels: Tensor) -> Rows:
+        """Return rows that are the samples of some views, one view after another, and then the queue."""
+        view = torch.tensor(views, device=z.device, dtype=torch.int64).repeat_interleave(len(samples))
+        facts = view, samples.repeat(len(views)), labels.repeat(len(views))
+        return Rows(z, *(pad(fact, (0, len(z) - len(fact)), value=-1) for fact in facts))
 
-    def for_strategy(self) -> Tensor:
-        """Candidates as a strategy sees them: +inf where excluded; all at 0 for an anchor that has none."""
-        lonely = self.without_candidates()
-        return self.neg.masked_fill(self.excluded, math.inf).masked_fill(lonely, 0.0)
-
-    def without_candidates(self) -> Tensor:
-        """Which anchors have no candidate, ``[M, 1]``; they contribute 0."""
-        return self.excluded.all(dim=1, keepdim=True)
+    def part(self, i: slice, centre: Tensor) -> Rows:
+        """Return the rows i, moved by ``centre [D]``."""
+        return Rows(self.z[i] - centre, self.view[i], self.sample[i], self.label[i])
 
 
-def assemble(
-    views: Sequence[Tensor], *, negatives: str, labels: Tensor | None, queue: Tensor | None, gather_distributed: bool
-) -> Batch:
-    """Bring together what the anchors of this rank are compared with.
-
-    Raises: ValueError if no anchor can have a candidate, or (on every rank) if the ranks' batches differ in kind.
-    """
-    everyone, first = list(views), 0
-    if gather_distributed:
-        check_that_ranks_agree("z", views, labels=labels, queue=queue)
-    needs_others = negatives != "queue" or labels is not None
-    if gather_distributed and needs_others:
-        everyone, first = gather_views(views)
-        labels = None if labels is None else gather_labels(labels)
-    check_candidates(len(everyone[0]), negatives, queue)
-    classes = torch.arange(len(everyone[0]), device=views[0].device) if labels is None else labels
-    return Batch(list(views), everyone, classes, labels is not None, first, queue)
-
-
-def pair_distances(batch: Batch, *, negatives: str, symmetric: bool) -> PairDistances:
-    """Measure every anchor against its positives and candidates.
-
-    Args:
-        batch: the embeddings.
-        negatives: candidates in all views ("both"), the anchor's own ("same"), the others ("cross"), or the queue alone
-            ("queue").
-        symmetric: whether every view gives anchors, or the first alone.
-
-    Returns: rows in the order of the loss: the anchors of the first view, then of the second, ...
-    """
-    groups = [_measure(batch, *group) for group in anchor_groups(negatives, symmetric, len(batch.views))]
-    return groups[0] if len(groups) == 1 else PairDistances.stack(groups)
-
-
-def anchor_groups(negatives: str, symmetric: bool, n_views: int) -> list[tuple[list[int], list[int]]]:
-    """The views that give anchors, grouped by the views in which their candidates lie: (anchors, candidates) each."""
-    anchor_views = list(range(n_views)) if symmetric else [0]
-    wanted = [candidate_views(negatives, own, n_views) for own in anchor_views]
-    if all(views == wanted[0] for views in wanted):
-        return [(anchor_views, wanted[0])]
-    return [([own], views) for own, views in zip(anchor_views, wanted, strict=True)]
-
-
-def _measure(batch: Batch, anchor_views: Sequence[int], candidate_views: Sequence[int]) -> PairDistances:
-    """Distances of the anchors of some views to the candidates in some views and in the queue."""
-    anchors = torch.cat([batch.views[view] for view in anchor_views])
-    own = slice(batch.first, batch.first + len(batch.views[0]))
-    anchor_classes = batch.classes[own].repeat(len(anchor_views))
-    rows = [batch.everyone[view] for view in candidate_views]
-    same_class = anchor_classes[:, None] == batch.classes.repeat(len(rows))[None, :]
-    if batch.queue is not None:
-        rows.append(batch.queue)
-        same_class = torch.cat([same_class, same_class.new_zeros(len(anchors), len(batch.queue))], dim=1)
-    positives = _labelled_positives if batch.labelled else _other_views
-    return PairDistances(
-        *positives(batch, anchors, anchor_views), squared_distances(anchors, torch.cat(rows)), same_class
-    )
-
-
-def _other_views(batch: Batch, anchors: Tensor, anchor_views: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The positives of an anchor are its sample in every other view: distances and shares, ``[M, views - 1]``."""
-    n_views = len(batch.views)
-    columns = [
-        torch.cat([batch.views[(view + shift) % n_views] for view in anchor_views]) for shift in range(1, n_views)
-    ]
-    d2_pos = torch.stack([paired_squared_distances(anchors, column) for column in columns], dim=1)
-    return d2_pos, torch.full_like(d2_pos, 1 / (n_views - 1))
-
-
-def _labelled_positives(batch: Batch, anchors: Tensor, anchor_views: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The positives of an anchor are all other rows of its class, in any view and rank: ``[M, all rows]``."""
-    everything = torch.cat(batch.everyone)
-    n, n_all = len(batch.views[0]), len(batch.everyone[0])
-    samples = torch.arange(batch.first, batch.first + n, device=anchors.device)
-    itself = torch.cat([samples + view * n_all for view in anchor_views])
-    classes = batch.classes.repeat(len(batch.everyone))
-    positive = batch.classes[samples].repeat(len(anchor_views))[:, None] == classes[None, :]
-    positive = positive & (itself[:, None] != torch.arange(len(everything), device=anchors.device)[None, :])
-    share = positive.to(anchors.dtype) / positive.sum(dim=1, keepdim=True).clamp_min(1)
-    return squared_distances(anchors, everything), share
-
-
-def candidate_views(negatives: str, own: int, n_views: int) -> list[int]:
-    """In which views the candidates of an anchor of view ``own`` lie."""
+def is_negative(a: Rows, b: Rows, negatives: str) -> Tensor:
+    """Return which rows b are negatives of the anchors a, ``[m, k]``: other classes in the views wanted, the queue."""
+    queued, other_class = b.view < 0, a.label[:, None] != b.label
     if negatives == "queue":
-        return []
-    if negatives == "same":
-        return [own]
-    return [view for view in range(n_views) if negatives == "both" or view != own]
+        return queued.expand_as(other_class)
+    if negatives != "both":
+        other_class &= (a.view[:, None] == b.view) == (negatives == "same")
+    return other_class | queued
 
 
-def check_candidates(n: int, negatives: str, queue: Tensor | None) -> None:
-    """Raise unless n samples and the queue leave candidates to an anchor."""
-    queued = 0 if queue is None else len(queue)
-    if n == 0:
-        raise ValueError("z: expected at least 1 sample, got 0")
-    if negatives == "queue":
-        if queued == 0:
-            raise ValueError('queue: expected embeddings [Q, D] with Q >= 1, as negatives is "queue", got none')
-    elif n < 2 and queued == 0:
-        raise ValueError(f"z: expected at least 2 samples (or a queue) to have candidates, got {n}")
+def is_positive(a: Rows, b: Rows) -> Tensor:
+    """Return which rows b are positives of the anchors a, ``[m, k]``: the anchor's class, but not the anchor itself."""
+    itself = (a.view[:, None] == b.view) & (a.sample[:, None] == b.sample)
+    return (a.label[:, None] == b.label) & (b.view >= 0) & ~itself

@@ -1,39 +1,52 @@
-"""A queue of the latest keys, MoCo's source of candidates from before this batch."""
+"""A queue of the latest keys: the negatives from earlier batches, as in MoCo."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alphacl_plugins._checks import check_bool, check_choice, check_count, check_matrix, check_width
-from alphacl_plugins.ranks import gather_rows
+from alphacl_plugins.caller_warnings import warn_caller
+from alphacl_plugins.checks import check_bool, check_choice, check_count, check_matrix, check_width
+from alphacl_plugins.distributed import gather_rows
 
 
 class EmbeddingQueue(nn.Module):
-    """First in, first out: the latest ``size`` keys, as candidates for `AlphaCLLoss`.
+    """First in, first out: the latest ``size`` keys, as negatives for `AlphaCLLoss`.
 
     One step of MoCo, with ``criterion = AlphaCLLoss("infonce", negatives="queue", symmetric=False)``::
 
         loss = criterion(q, k, queue=queue.embeddings)  # queries, keys of the momentum encoder, keys of earlier batches
         queue.enqueue(k)  # before or after loss.backward()
 
-    It begins with random rows of length 1, the same on every rank, and leaves torch's global generator alone. The rows
-    and the place of the next key are buffers, ``embeddings [size, dim]`` and ``pointer``: a run resumed from its state
-    dict sees the candidates that it would have seen. Move it to the device of the keys, as any module.
+    The queue begins with random rows of length 1, the same on every rank, and leaves torch's global generator alone.
+    The rows and the place of the next key are buffers, ``embeddings [size, dim]`` and ``pointer``, so that a run that
+    is resumed from a state dict has the same negatives. Move the queue to the device of the keys, as any module.
+
+    A key with an entry that is not finite does not enter: the row that it would replace stays as it was before the
+    call, and the next key goes to the next row.
 
     Args:
         size: number of keys held, >= 1.
-        dim: width of a key, >= 1. None: that of `set_width`, of the first keys or of the state dict loaded; until then
-            ``embeddings`` is ``[size, 0]``. (With ``torch.compile(fullgraph=True)``, known before the compiled call.)
-        gather_distributed: the keys of all ranks enter, in rank order, so that the queue is the same on every rank.
-            False: each rank holds its own keys, unless the queue is part of a DistributedDataParallel module that
-            synchronises its buffers (its default): rank 0's then replaces the others at every forward pass.
-        overflow: where a batch goes beyond the last row, "wrap" continues at row 0: always exactly the latest ``size``
-            keys. "drop" leaves out the rest of the batch, and the next begins at row 0, as lightly's memory bank.
+        dim: width of a key, >= 1. None: the width given by `set_width`, by the first keys or by a loaded state dict;
+            until then ``embeddings`` is ``[size, 0]``. Give it if the queue is part of a model that is copied before
+            the first batch, as by an exponential moving average (``torch.optim.swa_utils.AveragedModel``, timm's
+            ``ModelEma``): the copy of a queue without width cannot take the rows of the original later. With
+            ``torch.compile(fullgraph=True)`` the width has to be known before the compiled call.
+        gather_distributed: True: the keys of all ranks enter, in rank order, so that the queue is the same on every
+            rank. False: each rank holds its own keys, unless the queue is part of a DistributedDataParallel module
+            that synchronises its buffers (its default): the rows of rank 0 then replace the others at every forward
+            pass.
+        overflow: where a batch goes beyond the last row, "wrap" continues at row 0, so that the queue always holds
+            exactly the latest ``size`` keys. "drop" leaves out the rest of the batch, and the next batch begins at row
+            0, as in lightly's memory bank.
 
-    Raises: TypeError, ValueError for an option outside the above.
+    Raises:
+        TypeError: an option is of another kind.
+        ValueError: an option is outside the above.
+
     Source: He et al. (2020), arXiv:1911.05722.
 
     >>> queue = EmbeddingQueue(3, dim=1)
@@ -59,40 +72,54 @@ class EmbeddingQueue(nn.Module):
         self.dim = dim
         self.gather_distributed = gather_distributed
         self.overflow = overflow
+        self._copied_without_width = False
         self.register_buffer("embeddings", torch.empty(size, 0))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         if dim is not None:
             self._begin(dim)
 
     def set_width(self, dim: int) -> None:
-        """Give a queue made without a width its rows, ahead of the first keys; with that width already, do nothing.
+        """Give a queue without width its rows, before the first keys; do nothing if it has that width.
 
-        Raises: TypeError, ValueError if ``dim`` is not an int >= 1, or the queue has another width.
+        Args:
+            dim: width of a key, >= 1.
+
+        Raises:
+            TypeError: ``dim`` is not an int.
+            ValueError: ``dim`` is not >= 1, or the queue has another width.
+
+        Warns:
+            UserWarning: a copy was made while the queue had no width.
         """
         check_count("dim", dim)
         width = self.embeddings.shape[1]
         if width == 0:
-            self._begin(dim)
+            self._begin(dim, warn=True)
         elif width != dim:
             raise ValueError(f"dim: expected {width}, the width of the queue, got {dim}")
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Let keys in, in their order, and as many of the oldest out.
+        """Put keys in, in their order, in place of the oldest.
 
         Args:
-            keys: any floating-point dtype; kept without gradient, in the dtype of the queue.
+            keys: ``[N, D]``, any N and any floating-point dtype; with ``gather_distributed`` the same shape on every
+                rank. Kept without gradient, in the dtype of the queue.
 
-        Shape: ``[N, D]``, any N; with ``gather_distributed`` the same on every rank.
-        Raises: TypeError, ValueError if ``keys`` is not a floating-point matrix of the queue's width, or (on every
-            rank) the shapes differ between ranks to gather.
+        Raises:
+            TypeError: ``keys`` is not a floating-point tensor.
+            ValueError: ``keys`` is not a matrix of the queue's width, or (on every rank) the shapes to gather differ
+                between ranks.
+
+        Warns:
+            UserWarning: a copy was made while the queue had no width.
         """
         check_matrix("keys", keys)
         keys = keys.to(self.embeddings.dtype)
         if self.gather_distributed:
             keys = gather_rows("keys", keys)
         if self.embeddings.shape[1] == 0:
-            self._begin(keys.shape[1])
+            self._begin(keys.shape[1], warn=True)
         check_width("keys", keys, "the queue", self.embeddings)
         rows = torch.arange(len(keys), device=keys.device)
         end = self.pointer + len(keys)
@@ -102,7 +129,9 @@ class EmbeddingQueue(nn.Module):
         else:  # the last row takes its key once more for each that is dropped
             rows = torch.minimum(rows[: self.size], self.size - 1 - self.pointer)
             positions, end = self.pointer + rows, end.masked_fill(end >= self.size, 0)
-        self.embeddings.index_copy_(0, positions, keys[rows])
+        keys, before = keys[rows], self.embeddings[positions]
+        finite = keys.isfinite().all(dim=1, keepdim=True)  # one bad key would make every loss NaN until it has left
+        self.embeddings.index_copy_(0, positions, torch.where(finite, keys, before))
         self.pointer.copy_(end)
 
     def extra_repr(self) -> str:
@@ -110,7 +139,23 @@ class EmbeddingQueue(nn.Module):
         names = ("size", "dim", "gather_distributed", "overflow")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
-    def _begin(self, width: int) -> None:
+    def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingQueue:
+        """Copy, and remember a copy that has no width."""
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        self._copied_without_width = self.embeddings.shape[1] == 0
+        return clone
+
+    def _begin(self, width: int, *, warn: bool = False) -> None:
+        if warn and self._copied_without_width:
+            warn_caller(
+                "dim: a copy of this queue was made before its width was known. If the copy follows the queue, as an "
+                'exponential moving average does, torch will say "size of tensor a (0)" or "size mismatch": give '
+                f"EmbeddingQueue({self.size}, dim={width}), or in lightly's form "
+                f"memory_bank_size=({self.size}, {width})",
+                UserWarning,
+            )
         with torch.inference_mode(False):  # a first batch in validation: training must be able to write here later
             self.embeddings = _random_rows(self.size, width).to(self.embeddings)
 
@@ -122,7 +167,7 @@ class EmbeddingQueue(nn.Module):
 
 
 def _random_rows(size: int, dim: int) -> Tensor:
-    """Rows of length 1, the same ones at every call."""
+    """Return rows of length 1, ``[size, dim]``, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(size, dim, generator=generator, dtype=torch.float64, device="cpu")
     return nn.functional.normalize(rows)

@@ -10,14 +10,14 @@ _NEWTON_STEPS = 3
 
 
 class UniformCosines:
-    """Distribution function and quantiles of ``c = cos θ``, whose density is that of θ, ∝ sin^(D-2) θ.
+    """Distribution function and quantiles of ``c = cos θ``, where θ has a density ∝ sin^(D-2) θ.
 
     Equivalently ``(1 + c)/2`` is Beta((D-1)/2, (D-1)/2). The density of the latitude φ = π/2 - θ is integrated by
-    Simpson's rule on a fine grid and interpolated by cubics that know its slope: exact to 1e-10 at any D.
+    Simpson's rule on a fine grid. Between its points, cubics of the right slope interpolate: exact to 1e-10 at any D.
 
     Args:
         dim: dimension D of the space, >= 2.
-        device: where the table lies.
+        device: device of the table.
     """
 
     def __init__(self, dim: int, device: torch.device) -> None:
@@ -33,11 +33,11 @@ class UniformCosines:
         self._cdf = cdf / cdf[-1]
 
     def cdf(self, c: Tensor) -> Tensor:
-        """``F(c) = P(cos <= c)``."""
+        """Return ``F(c) = P(cos <= c)``."""
         return self._latitude_cdf(torch.asin(c))
 
     def quantile(self, p: Tensor) -> Tensor:
-        """The c with ``F(c) = p``."""
+        """Return the c with ``F(c) = p``."""
         cell = (torch.searchsorted(self._cdf, p, right=True) - 1).clamp(0, _CELLS - 1)
         start = cell.to(p.dtype) * self._step - self._reach
         latitude = start + self._step / 2
@@ -48,7 +48,10 @@ class UniformCosines:
         return torch.sin(latitude)
 
     def partial_mean(self, c: Tensor) -> Tensor:
-        """``G(c) = ∫_{-1}^c s f(s) ds = -(1 - c²)^((D-1)/2) / ((D-1) Z)``, as ``f(s) = (1 - s²)^((D-3)/2) / Z``."""
+        """Return ``G(c) = ∫_{-1}^c s f(s) ds``.
+
+        It is ``-(1 - c²)^((D-1)/2) / ((D-1) Z)``, as ``f(s) = (1 - s²)^((D-3)/2) / Z``.
+        """
         scale = math.exp(self._log_scale) / (self.dim - 1)
         return -scale * (1 - c.square()).clamp_min(0.0).pow((self.dim - 1) / 2)
 
@@ -58,7 +61,7 @@ class UniformCosines:
 
     def _latitude_cdf(self, latitude: Tensor) -> Tensor:
         position = ((latitude + self._reach) / self._step).clamp(0.0, float(_CELLS))
-        cell = position.long().clamp(max=_CELLS - 1)
+        cell = position.nan_to_num(0.0).long().clamp(max=_CELLS - 1)
         s = position - cell
         left, right = self._cdf[cell], self._cdf[cell + 1]
         left_slope, right_slope = self._step * self._density[cell], self._step * self._density[cell + 1]
@@ -68,10 +71,16 @@ class UniformCosines:
 
 
 def wasserstein_to_uniform(cosines: Tensor, dim: int) -> Tensor:
-    """``∫ |F_N(c) - F(c)| dc`` between sorted cosines and the uniform law in D dimensions, exactly.
+    """Return the W1 distance ``∫ |F_N(c) - F(c)| dc`` of cosines to the uniform law in D dimensions.
 
     F_N is constant, p, between two cosines a <= b, and F increases, so the integrand changes sign at most once there,
     at the quantile of p clamped to [a, b]; F itself has the antiderivative ``c F(c) - G(c)``.
+
+    Args:
+        cosines: sorted, ``[pairs]``, in float64.
+        dim: dimension D of the space, >= 1.
+
+    Returns: a scalar; NaN if a cosine is.
     """
     edges = torch.cat([cosines.new_full((1,), -1.0), cosines, cosines.new_ones(1)])
     p = torch.linspace(0.0, 1.0, len(cosines) + 1, dtype=cosines.dtype, device=cosines.device)

@@ -1,10 +1,10 @@
 """Contrastive PCA: the max player of a linear network in closed form (Sec. 4 of the paper).
 
-The covariance X_α (`covariance`; its α in `blocks` and `classes`), its eigenvectors (`eigen`), the best embedding for a
+The covariance X_α (`covariance`; its α in `blocks`), its eigenvectors (`eigen`), the best embedding for a
 fixed α (`pca`), and α and embedding by turns (`turns`).
 """
 
-from alphacl_plugins.spectral.covariance import ContrastiveCovariance, contrastive_covariance
+from alphacl_plugins.spectral.covariance import ContrastiveCovariance
 from alphacl_plugins.spectral.eigen import Eigenstructure, leading_eigenvectors
 from alphacl_plugins.spectral.pca import contrastive_pca
 from alphacl_plugins.spectral.turns import Turns, take_turns
@@ -13,7 +13,6 @@ __all__ = [
     "ContrastiveCovariance",
     "Eigenstructure",
     "Turns",
-    "contrastive_covariance",
     "contrastive_pca",
     "leading_eigenvectors",
     "take_turns",

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from alphacl_plugins._checks import check_count, check_labels, check_matrix
-from alphacl_plugins.functional import paired_squared_distances, promote, squared_distances
-from alphacl_plugins.spectral.classes import Classes
-from alphacl_plugins.strategies import Strategy, build_strategy
+from alphacl_plugins.checks import check_count, check_labels
+from alphacl_plugins.classes import ClassMembers
+from alphacl_plugins.engines.weights import weights_of
+from alphacl_plugins.functional import (
+    centre_of,
+    distances,
+    paired_squared_distances,
+    promote,
+    strategy_for_alpha,
+)
+from alphacl_plugins.pairs import Batch, Group, Positives
+from alphacl_plugins.strategies import AnyStrategy, PairWeights, Strategy
+from alphacl_plugins.strategies.separable import RowFactors, Separable, Totals
+
+
+class Block(NamedTuple):
+    """The weights of some anchors of N samples, m of them."""
+
+    rows: slice  # the anchors
+    samples: Tensor  # [m, N]: α of the negatives, minus the weights of the positives among the samples
+    view: Tensor  # [m, 1]: weight of the anchor's other view
 
 
 class BlockedAlpha:
-    """The weights of each anchor's candidates, ``[m, N]`` at a time, and how its positives share their sum.
+    """The weights of each anchor's pairs, ``[m, N]`` at a time.
 
-    A sample's candidates are the others, with ``labels`` those of other classes; its positives are its other view
-    and, with ``labels``, the other samples of its class. A strategy sees the mean distance to them.
+    A sample's negatives are the other samples, with ``labels`` those of other classes; its positives are its other view
+    and, with ``labels``, the other samples of its class. As in the loss, an anchor with several positives has the mean
+    of the weights that each positive would give by itself; an anchor without any is its own positive, at D_+ = 0.
+    A positive has the sum of the row that it gives as its weight, as in Eq. 5.
 
     Args:
-        alpha: a tensor of importances, a strategy, or the name of one.
-        z: embedding on which a strategy measures distances.
-        z_aug: its other view, if there is one.
-        labels: class of each sample.
+        alpha: a tensor of importances ``[N, N]``, a strategy, or the name of one.
+        z: embedding on which a strategy measures distances, ``[N, E]``.
+        z_aug: its other view, ``[N, E]``, if there is one.
+        labels: class of each sample, ``[N]``.
         block_size: anchors in a block.
         dtype: of the weights.
 
-    Shape: ``alpha [N, N]``; ``z``, ``z_aug`` ``[N, E]``; ``labels [N]``.
-    Raises: TypeError, ValueError if shapes or dtypes are not these; ValueError for an unknown name.
+    Raises:
+        TypeError, ValueError: labels or block size are not these, or a name is unknown.
     """
 
     def __init__(
         self,
-        alpha: Tensor | Strategy | str,
+        alpha: Tensor | AnyStrategy | str,
         z: Tensor,
         z_aug: Tensor | None,
         *,
@@ -45,60 +64,89 @@ class BlockedAlpha:
         if labels is not None:
             check_labels("labels", labels, len(z))
         check_count("block_size", block_size)
-        self.weigh = _tensor_or_strategy(alpha, len(z))
-        self.z, self.z_aug, self.labels, self.block_size, self.dtype = z, z_aug, labels, block_size, dtype
-        self.classes = None if labels is None else Classes.of(labels)
+        self._fixed = alpha.detach() if isinstance(alpha, Tensor) else None
+        self._strategy = None if isinstance(alpha, Tensor) else _with_row_sums(alpha)
+        self.block_size, self.dtype = block_size, dtype
+        members = None if labels is None else ClassMembers.of(labels)
+        self._batch = Batch(promote(z)[0][None], None, labels, members, 0, len(z), 1, "both")
+        self._d2_of_view = None if z_aug is None else paired_squared_distances(z, z_aug)[:, None]
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield some anchors and their weights of all samples, ``[m, N]``: 0 for what is no candidate."""
-        n = len(self.z)
-        d2_pos = None if isinstance(self.weigh, Tensor) else self._positive_distances()
-        for start in range(0, n, self.block_size):
-            rows = slice(start, min(start + self.block_size, n))
-            excluded = self._excluded(rows)
-            if d2_pos is None:
-                weights = self.weigh[rows]  # type: ignore[index]
-            else:
-                d2_neg = squared_distances(self.z[rows], self.z).masked_fill_(excluded, math.inf)
-                answer = self.weigh(d2_pos[rows], d2_neg)  # type: ignore[operator]
-                if not isinstance(answer, tuple):
-                    raise TypeError(f"alpha: expected a strategy that returns PairWeights, got {type(answer).__name__}")
-                weights = answer[0]
-            yield rows, weights.to(self.dtype).masked_fill(excluded, 0.0)
+    def blocks(self) -> Iterator[Block]:
+        """Yield the weights of all anchors, block by block."""
+        (group,) = self._batch.groups(centre_of(self._batch.views))
+        for start, stop in group.blocks(self.block_size):
+            yield self._block(group, start, stop)
 
-    def share(self, sums: Tensor) -> Tensor:
-        """Weight of each positive of an anchor, ``[N]``: the anchor's row sum, divided among them."""
-        return sums / self._positives().to(sums.dtype)
+    def _block(self, group: Group, start: int, stop: int) -> Block:
+        rows = slice(start, stop)
+        if self._fixed is not None and self._batch.classes is not None:
+            return self._tensor_with_classes(rows, self._fixed, self._batch.classes)
+        excluded, positives = self._batch.compare(group, start, stop)
+        if self._strategy is None:
+            assert self._fixed is not None
+            neg = excluded.fill(self._fixed[rows].to(self.dtype, copy=True), 0.0)
+            return Block(rows, neg, neg.sum(dim=1, keepdim=True))
+        d2 = distances(group.a[rows], group.b)
+        d2_pos = d2.new_zeros(len(d2), 1) if self._d2_of_view is None else self._d2_of_view[rows].to(d2.dtype)
+        d2_pos = d2_pos if positives is None else torch.cat([d2_pos, positives.of(d2)], dim=1)
+        neg, pos, _ = weights_of(self._strategy, d2_pos, self._share(positives), d2, excluded)
+        neg, pos = neg.to(self.dtype), pos.to(self.dtype)
+        return Block(rows, neg if positives is None else positives.add_to(neg, -pos[:, 1:]), pos[:, :1])
 
-    def _excluded(self, rows: slice) -> Tensor:
-        """Which samples are no candidates of some anchors, ``[m, N]``: themselves, and those of their class."""
-        everyone = torch.arange(len(self.z), device=self.z.device)
-        itself = everyone[rows, None] == everyone
-        return itself if self.labels is None else itself | (self.labels[rows, None] == self.labels)
+    def _tensor_with_classes(self, rows: slice, alpha: Tensor, classes: ClassMembers) -> Block:
+        """A mask is faster here than the indices of the positives, which share the sum of the row evenly."""
+        labels = self._batch.labels
+        assert labels is not None
+        same = labels[rows, None] == labels
+        neg = torch.where(same, 0.0, alpha[rows]).to(self.dtype)
+        positives = classes.size[rows] - (1 if self._d2_of_view is None else 0)
+        pos = neg.sum(dim=1, keepdim=True) / positives.clamp_min(1)
+        torch.where(same, -pos, neg, out=neg)  # also for an anchor with itself: that pair has no difference
+        return Block(rows, neg, pos)
 
-    def _positives(self) -> Tensor:
-        """How many positives each anchor has, ``[N]``; 1 where it has none, so that it can divide."""
-        views = torch.full((len(self.z),), 0 if self.z_aug is None else 1, device=self.z.device)
-        return (views if self.classes is None else views + self.classes.others).clamp_min(1)
-
-    def _positive_distances(self) -> Tensor:
-        """Mean distance of each anchor to its positives, ``[N]``; 0 without any."""
-        total = self.z.new_zeros(len(self.z), dtype=promote(self.z)[0].dtype)
-        if self.z_aug is not None:
-            total = total + paired_squared_distances(self.z, self.z_aug)
-        if self.classes is not None:
-            total = total + self.classes.summed_distances(self.z)
-        return self.share(total)
+    def _share(self, positives: Positives | None) -> Tensor | float:
+        """Return the share of each positive in the anchor's mean, ``[m, 1 + P]``: the other view, then the class."""
+        if positives is None:
+            return 1.0
+        others = (positives.share > 0).sum(dim=1, keepdim=True)
+        of_view = (others == 0).to(self.dtype) if self._d2_of_view is None else 1 / (others.to(self.dtype) + 1)
+        return torch.cat([of_view, (1 - of_view) * positives.share.to(self.dtype)], dim=1)
 
 
-def _tensor_or_strategy(alpha: Tensor | Strategy | str, n: int) -> Tensor | Strategy:
-    if isinstance(alpha, str):
-        return build_strategy(alpha)
-    if not isinstance(alpha, Tensor):
-        if isinstance(alpha, type) or not callable(alpha):
-            raise TypeError(f"alpha: expected a tensor [N, N], a strategy object or its name, got {alpha!r}")
-        return alpha
-    check_matrix("alpha", alpha)
-    if alpha.shape != (n, n):
-        raise ValueError(f"alpha: expected shape [{n}, {n}], got {tuple(alpha.shape)}")
-    return alpha.detach()
+def _with_row_sums(alpha: AnyStrategy | str) -> Strategy:
+    strategy = strategy_for_alpha(alpha)
+    if strategy.separable and isinstance(strategy, Separable):
+        return _SeparableWithRowSums(strategy)
+    return _WithRowSums(strategy)
+
+
+class _WithRowSums(Strategy):
+    """The weights of a strategy, whose positive weighs as much as its negatives together, without a loss."""
+
+    pure = True
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy, self.uses_positive = strategy, strategy.uses_positive
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+        return PairWeights(self._strategy(d2_pos, d2_neg).neg)
+
+
+class _SeparableWithRowSums(Separable):
+    """The same of a strategy whose weights factor."""
+
+    def __init__(self, strategy: Separable) -> None:
+        self._strategy, self.uses_totals = strategy, strategy.uses_totals
+
+    def log_weight(self, d2: Tensor) -> Tensor:
+        """Return that of the strategy."""
+        return self._strategy.log_weight(d2)
+
+    def potential(self, d2: Tensor) -> Tensor | None:
+        """Return that of the strategy."""
+        return self._strategy.potential(d2)
+
+    def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
+        """Return its row sum for both."""
+        row_sum = self._strategy.factors(d2_pos, totals).row_sum
+        return RowFactors(row_sum, pos=row_sum)

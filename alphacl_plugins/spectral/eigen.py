@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins._checks import check_count, check_matrix
-from alphacl_plugins._warnings import warn_caller
+from alphacl_plugins.caller_warnings import warn_caller
+from alphacl_plugins.checks import check_count, check_matrix
 from alphacl_plugins.functional import promote
 from alphacl_plugins.spectral.covariance import ContrastiveCovariance
 
@@ -22,19 +22,24 @@ class Eigenstructure(NamedTuple):
 
 @torch.no_grad()
 def leading_eigenvectors(matrix: Tensor | ContrastiveCovariance, n_components: int) -> Eigenstructure:
-    """The largest eigenvalues of a symmetric matrix, or of a `ContrastiveCovariance`, and their eigenvectors.
+    """Return the largest eigenvalues of a symmetric matrix or a `ContrastiveCovariance`, and their eigenvectors.
 
     A matrix is decomposed in full. An operator is not formed: block Krylov iteration (``block = n + 8`` columns) with
     full orthogonalisation, until the residuals ``||X v - λ v||`` are at the precision of the dtype.
     Each eigenvector's largest entry is positive, so that its sign is determined.
 
     Args:
-        matrix: symmetric.
-        n_components: how many, in [1, D].
+        matrix: symmetric, ``[D, D]``.
+        n_components: n, how many, in [1, D].
 
-    Shape: ``[D, D]`` -> components ``[n, D]``, eigenvalues ``[n]``.
-    Raises: TypeError, ValueError if the matrix is not square or not finite, or ``n_components`` not in [1, D].
-    Warns: RuntimeWarning if an operator's residuals stay larger.
+    Returns: components ``[n, D]``, eigenvalues ``[n]``.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: the matrix is not square or not finite, or ``n_components`` is not in [1, D].
+
+    Warns:
+        RuntimeWarning: residuals of an operator stay larger.
 
     >>> leading_eigenvectors(torch.diag(torch.tensor([1.0, 3.0, -2.0])), 2).eigenvalues
     tensor([3., 1.])
@@ -59,17 +64,17 @@ def leading_eigenvectors(matrix: Tensor | ContrastiveCovariance, n_components: i
 
 
 def with_positive_peaks(vectors: Tensor) -> Tensor:
-    """Give each row the sign that makes its largest entry positive. Shape: ``[n, D]``."""
+    """Give each row of ``[n, D]`` the sign that makes its largest entry positive."""
     largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
-    return vectors * torch.where(largest < 0, -1.0, 1.0)
+    return torch.where(largest < 0, -vectors, vectors)
 
 
 def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tuple[Tensor, Tensor]:
-    """Leading eigenpairs by restarted block Krylov spaces: Rayleigh-Ritz on [V, XV, X²V, ...], orthogonalised twice."""
+    """Return leading eigenpairs by restarted block Krylov spaces: Rayleigh-Ritz on [V, XV, X²V, ...]."""
     like, width = operator.x, operator.shape[0]
     block = n + 8 if 2 * (n + 8) <= width else width  # room for a second space, or the whole space, which is exact
     generator = torch.Generator().manual_seed(0)  # a start of its own: the same result whatever was drawn before
-    start = torch.randn(width, block, generator=generator, dtype=torch.float64).to(like)
+    start = torch.randn(width, block, generator=generator, dtype=torch.float64, device="cpu").to(like)
     basis = torch.linalg.qr(start).Q
     eps = torch.finfo(like.dtype).eps
     tolerance = 100 * eps
@@ -102,7 +107,7 @@ def _krylov(operator: ContrastiveCovariance, n: int, restarts: int = 100) -> tup
 
 
 def _new_directions(image: Tensor, span: Tensor, at_least: float) -> Tensor:
-    """Orthonormal columns for what an image adds to the span, unless it is so small a part of it: rounding noise."""
+    """Return orthonormal columns for the part of an image outside the span, leaving out rounding noise."""
     scale = torch.linalg.matrix_norm(image, 2)
     for _ in range(2):
         image = image - span @ (span.T @ image)
@@ -113,7 +118,7 @@ def _new_directions(image: Tensor, span: Tensor, at_least: float) -> Tensor:
 
 
 def check_finite_product(product: Tensor) -> None:
-    """Raise unless X_α, or its product, is finite: an eigen-solver waits for it anyway, so this look costs nothing."""
+    """Raise unless X_α, or a product with it, is finite. An eigen-solver waits for it anyway, so the check is free."""
     if not product.isfinite().all():
         raise ValueError(
             "x: expected samples and weights whose X_α is finite, got nan or inf; x is too large for its dtype, or "

@@ -10,41 +10,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alphacl_plugins._checks import check_choice
+from alphacl_plugins.checks import check_choice
 from alphacl_plugins.spectral.covariance import ContrastiveCovariance
 from alphacl_plugins.spectral.eigen import Eigenstructure, check_finite_product, leading_eigenvectors
-from alphacl_plugins.strategies import Strategy
+from alphacl_plugins.strategies import AnyStrategy
 
 
 def contrastive_pca(
     x: Tensor,
     x_aug: Tensor | None,
-    alpha: Tensor | Strategy | str,
+    alpha: Tensor | AnyStrategy | str,
     n_components: int,
     *,
     labels: Tensor | None = None,
     block_size: int = 1024,
     solver: str = "auto",
 ) -> Eigenstructure:
-    """The best linear embedding for a fixed α: the leading eigenvectors of the contrastive covariance X_α.
+    """Return the best linear embedding for a fixed α: the leading eigenvectors of the contrastive covariance X_α.
 
     ``argmax_W ½ tr(W X_α Wᵀ)  s.t.  W Wᵀ = I``; embed with ``x @ components.T``. Without the constraint of orthonormal
-    rows the maximum would be infinite, and with one on the length of W alone all rows would be the same.
+    rows the maximum would be infinite; with a constraint on the length of W alone all rows would be the same.
 
     Args:
-        x: the N samples.
-        x_aug: their other view; None: see `ContrastiveCovariance`.
-        alpha: a tensor of importances >= 0 (diagonal ignored), or a strategy or its name, such as ``"infonce"``, which
-            sees the distances of ``x`` itself.
-        n_components: rows of W, in [1, D].
-        labels: classes whose samples are positives of each other.
+        x: the N samples, ``[N, D]``.
+        x_aug: their other view, ``[N, D]``; None: see `ContrastiveCovariance`.
+        alpha: a tensor of importances >= 0, ``[N, N]`` (diagonal ignored), or a strategy or its name, such as
+            ``"infonce"``, which sees the distances of ``x`` itself.
+        n_components: n, rows of W, in [1, D].
+        labels: classes ``[N]``, integers; the samples of a class are positives of each other.
         block_size: anchors that are compared with all samples at once.
         solver: "dense" forms X_α; "operator" only multiplies with it; "auto": dense up to a width of 4,096.
 
-    Shape: ``[N, D]``, ``[N, D]``, ``[N, N]`` -> components ``[n, D]``, eigenvalues ``[n]``, largest first.
-    Raises: TypeError, ValueError as `ContrastiveCovariance` and `leading_eigenvectors`; ValueError if ``x``, ``x_aug``
-        or ``alpha`` is not finite, or a tensor ``alpha`` has a negative weight, or none above 0 for any pair.
-    Source: Tian (2022), arXiv:2201.12680, Corollary 2, Eq. 9.
+    Returns: components ``[n, D]``, eigenvalues ``[n]``, largest first.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: as `ContrastiveCovariance` and `leading_eigenvectors`; or ``x``, ``x_aug`` or ``alpha`` is not
+            finite, or a tensor ``alpha`` has a weight < 0, or none above 0 for any pair.
+
+    Source: Tian (2022), Corollary 2, Eq. 9.
 
     >>> x = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> contrastive_pca(x, x, torch.ones(4, 4), n_components=1).components

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins._checks import check_count, check_non_negative
-from alphacl_plugins.spectral.covariance import ContrastiveCovariance, contrastive_covariance
+from alphacl_plugins.checks import check_count, check_non_negative
+from alphacl_plugins.spectral.covariance import ContrastiveCovariance
 from alphacl_plugins.spectral.eigen import (
     Eigenstructure,
     check_finite_product,
@@ -17,7 +17,7 @@ from alphacl_plugins.spectral.eigen import (
     with_positive_peaks,
 )
 from alphacl_plugins.spectral.pca import check_samples
-from alphacl_plugins.strategies import Strategy
+from alphacl_plugins.strategies import AnyStrategy
 
 # The inertia λ: its first value above 0, and its factor after an answer that is withdrawn, or kept. Of three settings
 # tried on the digits, with 2 to 36 components, these needed the fewest turns.
@@ -39,7 +39,7 @@ class Turns(NamedTuple):
 def take_turns(
     x: Tensor,
     x_aug: Tensor | None,
-    strategy: Strategy | str,
+    strategy: AnyStrategy | str,
     n_components: int,
     *,
     labels: Tensor | None = None,
@@ -47,37 +47,45 @@ def take_turns(
     tol: float = 1e-2,
     block_size: int = 1024,
 ) -> Turns:
-    """Alternate α of the embedding ``z = W x`` and ``W`` of α, from PCA on, until W stays where it is.
+    """Alternate α of the embedding ``z = W x`` and ``W`` of α, from PCA on, until W no longer moves.
 
     With ``P = WᵀW``, a turn forms ``X = X_α(P)`` and answers with ``argmax_Q ⟨X, Q⟩ - λ s ||Q - P||²/2``, the leading
     eigenvectors of ``X + λ s P``; s is the mean size of X on the embedding, which makes λ a number. The inertia λ is 0
     (the closed form itself) until an answer goes too far, ``⟨X_α(Q), Q - P⟩ < 0``; then the answer is withdrawn, and λ
     grows. If α minimises ``E_α - R(α)``, as InfoNCE's does, ``min_α E_α - R(α)`` is concave in P, and an answer that
     is kept never lowers it: the turns climb to a stationary point of the loss. Without inertia they can run in circles,
-    for α weighs what W brings together, so the next W prefers what this one leaves out.
+    for α weighs the pairs that W brings together, so the next W prefers the directions that this W leaves out.
 
     Distances are in units of their mean over all pairs in the PCA of x, so that τ means the same for any x.
 
     Args:
-        x: the N samples.
-        x_aug: their other view; None: see `ContrastiveCovariance`.
+        x: the N samples, ``[N, D]``.
+        x_aug: their other view, ``[N, D]``; None: see `ContrastiveCovariance`.
         strategy: gives α; an object, or a name for its default options.
-        n_components: rows of W, in [1, D].
-        labels: classes whose samples are positives of each other.
-        max_iter: at most so many α are formed, >= 1; each costs O(N² D). 1: the answer to the α of PCA, untested.
-        tol: W has stopped where at most so large a part of ``X Wᵀ`` (the residual) and of its answer lies outside W,
-            >= 0. The first is 0 where W spans eigenvectors of X; the second without inertia only where these are the
-            leading ones, with inertia at others too. A gap above 0 tells of those.
+        n_components: n, rows of W, in [1, D].
+        labels: classes ``[N]``, integers; the samples of a class are positives of each other.
+        max_iter: how many α are formed at most, >= 1; each costs O(N² D). 1: the answer to the α of PCA, untested.
+        tol: W has stopped where at most this part of ``X Wᵀ`` (the residual) and of its answer lies outside W, >= 0.
+            The residual is 0 where W spans eigenvectors of X. The part of the answer is 0 without inertia only where
+            these are the leading eigenvectors, with inertia at others too; a gap above 0 tells of the others.
         block_size: anchors that are compared with all samples at once.
 
-    Returns: components; their eigenvalues under the last α; how many α were formed; the residual that ``tol`` bounds;
-        the gap, by how much the n leading eigenvectors of the last X would have more energy than W, relative to theirs
-        (0: W is the best answer to its own α, which for a min player makes it the best embedding of all); whether W
-        has stopped. If not, all are of the W that was kept last; for a min player such as InfoNCE, more turns never
-            make it worse. With ``max_iter`` = 1, residual and gap are those of PCA, and the components answer its α.
-    Shape: ``[N, D]``, ``[N, D]`` -> components ``[n, D]``, eigenvalues ``[n]``.
-    Raises: TypeError, ValueError as `ContrastiveCovariance` and `leading_eigenvectors`, or for ``max_iter``, ``tol``.
-    Source: Tian (2022), arXiv:2201.12680, Corollaries 1 and 2.
+    Returns: `Turns`:
+
+        - the components, ``[n, D]``, and their eigenvalues under the last α, ``[n]``;
+        - how many α were formed;
+        - the residual that ``tol`` bounds;
+        - the gap: by how much the n leading eigenvectors of the last X would have more energy than W, relative to
+          their own. 0: W is the best answer to its own α, which for a min player makes it the best embedding of all;
+        - whether W has stopped. If not, all of these are of the W that was kept last; for a min player such as
+          InfoNCE, more turns never make it worse. With ``max_iter`` = 1, residual and gap are those of PCA, and the
+          components answer its α.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: as `ContrastiveCovariance` and `leading_eigenvectors`, or for ``max_iter`` or ``tol``.
+
+    Source: Tian (2022), Corollaries 1 and 2.
     """
     check_count("max_iter", max_iter)
     check_non_negative("tol", tol)
@@ -95,7 +103,8 @@ def take_turns(
         projection = components.T / unit
         z = centred @ projection
         z_aug = None if step is None else z - step @ projection
-        matrix = contrastive_covariance(x, x_aug, strategy, z=z, z_aug=z_aug, labels=labels, block_size=block_size)
+        operator = ContrastiveCovariance(x, x_aug, strategy, z=z, z_aug=z_aug, labels=labels, block_size=block_size)
+        matrix = operator.dense()
         check_finite_product(matrix)
         return matrix
 

@@ -1,30 +1,27 @@
 """The softmax types on a GPU without a distance in its memory: kernels in Triton, imported on use.
 
-For ``α_ij = m_i w_ij / Z_i`` with ``w_ij = exp(-D_ij^p / τ)``, ``Z_i = Σ_k w_ik`` and the mass m_i, two kernels compare
-a tile of rows with one tile of columns after another, as flash attention does. A tile of D never leaves the registers.
-
-Sums, per anchor, in units of the largest w: ``Z``, ``Σ_j w log w`` (entropy), ``Σ_j w D`` (energy), ``Σ_j D``. With
-them the masses, the weights of the positives, the loss and the statistics are known.
-
-Pulls, per row: ``Σ_c W_rc (x_r - y_c)`` with ``W = α`` (anchors), ``αᵀ`` (candidates), or both at once, ``α + αᵀ``,
-where anchors and candidates are one set. Per pair of N rows of width D: D multiplications for the sums, and for each
-pull D more for the distance, once per `_WIDTH` columns of the result, and D for the result.
+For ``α_ij = s_i w_ij / Z_i`` with ``w_ij = exp(-D_ij^p / τ)``, ``Z_i = Σ_k w_ik`` and the row sum s_i, two kernels
+compare a tile of rows with one tile of columns after another, as flash attention does. A tile of D never leaves the
+registers. The first forms the sums over the negatives of each anchor, the second ``Σ_c W_rc (x_r - y_c)`` for each row,
+with ``W = α`` (anchors), ``αᵀ`` (negatives), or both at once where anchors and negatives are one set.
 
 Products have the precision of `torch.get_float32_matmul_precision`: "highest" (default) is float32, "high" three
-products of TF32, nearly as exact, "medium" one, whose factors have 11 significant bits: tensor cores cut off the
-others, so embeddings are rounded first. Sums are float32 throughout, and so are the half squares that D is made of.
+products of TF32, "medium" one, whose factors have 11 significant bits: tensor cores cut off the others, so embeddings
+are rounded first. Sums are float32 throughout, and so are the half squares that D is made of.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from alphacl_plugins.strategies.factored import Exponent
+from alphacl_plugins.engines.two_pass import Constants, Sums
+from alphacl_plugins.options import check_kernel_batch
+from alphacl_plugins.pairs import Batch, Rows
+from alphacl_plugins.strategies.separable import ExpPower, Separable
 
 try:
     import triton
@@ -35,7 +32,7 @@ except ImportError as error:
 # The largest tiles of which compilation for sm_80, 86, 90 and 100 spills no register; not timed yet.
 _TILE = {"ROWS": 64, "COLUMNS": 32, "CHUNK": 16, "num_warps": 8, "num_stages": 2}
 _WIDTH = 128  # columns of the embeddings in one pull
-_PROGRAMS = 256  # fewer leave a large GPU idle; candidates are then shared out
+_PROGRAMS = 256  # fewer leave a large GPU idle; columns are then shared out
 _LOWEST = tl.constexpr(torch.finfo(torch.float32).min / 2)
 _PRECISION = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
 
@@ -47,52 +44,60 @@ class Side(NamedTuple):
     half_squares: Tensor  # [K]
     samples: Tensor  # [K], int32; rows of one sample are not compared
 
-
-class Sums(NamedTuple):
-    """Of each anchor over its candidates, ``[M]``; the first three in units of ``exp(top)``."""
-
-    weight: Tensor  # Σ_j w
-    spread: Tensor  # Σ_j w log w, log w counted from top
-    energy: Tensor  # Σ_j w D
-    d2: Tensor  # Σ_j D
-    top: Tensor  # largest log w
-
-
-def side(embeddings: Tensor, samples: Tensor) -> Side:
-    """Make a side of embeddings ``[K, D]`` in float32 and the samples ``[K]`` to which they belong."""
-    if _precision() == "tf32":
-        nearest = ((embeddings.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
-        embeddings = torch.where(embeddings.isnan(), embeddings, nearest)
-    return Side(embeddings.contiguous(), embeddings.square().sum(dim=1) / 2, samples.to(torch.int32))
+    @staticmethod
+    def of(rows: Rows) -> Side:
+        """Return rows as the kernels read them."""
+        embeddings = rows.z
+        if _precision() == "tf32":
+            nearest = ((embeddings.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+            embeddings = torch.where(embeddings.isnan(), embeddings, nearest)
+        return Side(embeddings.contiguous(), embeddings.square().sum(dim=1) / 2, rows.sample.to(torch.int32))
 
 
-def sum_rows(anchors: Side, candidates: Side, exponent: Exponent) -> Sums:
-    """First pass: what every anchor has to know of all its candidates."""
-    grid, share = _grid(anchors, candidates)
-    parts = anchors.half_squares.new_empty(5, grid[1], len(anchors.samples))
-    _launch(_sum_rows, grid, anchors, candidates, (), parts, share, exponent, {})
-    top = parts[4].amax(dim=0)
-    below = parts[4] - top
-    scale = below.exp()
-    spread = parts[1] + parts[0] * below
-    weight, spread, energy, d2 = torch.stack([scale * parts[0], scale * spread, scale * parts[2], parts[3]]).sum(dim=1)
-    return Sums(weight, spread, energy, d2, top)
+class TritonTiles(NamedTuple):
+    """The methods of `TorchTiles` for weights ``exp(-D^power / tau)``, in float32, without labels."""
 
+    exponent: ExpPower
+    side: int = 2**31  # a kernel cuts its own tiles
 
-def pull(rows: Side, columns: Side, constants: Tensor, exponent: Exponent, *, by_row: bool, by_column: bool) -> Tensor:
-    """Second pass: ``Σ_c W_rc (x_r - y_c)``, ``W_rc = scale_i exp(log w_rc - top_i)`` summed over i = r and, or, i = c.
+    @staticmethod
+    def of(strategy: Separable, batch: Batch) -> TritonTiles:
+        """Return the tiles for a strategy, if kernels can compare the batch."""
+        device = "cuda" if isinstance(_pull, triton.JITFunction) else "cpu"  # where Triton's interpreter runs
+        check_kernel_batch(batch.views, batch.labels, device)
+        return TritonTiles(strategy.exponent)  # type: ignore[arg-type]  # check_options has seen that there is one
 
-    Shape: rows ``[R, D]``, columns ``[C, D]``, top and scale ``[2, R]`` (by row) or ``[2, C]`` (by column) ->
-        ``[R, D]``.
-    """
-    width = rows.embeddings.shape[1]
-    (tiles, n_parts), share = _grid(rows, columns)
-    wide = max(16, min(_WIDTH, triton.next_power_of_2(width)))
-    out = rows.embeddings.new_empty(n_parts, *rows.embeddings.shape)
-    options = {"BY_ROW": by_row, "BY_COLUMN": by_column, "WIDTH": wide}
-    grid = (tiles, n_parts, triton.cdiv(width, wide))
-    _launch(_pull, grid, rows, columns, constants.contiguous(), out, share, exponent, options)
-    return out[0] if n_parts == 1 else out.sum(dim=0)
+    def sums(self, a: Rows, b: Rows) -> Sums:
+        """Return the sums over the negatives: first pass."""
+        anchors, columns = Side.of(a), Side.of(b)
+        grid, share = _grid(anchors, columns)
+        parts = anchors.half_squares.new_empty(5, grid[1], len(anchors.samples))
+        _launch(_sum_rows, grid, anchors, columns, (), parts, share, self.exponent)
+        row_max = parts[4].amax(dim=0)
+        scale, logits = (parts[4] - row_max).exp(), parts[1] + parts[0] * (parts[4] - row_max)
+        by_row = torch.stack([scale * parts[0], scale * logits, scale * parts[2], parts[3]]).sum(dim=1)
+        number = (a.sample[:1] != b.sample).sum().to(row_max.dtype).expand_as(row_max)  # each anchor has as many
+        return Sums(*(x[:, None] for x in (row_max, *by_row, number, torch.zeros_like(row_max))))
+
+    def pulls(self, a: Rows, b: Rows, constants: Constants, *, b_moves: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the gradients of both sides: second pass."""
+        anchors, scales = Side.of(a), torch.stack([constants.row_max[:, 0], constants.scale[:, 0]])
+        if b is a:
+            return self._pull(anchors, anchors, scales, by_row=True, by_column=True), None
+        columns = Side.of(b)
+        of_anchors = self._pull(anchors, columns, scales, by_row=True, by_column=False)
+        return of_anchors, self._pull(columns, anchors, scales, by_row=False, by_column=True) if b_moves else None
+
+    def _pull(self, rows: Side, columns: Side, scales: Tensor, *, by_row: bool, by_column: bool) -> Tensor:
+        """Return ``Σ_c W_rc (x_r - y_c)``, ``W_rc = scale_i exp(log w_rc - top_i)``, i = r by row, i = c by column."""
+        width = rows.embeddings.shape[1]
+        (tiles, n_parts), share = _grid(rows, columns)
+        wide = max(16, min(_WIDTH, triton.next_power_of_2(width)))
+        out = rows.embeddings.new_empty(n_parts, *rows.embeddings.shape)
+        grid = (tiles, n_parts, triton.cdiv(width, wide))
+        by = {"BY_ROW": by_row, "BY_COLUMN": by_column}
+        _launch(_pull, grid, rows, columns, scales, out, share, self.exponent, WIDTH=wide, **by)
+        return out[0] if n_parts == 1 else out.sum(dim=0)
 
 
 def _grid(rows: Side, columns: Side) -> tuple[tuple[int, int], int]:
@@ -105,14 +110,14 @@ def _grid(rows: Side, columns: Side) -> tuple[tuple[int, int], int]:
 
 def _launch(
     kernel: Any,
-    grid: tuple[int, ...],
+    grid: Any,
     rows: Side,
     columns: Side,
-    constants: Tensor | Sequence[Tensor],  # each a row [anchors]
+    constants: Any,
     out: Tensor,
     share: int,
-    exponent: Exponent,
-    options: dict[str, Any],
+    exponent: Any,
+    **options: Any,
 ) -> None:
     n_rows, n_columns, width = len(rows.samples), len(columns.samples), rows.embeddings.shape[1]
     rate = out.new_full((), -1.0) / exponent.tau  # on the device, whether τ is a number or learnt
@@ -130,11 +135,6 @@ def _precision() -> str:
         return _PRECISION[torch.get_float32_matmul_precision()]
     except RuntimeError:  # it was set by the newer torch.backends.cuda.matmul.fp32_precision
         return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-
-
-def device_types() -> tuple[str, ...]:
-    """Where the kernels run: Triton's interpreter takes tensors of a CPU."""
-    return ("cuda",) if isinstance(_pull, triton.JITFunction) else ("cpu",)
 
 
 @triton.jit
@@ -244,7 +244,7 @@ def _log_weights(d2, compared, rate, POWER: tl.constexpr):
 
 @triton.jit
 def _weights(log_w, top, scale, anchors, n_anchors, AXIS: tl.constexpr):
-    """``scale_i exp(log w - top_i)``, anchors along the rows (axis 1 is the candidates') or along the columns (0)."""
+    """``scale_i exp(log w - top_i)``, anchors along the rows (axis 1 is the columns') or along the columns (0)."""
     tops = tl.load(top + anchors, mask=anchors < n_anchors, other=0.0)
     scales = tl.load(scale + anchors, mask=anchors < n_anchors, other=0.0)
     return tl.expand_dims(scales, AXIS) * tl.exp(log_w - tl.expand_dims(tops, AXIS))

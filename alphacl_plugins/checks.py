@@ -3,13 +3,21 @@
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
 def check_positive(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite number > 0."""
     _check_number(name, value, "a finite number > 0", lambda x: x > 0)
+
+
+def check_temperature(name: str, value: object) -> None:
+    """Raise unless ``value`` is a finite number > 0 or a 0-dim floating-point tensor, whose value is not looked at."""
+    if not (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()):
+        check_positive(name, value)
 
 
 def check_above(name: str, value: object, bound: float, why: str) -> None:
@@ -54,9 +62,12 @@ def check_callable(name: str, value: object) -> None:
 
 
 def check_matrix(name: str, value: object) -> None:
-    """Raise unless ``value`` is a floating-point tensor ``[rows, columns]`` with at least one column."""
+    """Raise unless ``value`` is a dense floating-point tensor ``[rows, columns]`` with at least one column."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor [rows, columns], got {type(value).__name__}")
+    if value.is_nested or value.layout is not torch.strided or value.is_meta:
+        kind = "a nested one" if value.is_nested else "one without values, on the device meta" * value.is_meta
+        raise TypeError(f"{name}: expected a dense tensor [rows, columns], got {kind or value.layout}")
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
     if value.dtype.itemsize < 2:
@@ -86,8 +97,54 @@ def check_labels(name: str, value: object, rows: int) -> None:
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {type(value).__name__}")
     if value.is_floating_point() or value.is_complex():
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {value.dtype}")
+    if value.is_nested or value.layout is not torch.strided or value.is_meta:
+        kind = "one without values, on the device meta" if value.is_meta else value.layout
+        raise TypeError(f"{name}: expected a dense integer tensor [{rows}], got {kind}")
     if value.shape != (rows,):
         raise ValueError(f"{name}: expected shape [{rows}], a label for each sample, got {tuple(value.shape)}")
+
+
+def check_batch(views: Sequence[Any], labels: Tensor | None, queue: Any, negatives: str | None, ranks: int = 1) -> None:
+    """Raise unless views, labels and queue belong together and leave negatives to an anchor (not checked if None)."""
+    for k, view in enumerate(views[1:]):
+        if not isinstance(view, Tensor) or (view.ndim == 1 and not view.is_floating_point()):
+            _explain_mistake(views, k + 1)
+        check_same_shape("z_aug" if k == 0 else f"more_views[{k - 1}]", view, "z", views[0])
+    if queue is not None and not isinstance(queue, Tensor) and hasattr(queue, "embeddings"):
+        raise TypeError(f"queue: expected a tensor [Q, D], got an {type(queue).__name__}; pass queue.embeddings")
+    if labels is not None:
+        check_labels("labels", labels, len(views[0]))
+    if queue is not None:
+        check_width("queue", queue, "z", views[0])
+    n, n_queue = ranks * len(views[0]), 0 if queue is None else len(queue)
+    if negatives is None:
+        return
+    if n == 0:
+        raise ValueError("z: expected at least 1 sample, got 0")
+    if negatives == "queue":
+        if n_queue == 0:
+            raise ValueError('queue: expected embeddings [Q, D] with Q >= 1, as negatives is "queue", got none')
+    elif n < 2 and n_queue == 0:
+        raise ValueError(f"z: expected at least 2 samples (or a queue) to have negatives, got {n}")
+
+
+def _explain_mistake(views: Sequence[object], k: int) -> None:
+    """Raise if the views, of which number k is none, show how the call was meant."""
+    names = ("z", "z_aug", *(f"more_views[{i}]" for i in range(len(views) - 2)))
+    for name, view in zip(names, views, strict=True):
+        if isinstance(view, (list, tuple)):
+            kind = type(view).__name__
+            raise TypeError(
+                f"{name}: expected a tensor [N, D], got a {kind}; views go one by one, as in criterion(*views)"
+            )
+    name, view = names[k], views[k]
+    if isinstance(view, Tensor):
+        raise TypeError(
+            f"{name}: expected embeddings [N, D], got {view.dtype} {tuple(view.shape)}; labels go by "
+            "keyword: labels=..."
+        )
+    if view is None:
+        raise TypeError(f"{name}: expected the embeddings of another view of the same samples [N, D], got None")
 
 
 def _check_number(name: str, value: object, expected: str, accepts: Callable[[float], bool]) -> None:

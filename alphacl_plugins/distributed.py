@@ -1,0 +1,139 @@
+"""Embeddings of all ranks: gathered, with the gradient flowing back to their rank, or passed round a ring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def world_size() -> int:
+    """How many processes train together; 1 where torch.distributed is not in use."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process; 0 where torch.distributed is not in use."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather(stacked: Tensor) -> Tensor:
+    """Gather views ``[V, n, D]`` from all ranks, in rank order: ``[V, ranks * n, D]``.
+
+    The gradient of a gathered row is the sum over ranks, so that after DDP has averaged the parameter gradients they
+    equal the gradients of one process with the whole batch. The ranks agree, by `check_that_ranks_agree`.
+    """
+    if world_size() == 1:
+        return stacked
+    by_rank: Tensor = _Gather.apply(stacked)
+    return by_rank.transpose(0, 1).flatten(1, 2)
+
+
+def gather_rows(name: str, rows: Tensor) -> Tensor:
+    """Gather rows ``[N, D]`` of one shape and dtype from all ranks, in rank order, without gradient."""
+    if world_size() == 1:
+        return rows
+    check_that_ranks_agree(name, rows)
+    return torch.cat(_from_all_ranks(rows))
+
+
+def check_that_ranks_agree(
+    name: str, rows: Tensor, labels: Tensor | None = None, queue: Tensor | None = None, *, gradient: bool = False
+) -> bool:
+    """Compare what the ranks bring before anything large is exchanged: a mismatch would hang or corrupt later.
+
+    Args:
+        name: what a message calls ``rows``, which are ``[n, D]`` or views ``[V, n, D]``.
+        gradient: whether this rank takes part in the backward pass, if that is a collective.
+
+    Returns: whether some rank has autograd on.
+
+    Raises:
+        ValueError: on every rank, if ranks differ in shape, dtype, or use of labels, queue or gradients.
+    """
+    if world_size() == 1:
+        return torch.is_grad_enabled()
+    n_views, (n, width) = len(rows) if rows.ndim == 3 else 1, rows.shape[-2:]
+    used = labels is not None, queue is not None, gradient, torch.is_grad_enabled()
+    facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used], device=rows.device)
+    ranks = torch.stack(_from_all_ranks(facts)).tolist()
+    for what, shown in (
+        ("shape [N, D]", [facts[:2] for facts in ranks]),
+        ("number of views", [facts[2] for facts in ranks]),
+        ("dtype", [_DTYPES[facts[3]] for facts in ranks]),
+        ("use of labels", ["labels" if facts[4] else "none" for facts in ranks]),
+        ("use of a queue", ["a queue" if facts[5] else "none" for facts in ranks]),
+        ("use of gradients", ["a gradient" if facts[6] else "none" for facts in ranks]),
+    ):
+        if any(fact != shown[0] for fact in shown):
+            listing = ", ".join(f"rank {number}: {fact}" for number, fact in enumerate(shown))
+            raise ValueError(f"{name}: expected the same {what} on every rank to gather, got {listing}")
+    return any(facts[7] for facts in ranks)
+
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def ring(*block: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Yield the block of every rank in turn, this rank's own first, with the rank that it belongs to.
+
+    The next block is on its way while the caller works on this one. Every rank has to go all the way round.
+    """
+    for step in range(world_size()):
+        arrived = pass_on(*block) if step + 1 < world_size() else None
+        yield (rank() - step) % world_size(), block
+        block = arrived() if arrived is not None else block
+
+
+def pass_on(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """Begin to send tensors to the next rank; the result waits for those of the rank before, and returns them."""
+    received = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors)
+    sent = [tensor.contiguous() for tensor in tensors]
+    swaps = [dist.P2POp(dist.isend, tensor, (rank() + 1) % world_size()) for tensor in sent]
+    swaps += [dist.P2POp(dist.irecv, tensor, (rank() - 1) % world_size()) for tensor in received]
+    requests = dist.batch_isend_irecv(swaps)
+
+    def wait() -> tuple[Tensor, ...]:
+        for request in requests:
+            request.wait()
+        sent.clear()  # kept until it has left
+        return received
+
+    return wait
+
+
+class _Gather(torch.autograd.Function):
+    """``x`` of every rank, stacked; backward, the sum over ranks of the gradients of this rank's ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.stack(_from_all_ranks(x))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        summed: Tensor = _SumOfOwn.apply(gradients[0])
+        return summed
+
+
+class _SumOfOwn(torch.autograd.Function):
+    """Of ``x [ranks, ...]``, the sum over ranks of this rank's part: the adjoint of `_Gather`, which is its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        summed = x.contiguous().clone()
+        dist.all_reduce(summed)
+        return summed[dist.get_rank()]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        by_rank: Tensor = _Gather.apply(gradients[0])
+        return by_rank
+
+
+def _from_all_ranks(x: Tensor) -> list[Tensor]:
+    by_rank = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(by_rank, x.contiguous())
+    return by_rank

@@ -1,0 +1,107 @@
+"""The loss and its gradient, some anchors at a time: the engine of every call that does not ask for another.
+
+With α held fixed the gradient of ``-E = Σ_i (Σ_p β_ip D_ip - Σ_j α_ij D_ij)`` is linear in the weights (Theorem 1): a
+product with their Laplacian, formed while the distances of a block of anchors are at hand. What remains in memory has
+the size of the embeddings, for every strategy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.engines.weights import Losses, weigh
+from alphacl_plugins.functional import Laplacian, centre_of, put, without_autocast
+from alphacl_plugins.metrics import batch_statistics, entropy_of_rows
+from alphacl_plugins.pairs import Batch
+from alphacl_plugins.strategies import Strategy
+
+_AT_ONCE = 2**20  # distances: larger blocks leave the caches of a CPU
+_AT_ONCE_SOLVED = 2**19  # where a strategy solves for its weights, with more matrices of that size
+_LEAST_ROWS = 128  # smaller blocks make slow products
+
+
+def automatic_block(strategy: Strategy, batch: Batch) -> int:
+    """Return how many anchors to compare at once: all, if the matrix of distances is small."""
+    n_anchors, n_queue = batch.anchor_views * batch.own, 0 if batch.queue is None else len(batch.queue)
+    n_columns = len(batch.views) * batch.views.shape[1] + n_queue
+    at_once, n_blocks = _AT_ONCE if strategy.separable else _AT_ONCE_SOLVED, 1
+    while n_anchors * n_columns > at_once * n_blocks:  # by powers of two: torch.compile makes a graph for each number
+        n_blocks *= 2
+    return n_anchors if n_blocks == 1 else max(_LEAST_ROWS, -(-n_anchors // n_blocks))
+
+
+def in_blocks(
+    strategy: Strategy,
+    batch: Batch,
+    weights: Tensor | None = None,
+    *,
+    block: Any = "auto",
+    with_energy: bool = True,
+    with_gradient: bool = True,
+) -> tuple[Losses, Tensor | None]:
+    """Compare the anchors of a batch without graph, ``block`` of them at a time.
+
+    Returns: the losses, -E only if they need it or ``with_energy``; the gradient of their sum with ``weights [M]``
+    (None: of their mean) for the views, ``[V, n, D]``, None if not ``with_gradient``.
+    """
+    n, pulls = batch.anchor_views * batch.own, []
+    size = automatic_block(strategy, batch) if isinstance(block, str) else int(block)
+    minus_energy: Tensor | None = None
+    values: Tensor | None = None
+    beta: Tensor | None = None
+    centre = centre_of(batch.views)
+    gaps, d2_of_views = batch.other_views()
+    for group in batch.groups(centre):
+        blocks = group.blocks(size)
+        laplacian = Laplacian(group.a, None if group.b is group.a else group.b, group.moving)
+        for start, stop in blocks:
+            anchors = slice(group.first + start, group.first + stop)
+            d2_pos, _, d2, _, positives, (neg, pos, value) = weigh(strategy, batch, group, d2_of_views, start, stop)
+            if neg.requires_grad or pos.requires_grad:  # a strategy with parameters: they learn from its value alone
+                neg, pos = neg.detach(), pos.detach()
+            if value is not None:
+                values = put(values, anchors, value, n)
+            if value is None or with_energy:
+                of_anchors = torch.linalg.vecdot(pos, d2_pos) - torch.linalg.vecdot(neg, d2)
+                minus_energy = put(minus_energy, anchors, of_anchors, n)
+            del d2_pos, d2  # their memory serves once more
+            if not with_gradient:
+                continue
+            if weights is not None:
+                neg, pos = neg * weights[anchors, None], pos * weights[anchors, None]
+            if positives is None:
+                beta = put(beta, anchors, pos, n)
+            else:
+                neg = positives.add_to(neg, -pos)
+            laplacian.add(slice(start, stop), neg)
+            del neg
+        if with_gradient:
+            pulls.append((group, *laplacian.gradients()))
+    losses = Losses(minus_energy, values)
+    if not with_gradient:
+        return losses, None
+    like = batch.views if weights is None else weights
+    gradient = batch.pull_of_views(gaps, like if beta is None else beta)
+    for pull in pulls:
+        batch.subtract(gradient, *pull)
+    return losses, gradient.div_(n) if weights is None else gradient
+
+
+def statistics(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:
+    """Return the means that a loss shows: distances, and the entropy of the α of an anchor, in nats."""
+    with torch.no_grad(), without_autocast(batch.views.device):
+        d2_pos, d2_neg, number, entropy = (batch.views.new_zeros(()) for _ in range(4))
+        block, (_, d2_of_views) = automatic_block(strategy, batch), batch.other_views()
+        for group in batch.groups(centre_of(batch.views)):
+            for start, stop in group.blocks(block):
+                found = weigh(strategy, batch, group, d2_of_views, start, stop)
+                left = found.excluded.left
+                d2_pos += (found.share * found.d2_pos).sum()
+                d2_neg += found.excluded.fill(found.d2, 0.0).sum()
+                number += left.sum() if isinstance(left, Tensor) else left * (stop - start)
+                entropy += entropy_of_rows(found.weights.neg).sum()
+        n = batch.anchor_views * batch.own
+        return batch_statistics(d2_pos / n, d2_neg / number.clamp_min(1), entropy / n, number)

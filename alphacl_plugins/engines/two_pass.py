@@ -1,0 +1,187 @@
+"""The loss for weights that factor, ``α_j = row sum · w_j / Σ w``, when negatives come one block after another.
+
+First sums over the negatives, then, as the sums give the row sum, the gradient. Who brings the blocks (this rank alone,
+or a ring of ranks) is one matter; what computes a tile of a block (`torch_tiles`, `triton_tiles`) is another.
+
+A ring of W ranks passes on W - 1 blocks for the sums (with labels W - 1 more for the positives), W - 1 for the
+gradient, and W gradients of blocks, which travel with their block and home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.distributed import pass_on, rank, ring, world_size
+from alphacl_plugins.engines.weights import Losses
+from alphacl_plugins.functional import centre_of
+from alphacl_plugins.metrics import batch_statistics
+from alphacl_plugins.pairs import Batch, Group, Rows
+from alphacl_plugins.strategies.separable import Separable, Totals
+
+if TYPE_CHECKING:
+    from alphacl_plugins.engines.torch_tiles import TorchTiles
+    from alphacl_plugins.engines.triton_tiles import TritonTiles
+
+
+class Sums(NamedTuple):
+    """Sums over the negatives of each anchor, ``[m, 1]``; the sums of w in units of ``exp(row_max)``."""
+
+    row_max: Tensor  # largest log w
+    sum_exp: Tensor  # Σ w
+    sum_exp_logits: Tensor  # Σ w log w, log w counted from row_max
+    sum_exp_d2: Tensor  # Σ w D
+    d2: Tensor  # Σ D
+    number: Tensor  # of negatives
+    potential: Tensor  # Σ u(D)
+
+    def merged(self, other: Sums) -> Sums:
+        """Return the sums over the negatives of both."""
+        row_max = torch.maximum(self.row_max, other.row_max)
+        scaled = []
+        for part in (self, other):
+            below = torch.where(part.sum_exp > 0, part.row_max - row_max, 0.0)
+            logits = part.sum_exp_logits + part.sum_exp * below
+            scaled.append(torch.stack([part.sum_exp, logits, part.sum_exp_d2]) * below.exp())
+        return Sums(row_max, *(scaled[0] + scaled[1]), *(x + y for x, y in zip(self[4:], other[4:], strict=True)))
+
+
+class OfPositives(NamedTuple):
+    """Sums over the positives of each anchor, ``[m, 1]``, each positive taken by itself."""
+
+    number: Tensor
+    row_sum: Tensor
+    energy: Tensor  # Σ_p β_p D_p
+    d2: Tensor
+    value: Tensor | None  # None for a strategy without a loss of its own
+
+    def merged(self, other: OfPositives) -> OfPositives:
+        """Return the sums over the positives of both."""
+        return OfPositives(*(None if y is None else x + y for x, y in zip(self, other, strict=True)))  # type: ignore[arg-type, operator]
+
+
+class Constants(NamedTuple):
+    """What the weights of an anchor need beside its distances, ``[m, 1]``."""
+
+    totals: Totals
+    row_max: Tensor
+    scale: Tensor  # row sum / Σ w
+    share: Tensor  # of each positive; 0 for an anchor without negatives
+
+    def of(self, i: slice, weights: Tensor) -> Constants:
+        """Return the constants of the anchors i, whose losses count with ``weights [M, 1]``."""
+        return Constants(self.totals.of(i), self.row_max[i], weights[i] * self.scale[i], weights[i] * self.share[i])
+
+
+class TwoPass:
+    """The engine: the first call makes both passes, a call with weights the second one alone.
+
+    In a ring the blocks of all ranks pass by, and every rank has to take part in every pass.
+    """
+
+    stats: dict[str, Tensor]  # of the batch, after the first call
+
+    def __init__(self, strategy: Separable, tiles: TorchTiles | TritonTiles, *, in_ring: bool) -> None:
+        self._strategy, self._tiles, self._in_ring = strategy, tiles, in_ring
+
+    def __call__(
+        self, batch: Batch, weights: Tensor | None = None, *, with_gradient: bool = True
+    ) -> tuple[Losses, Tensor | None]:
+        """Compare the anchors of a batch without graph; arguments and results as `in_blocks`."""
+        losses = self._first_pass(batch) if weights is None else Losses(None, None)
+        share = self._constants.share
+        weights = torch.full_like(share, 1 / len(share)) if weights is None else weights[:, None]
+        return losses, self._second_pass(batch, weights) if with_gradient else None
+
+    def _first_pass(self, batch: Batch) -> Losses:
+        sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b))
+        none, n_negatives = sums.number == 0, sums.number.sum()
+        sum_exp, row_max = sums.sum_exp.masked_fill(none, 1.0), sums.row_max.masked_fill(none, 0.0)
+        totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.clamp_min(1))
+        of_positives, beta = self._positives(batch, totals)
+        share = (1 / of_positives.number).masked_fill(none, 0.0)
+        row_sum, value = share * of_positives.row_sum, of_positives.value
+        minus_energy = share * of_positives.energy - row_sum * sums.sum_exp_d2 / sum_exp
+        entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0).mean()
+        d2_pos, d2_neg = (of_positives.d2 / of_positives.number).mean(), sums.d2.sum() / n_negatives.clamp_min(1)
+        self.stats = batch_statistics(d2_pos, d2_neg, entropy, n_negatives)
+        self._constants, self._beta = Constants(totals, row_max, row_sum / sum_exp, share), share * beta
+        return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0])
+
+    def _positives(self, batch: Batch, totals: Totals) -> tuple[OfPositives, Tensor]:
+        """Return the sums over the positives, and the weights ``[M, P]`` of those in other views, none with labels."""
+        _, d2 = batch.other_views()
+        if d2 is None:
+            tiles = cast("TorchTiles", self._tiles)  # kernels are not chosen with labels
+            found = self._over_tiles(batch, lambda a, b, i: tiles.positives(a, b, totals.of(i)))
+            return found, totals.log_sum_exp[:, :0]
+        row_sum, pos, value = self._strategy.factors(d2, totals)
+        parts = [None if x is None else x.sum(dim=1, keepdim=True) for x in (row_sum, pos * d2, d2, value)]
+        return OfPositives(torch.full_like(d2[:, :1], d2.shape[1]), *parts), pos  # type: ignore[arg-type]
+
+    def _second_pass(self, batch: Batch, weights: Tensor) -> Tensor:
+        travels, arriving = self._in_ring and world_size() > 1, None
+        total = batch.pull_of_views(
+            batch.other_views()[0], weights if batch.labels is not None else weights * self._beta
+        )
+        for at_home, pairs in _blocks(batch, self._in_ring):
+            of_block = torch.zeros_like(batch.views) if travels else total
+            for group, a, b in pairs:
+                moving = group.moving if at_home else len(b.z)
+                of_a, of_b = torch.zeros_like(a.z), torch.zeros_like(b.z[:moving])
+                for i, j, a_i, b_j in self._cut(batch, a, b, moving):
+                    constants = self._constants.of(slice(group.first + i.start, group.first + i.stop), weights)
+                    of_rows, of_columns = self._tiles.pulls(a_i, b_j, constants, b_moves=j.start < moving)
+                    of_a[i] += of_rows
+                    if of_columns is not None:
+                        of_b[j] += of_columns
+                batch.subtract(total, group, of_a, None)
+                batch.subtract(of_block, group, None, of_b if moving else None)
+                del of_a, of_b  # a ring holds as little as it can
+            if travels:
+                of_block = of_block if arriving is None else of_block.add_(arriving()[0])
+                arriving = pass_on(of_block)
+        return total if arriving is None else total.add_(arriving()[0])
+
+    def _over_tiles(self, batch: Batch, of_tile: Callable[[Rows, Rows, slice], Any]) -> Any:
+        """Merge what the tiles of each anchor give, in the order of the loss; a tile is told its anchors' places."""
+        found: dict[int, Any] = {}
+        for _, pairs in _blocks(batch, self._in_ring):
+            for group, a, b in pairs:
+                for i, _, a_i, b_j in self._cut(batch, a, b, len(b.z)):
+                    anchors = slice(group.first + i.start, group.first + i.stop)
+                    part, before = of_tile(a_i, b_j, anchors), found.get(anchors.start)
+                    found[anchors.start] = part if before is None else before.merged(part)
+        columns = zip(*found.values(), strict=True)
+        return type(part)(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+    def _cut(self, batch: Batch, a: Rows, b: Rows, moving: int) -> Iterator[tuple[slice, slice, Rows, Rows]]:
+        """Cut the pairs of a and b into tiles near the origin, none of which has both moving and fixed columns."""
+        side, centre = self._tiles.side, centre_of(batch.views)
+        for i in _pieces(0, len(a.z), side):
+            a_i = a.part(i, centre)
+            for j in _pieces(0, moving, side) + _pieces(moving, len(b.z), side):
+                yield i, j, a_i, a_i if b is a and i == j else b.part(j, centre)
+
+
+def _pieces(start: int, stop: int, side: int) -> list[slice]:
+    return [slice(i, min(i + side, stop)) for i in range(start, stop, side)]
+
+
+def _blocks(batch: Batch, in_ring: bool) -> Iterator[tuple[bool, list[tuple[Group, Rows, Rows]]]]:
+    """Yield each block: whether it is this rank's own, with the queue; for each group its anchors and columns."""
+    n, home, groups = batch.views.shape[1], rank() if in_ring else 0, batch.groups(0.0)
+    own = [(group, *batch.rows(group, home * n)) for group in groups]
+    if not in_ring or not any(group.column_views for group in groups):
+        yield True, own
+        return
+    for origin, (views, *labels) in ring(batch.views, *([] if batch.labels is None else [batch.labels])):
+        if origin == home:
+            yield True, own
+            continue
+        arrived = batch._replace(views=views, labels=labels[0] if labels else None, queue=None)
+        columns = [arrived.rows(group, origin * n)[1] for group in arrived.groups(0.0)]
+        yield False, [(group, a, b) for (group, a, _), b in zip(own, columns, strict=True)]

@@ -1,0 +1,129 @@
+"""α of some anchors: the one place that measures pairs and asks a strategy, which knows one positive, about them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.functional import distances
+from alphacl_plugins.pairs import Batch, Excluded, Group, Positives
+from alphacl_plugins.strategies import Strategy
+from alphacl_plugins.strategies.separable import Separable, Totals
+
+
+class Losses(NamedTuple):
+    """What every engine finds: the losses of the M anchors of a batch."""
+
+    minus_energy: Any  # Tensor [M], -E; None if not computed
+    value: Tensor | None  # [M], the strategy's own loss; None stands for -E
+
+
+class Weights(NamedTuple):
+    """Pair weights of m anchors."""
+
+    neg: Tensor  # [m, K], 0 where excluded
+    pos: Tensor  # [m, P], each times its share
+    value: Tensor | None  # [m]; None stands for -E
+
+
+class Weighed(NamedTuple):
+    """Distances and weights of some anchors."""
+
+    d2_pos: Tensor  # [m, P]
+    share: Tensor | float  # of each positive in the anchor's mean
+    d2: Tensor  # [m, K]
+    excluded: Excluded
+    positives: Positives | None  # which columns are positives; None without labels
+    weights: Weights
+
+
+def weigh(
+    strategy: Strategy,
+    batch: Batch,
+    group: Group,
+    d2_of_views: Tensor | None,
+    start: int,
+    stop: int,
+    detach: bool = True,
+) -> Weighed:
+    """Measure the anchors start, ..., stop - 1 of a group of a batch and ask for their weights.
+
+    ``d2_of_views`` are the distances of the positives of all anchors without labels, by `Batch.other_views`. Distances
+    keep the graph of the embeddings; weights have one only if not ``detach``.
+    """
+    a = group.a if stop - start == len(group.a) else group.a[start:stop]
+    d2 = distances(a, group.b)
+    excluded, positives = batch.compare(group, start, stop)
+    share: Tensor | float
+    if d2_of_views is None:
+        assert positives is not None  # as there are labels
+        d2_pos, share = positives.of(d2), positives.share
+    else:
+        whole = len(a) == len(d2_of_views)
+        d2_pos = d2_of_views if whole else d2_of_views[group.first + start : group.first + stop]
+        share = 1 / d2_pos.shape[1]
+    seen = (d2_pos.detach(), d2.detach()) if detach and d2.requires_grad else (d2_pos, d2)
+    return Weighed(d2_pos, share, d2, excluded, positives, weights_of(strategy, seen[0], share, seen[1], excluded))
+
+
+def weights_of(strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2: Tensor, excluded: Excluded) -> Weights:
+    """Weigh columns at distances ``d2 [m, K]`` (finite everywhere) against positives at ``d2_pos [m, P]``.
+
+    An anchor has the mean, with ``share [m, P]`` or one number, of what each of its positives would give by itself. An
+    anchor without negatives has nothing.
+    """
+    none = excluded.left == 0 if isinstance(excluded.left, Tensor) else None  # [m, 1], anchors without negatives
+    if strategy.separable and isinstance(strategy, Separable):
+        neg, pos, value = _separable(strategy, d2_pos, share, d2, excluded, none)
+    else:
+        seen = excluded.fill(d2.clone(), math.inf)
+        seen = seen if none is None else seen.masked_fill(none, 0.0)
+        neg, pos, value = _asked(strategy, d2_pos, share, seen)
+    if none is None:
+        return Weights(neg, pos, value)
+    value = None if value is None else value * ~none[:, 0]  # 0, but NaN where it was: nothing is hidden
+    return Weights(neg.masked_fill(none, 0.0), pos.masked_fill(none, 0.0), value)
+
+
+def _separable(
+    strategy: Separable, d2_pos: Tensor, share: Tensor | float, d2: Tensor, excluded: Excluded, none: Tensor | None
+) -> Weights:
+    """Every positive leaves the same softmax over the negatives; row sums, weights and values are averaged."""
+    log_w = excluded.fill(strategy.log_weight(d2), -math.inf)
+    log_w = log_w if none is None else log_w.masked_fill(none, 0.0)
+    softmax = torch.softmax(log_w, dim=1)
+    totals = Totals(d2, 0.0, 0)  # not looked at
+    if strategy.uses_totals:
+        log_sum_exp = log_w.amax(dim=1, keepdim=True) - softmax.amax(dim=1, keepdim=True).log()
+        u, left = strategy.potential(d2), excluded.left
+        potential = 0.0 if u is None else excluded.fill(u.clone(), 0.0).sum(dim=1, keepdim=True)
+        totals = Totals(log_sum_exp, potential, left.clamp_min(1).to(d2.dtype) if isinstance(left, Tensor) else left)
+    row_sum, pos, value = strategy.factors(d2_pos, totals)
+    if isinstance(share, Tensor) or share != 1.0:
+        row_sum, pos = (share * row_sum).sum(dim=1, keepdim=True), share * pos
+        value = None if value is None else (share * value).sum(dim=1, keepdim=True)
+    neg = softmax * row_sum if softmax.requires_grad else softmax.mul_(row_sum)
+    return Weights(neg, pos, None if value is None else value[:, 0])
+
+
+def _asked(strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2_neg: Tensor) -> Weights:
+    """Ask once for each positive, or once in all if the weights of the negatives do not depend on the positive."""
+    if isinstance(share, float):
+        share = torch.full_like(d2_pos, share)
+    distance, parts = d2_pos.unbind(dim=1), share.unbind(dim=1)
+    if not strategy.uses_positive and len(distance) > 1:
+        distance, parts = ((share * d2_pos).sum(dim=1),), (torch.ones_like(parts[0]),)
+    neg, pos, value = None, [], None  # type: Tensor | None, list[Tensor], Tensor | None
+    for d, part in zip(distance, parts, strict=True):
+        one_neg, one_pos, one_value = strategy(d, d2_neg)
+        pos.append(part * (one_neg.sum(dim=1) if one_pos is None else one_pos))
+        if len(parts) > 1:
+            one_value = None if one_value is None else part * one_value
+            one_neg = part[:, None] * one_neg if neg is None else torch.addcmul(neg, part[:, None], one_neg)
+        neg, value = one_neg, one_value if value is None or one_value is None else value + one_value
+    assert neg is not None  # as there is a positive
+    all_pos = torch.stack(pos, dim=1) if len(pos) == d2_pos.shape[1] else share * pos[0][:, None]
+    return Weights(neg, all_pos, value)

@@ -1,0 +1,97 @@
+"""Which options of `AlphaCLLoss` there are, and which go together."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from alphacl_plugins.checks import check_bool, check_choice
+from alphacl_plugins.pairs import NEGATIVES
+from alphacl_plugins.strategies import LearnableTemperature
+from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.separable import ExpPower, Separable
+
+Negatives = Literal["both", "same", "cross", "queue"]
+BlockSize = int | Literal["auto", "autograd", "kernel"] | None
+
+
+def check_options(loss: Any) -> None:
+    """Raise unless every option of a loss is one that it has, and there is an engine for them together.
+
+    Raises:
+        TypeError, ValueError: the message names the option, what was expected and what came.
+    """
+    check_choice("negatives", loss.negatives, NEGATIVES)
+    check_choice("reduction", loss.reduction, ("mean", "none"))
+    for name in ("symmetric", "l2_normalize", "detach_alpha"):
+        check_bool(name, getattr(loss, name))
+    check_choice("gather_distributed", loss.gather_distributed, (True, False, "ring"))
+    if loss.gather_distributed and not dist.is_available():
+        raise ValueError("gather_distributed: expected a torch build with torch.distributed, got one without")
+    _check_block_size(loss.block_size, loss.detach_alpha)
+    if loss.block_size == "kernel" and exponent_of(loss.strategy) is None:
+        raise ValueError(
+            f'block_size: expected "auto", an int >= 1 or "autograd" with {loss.strategy!r}, got "kernel", which needs '
+            "weights α_j = c · exp(-D_j^p / τ): the softmax types, such as InfoNCE, Entropy, Direct and DHEL"
+        )
+    if loss.gather_distributed == "ring":
+        _check_ring(loss.strategy, loss.block_size, loss.detach_alpha)
+
+
+def exponent_of(strategy: object) -> ExpPower | None:
+    """Return the exponent by which kernels form a strategy's weights; None if they cannot."""
+    separable = plain(strategy)
+    return separable.exponent if isinstance(separable, Separable) and separable.separable else None
+
+
+def _check_block_size(block_size: object, detach_alpha: bool) -> None:
+    named = block_size is None or (isinstance(block_size, str) and block_size in ("auto", "autograd", "kernel"))
+    number = isinstance(block_size, Integral) and not isinstance(block_size, bool)
+    if not named and not (number and block_size >= 1):  # type: ignore[operator]
+        error = ValueError if number else TypeError
+        raise error(f'block_size: expected "auto", an int >= 1, "autograd" or "kernel", got {block_size!r}')
+    if not detach_alpha and block_size not in ("auto", "autograd", None):
+        raise ValueError(
+            'block_size: expected "auto" or "autograd" with detach_alpha=False, whose gradient goes through all '
+            f"weights by autograd, got {block_size!r}"
+        )
+
+
+def _check_ring(strategy: object, block_size: object, detach_alpha: bool) -> None:
+    if isinstance(strategy, nn.Module) and not isinstance(strategy, LearnableTemperature):
+        raise ValueError(
+            "gather_distributed: expected True or False with a strategy that may have parameters of its own, got "
+            f'"ring", which passes them no gradient, with {strategy!r}'
+        )
+    if not plain(strategy).separable:
+        raise ValueError(
+            "gather_distributed: expected True or False with a strategy that needs all negatives of an anchor at "
+            f'once, got "ring" with {strategy!r}; a ring needs α_j = c · w(D_j): the softmax types and the kernels'
+        )
+    if not detach_alpha:
+        raise ValueError(
+            'gather_distributed: expected True or False with detach_alpha=False, got "ring", which holds α fixed'
+        )
+    if block_size in ("autograd", None):
+        raise ValueError(
+            'block_size: expected "auto", an int >= 1 or "kernel" with gather_distributed="ring", which compares tile '
+            f"by tile, got {block_size!r}"
+        )
+
+
+def check_kernel_batch(views: Tensor, labels: Tensor | None, device: str) -> None:
+    """Raise unless kernels, which run on this type of device, can compare the views of a batch."""
+    if labels is not None:
+        raise ValueError('labels: expected None with block_size="kernel"; "auto" and an int take labels')
+    if views.dtype != torch.float32:
+        raise TypeError(
+            f'z: expected float32, float16 or bfloat16 with block_size="kernel", got an input of {views.dtype}'
+        )
+    if views.device.type != device:
+        raise ValueError(
+            f'z: expected a tensor on a GPU with block_size="kernel", got one on {views.device}; "auto" is for any'
+        )
