@@ -6,8 +6,8 @@
 Peers: `pip install -e ".[benchmarks]"`, and a clone of solo-learn in SOLO_LEARN_HOME (default ~/solo-learn); on a GPU
 also inf-cl and memeff. One that is absent, runs out of memory or takes too long is a result: the table says so.
 
-Times are medians of forward and backward, one run of each loss in turn; memory is that of a process of its own (on a
-GPU: of the allocator) beyond what it held before, each with N samples in two views of float32.
+Times are lower quartiles of forward and backward, one run of each loss in turn; memory is that of a process of its own
+(on a GPU: of the allocator) beyond what it held before, each with N samples in two views of float32.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from alphacl_plugins import AlphaCLLoss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 TAU = 0.5
+STRATEGIES = ("infonce", "direct", "square", "inverse", "inverse_exact", "kcl")
 
 
 def _lightly_ntxent() -> Loss:
@@ -68,7 +70,7 @@ def _inf_cl() -> Loss:
 def _memeff() -> Loss:
     from memeff import MemoryEfficientQwen3Loss
 
-    return MemoryEfficientQwen3Loss(TAU, margin=2.0, stable=False)  # type: ignore[no-any-return]  # all candidates count
+    return MemoryEfficientQwen3Loss(TAU, margin=2.0, stable=False)  # type: ignore[no-any-return]  # all negatives count
 
 
 def _compiled() -> Loss:
@@ -76,7 +78,7 @@ def _compiled() -> Loss:
 
 
 OURS: dict[str, Callable[[], Loss]] = {
-    **{name: lambda name=name: AlphaCLLoss(name) for name in ("infonce", "direct", "square", "inverse", "kcl")},  # type: ignore[misc]
+    **{name: partial(AlphaCLLoss, name) for name in STRATEGIES},
     "infonce, one way": lambda: AlphaCLLoss("infonce", negatives="cross", symmetric=False),
     "infonce, compiled": _compiled,
     "infonce, kernel": lambda: AlphaCLLoss("infonce", block_size="kernel"),
@@ -89,9 +91,9 @@ SAME_LOSS = {
     "solo-learn": _solo_learn,
     "pytorch-metric-learning": _pytorch_metric_learning,
 }
-"""Every sample of both views is an anchor, and all other samples of both are candidates: four matrices N x N."""
+"""Every sample of both views is an anchor, and all other samples of both are negatives: four matrices N x N."""
 ONE_WAY = {"info-nce-pytorch": _info_nce, "inf-cl": _inf_cl, "memeff": _memeff}
-"""The first view's samples alone are anchors, the second view's candidates: one matrix N x N."""
+"""The first view's samples alone are anchors, the second view's are negatives: one matrix N x N."""
 ON_A_GPU = (
     "infonce, compiled",
     "infonce, kernel",

@@ -1,4 +1,4 @@
-"""What a rank sends and holds when candidates come from all ranks: gathered, or round a ring.
+"""What a rank sends and holds when negatives come from all ranks: gathered, or round a ring.
 
     python benchmarks/ring.py               1 to 4 processes on this machine; two views of 1024 rows, D = 128, float32
     python benchmarks/ring.py --side 128    smaller tiles
@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from alphacl_plugins import AlphaCLLoss, tiles
+from alphacl_plugins import AlphaCLLoss
 from live_bytes import LiveBytes
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
@@ -37,8 +37,8 @@ class Settings:
     """Samples per rank, each with two views."""
     width: int = 128
     """Columns of an embedding."""
-    side: int = tiles.SIDE
-    """Anchors, and candidates, that the ring compares at once."""
+    side: int = 512
+    """Anchors, and negatives, that the ring compares at once: its block_size, by default what "auto" is."""
     most_ranks: int = 4
     """Largest number of processes."""
     output: Path | None = None
@@ -49,7 +49,6 @@ def measure(rank: int, world: int, folder: str, settings: Settings) -> None:
     """Count one step of each way on one rank; rank 0 writes the counts."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/{world}", rank=rank, world_size=world)
-    tiles.SIDE = settings.side
     sent = [0]
     exchange = dist.batch_isend_irecv
 
@@ -60,11 +59,15 @@ def measure(rank: int, world: int, folder: str, settings: Settings) -> None:
     dist.batch_isend_irecv = counted  # type: ignore[assignment]
     views = torch.randn(2, settings.rows, settings.width).unbind()
     counts = {}
-    for gather in (True, "ring"):
+    losses = {
+        "True": AlphaCLLoss("infonce", gather_distributed=True),
+        "ring": AlphaCLLoss("infonce", gather_distributed="ring", block_size=settings.side),
+    }
+    for name, loss in losses.items():
         z, z_aug = (view.clone().requires_grad_() for view in views)
         with LiveBytes() as memory:
-            AlphaCLLoss("infonce", gather_distributed=gather)(z, z_aug).backward()
-        counts[str(gather)] = memory.peak
+            loss(z, z_aug).backward()
+        counts[name] = memory.peak
     if rank == 0:
         Path(folder, f"{world}.json").write_text(json.dumps({"sent": sent[0], "held": counts}))
     dist.barrier()

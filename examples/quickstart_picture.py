@@ -36,7 +36,7 @@ def draw_picture(path: Path, runs: list[Run], images: Images) -> None:
     loss, positives, negatives, accuracy = below.subplots(1, 4)
     _losses(loss, runs)
     _curves(positives, runs, "d2_pos", "Distance to the other view (1 - cos)")
-    _curves(negatives, runs, "effective_negatives", "Effective number of candidates")
+    _curves(negatives, runs, "effective_negatives", "Effective number of negatives")
     _accuracies(accuracy, runs)
     n_seeds = len({run.seed for run in runs})
     note = "one seed" if n_seeds == 1 else f"mean over {n_seeds} seeds (accuracies: ± standard error)"

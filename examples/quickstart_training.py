@@ -21,6 +21,8 @@ from quickstart_data import Images
 
 WEIGHT_DECAY = 1e-4
 EMBEDDING_WIDTH = 128
+LOOK_EVERY = 50
+"""Steps between two looks at the statistics of the loss, each a pass of its own; an epoch begins with one."""
 
 
 class Network(nn.Module):
@@ -91,7 +93,8 @@ class Training(L.LightningModule):
         images = batch[0].float() / 255
         loss: Tensor = self.loss(self.network(self.augment(images)), self.network(self.augment(images)))
         self.log("loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, batch_size=len(images))
-        self.log_dict(self.loss.last_stats, on_step=False, on_epoch=True, batch_size=len(images))
+        if batch_index % LOOK_EVERY == 0:
+            self.log_dict(self.loss.last_stats, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
 
     def on_train_epoch_end(self) -> None:

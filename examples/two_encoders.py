@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -34,11 +34,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from alphacl_plugins import AlphaCLLoss, build_strategy
+from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins.strategies import StrategyOptions
 from provenance import environment, replace_file
 from quickstart_data import load_digits
 
 HIDDEN, EMBEDDING, DROPOUT = 256, 64, 0.2
+LOOK_EVERY = (
+    50  # steps between two looks at the statistics of the loss, each a pass of its own; an epoch begins with one
+)
 UNTRAINED = "untrained"
 COLUMNS = ("left → right @1", "left → right @5", "right → left @1", "right → left @5")
 
@@ -80,11 +84,11 @@ class Settings:
             raise ValueError(str(error)) from error
 
     def criteria(self) -> dict[str, AlphaCLLoss]:
-        """Return the losses to compare, new at each call; "cross": candidates are of the other modality."""
-        options: dict[str, Any] = {} if self.tau is None else {"tau": self.tau}
+        """Return the losses to compare, new at each call; "cross": negatives are of the other modality."""
+        options: StrategyOptions = {} if self.tau is None else {"tau": self.tau}
         if self.learnable_tau:
             options["learnable_tau"] = True
-        return {name: AlphaCLLoss(build_strategy(name, **options), negatives="cross") for name in self.strategy}
+        return {name: AlphaCLLoss(name, negatives="cross", **options) for name in self.strategy}
 
 
 class Pairs(NamedTuple):
@@ -121,7 +125,9 @@ class TwoEncoders(L.LightningModule):
         """Compute the loss of a batch of pairs."""
         left, right = batch
         loss: Tensor = self.criterion(self.left(left), self.right(right))
-        logged = {"loss": loss.detach(), **self.criterion.last_stats}
+        logged = {"loss": loss.detach()}
+        if batch_index % LOOK_EVERY == 0:
+            logged |= self.criterion.last_stats
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(left))
         return loss
 

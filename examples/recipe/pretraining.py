@@ -21,6 +21,8 @@ from recipe.settings import Settings
 
 LOG_EVERY = 10
 """Steps between two values in the progress bar; to log each of them would take a good part of a GPU's step."""
+LOOK_EVERY = 50
+"""Steps between two looks at the statistics of the loss, each a pass of its own; an epoch begins with one."""
 
 
 class Steps:
@@ -75,7 +77,7 @@ class Pretraining(L.LightningModule):
         self.criterion = settings.criterion()
         self.augment = augmentation(dataset.augmentation, data.size)
         self.curve: list[dict[str, float]] = []
-        self._sums: dict[str, Tensor] = {}  # of what is logged, over the steps of this epoch
+        self._sums: dict[str, Tensor] = {}  # of what is logged, over the steps of this epoch that were looked at
         self._seconds = 0.0  # spent in this epoch before the run was resumed
         self._began = 0.0
         self._ahead: tuple[tuple[int, int], Tensor] | None = None  # (epoch, chunk) and its views
@@ -110,7 +112,9 @@ class Pretraining(L.LightningModule):
         view, view_aug = self._views(batch_index)
         self._draw_from(self._seed("step", batch_index, self.global_rank))  # for dropout and the like
         loss: Tensor = self.criterion(self.network(view), self.network(view_aug))
-        logged = {"loss": loss.detach(), **self.criterion.last_stats}
+        logged = {"loss": loss.detach()}
+        if batch_index % LOOK_EVERY == 0:
+            logged |= self.criterion.last_stats
         for name, value in logged.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
         if (self.global_step + 1) % LOG_EVERY == 0:
@@ -119,7 +123,11 @@ class Pretraining(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Add the epoch to the curve."""
-        means = {name: self._reduced(total / len(self.steps)) for name, total in self._sums.items()}
+        looks = len(range(0, len(self.steps), LOOK_EVERY))
+        means = {
+            name: self._reduced(total / (len(self.steps) if name == "loss" else looks))
+            for name, total in self._sums.items()
+        }
         row = {
             "epoch": self.current_epoch + 1,
             **means,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from alphacl_lightly import AlphaCLLoss
 from alphacl_plugins import build_strategy
-from alphacl_plugins.strategies import Strategy
+from alphacl_plugins.strategies import AnyStrategy
 from recipe import protocol
 
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -16,7 +16,7 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "backprop": ("infonce", {"detach_alpha": False}),
 }
 """Rows of the paper's Table 1 that are no α-CL: the strategy and the options of the loss that they mean."""
-STRATEGY_OPTIONS = ("tau", "p", "gamma", "exact", "normalize", "eps", "c", "include_augs", "kernel", "t")
+STRATEGY_OPTIONS = ("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t")
 PLACES = ("data_root", "download", "output", "resume")
 
 
@@ -31,13 +31,11 @@ class Settings:
     """In place of --strategy, another row of the paper's Table 1: the InfoNCE loss; the quadratic loss (α = 1/K); or
     InfoNCE's α with the gradient passing through it. (The value that backprop reports is the energy's.)"""
     tau: float | None = None
-    """Temperature τ, > 0. This and the next nine: options of the strategy; None is its own default."""
+    """Temperature τ, > 0. This and the next eight: options of the strategy; None is its own default."""
     p: float | None = None
     """Exponent of the distance in direct, > 0."""
     gamma: float | None = None
-    """Exponent of inverse, > 0 (> 1 where exact); of kcl, the weight of the candidates, > 0."""
-    exact: bool | None = None
-    """inverse: the regulariser's own minimiser, or (False) the rule of the paper's Table 1. None: False."""
+    """Exponent of inverse, > 0, and of inverse_exact, > 1; of kcl, the weight of the negatives, > 0."""
     normalize: bool | None = None
     """direct: whether weights sum to 1."""
     eps: float | None = None
@@ -160,17 +158,12 @@ class Settings:
     @property
     def strategy_options(self) -> dict[str, Any]:
         """The options of the strategy that are not its own defaults."""
-        options = {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}
-        if self.loss is None and self.strategy == "inverse":
-            options.setdefault("exact", False)
-        return options
+        return {name: getattr(self, name) for name in STRATEGY_OPTIONS if getattr(self, name) is not None}
 
     @property
     def label(self) -> str:
         """A short name of the loss with its options, for folders and tables."""
         options = self.strategy_options
-        if self.strategy == "inverse" and options.get("exact") is False:
-            del options["exact"]  # the default here
         if self.memory_bank_size:
             options["memory_bank_size"] = self.memory_bank_size
         options |= {name: value for name, value in self.comparison.items() if value is not None}
@@ -183,7 +176,7 @@ class Settings:
         run = "-".join([self.label, *changes, f"seed{self.seed}"])
         return (self.output or Path(".runs")) / f"{dataset}_{self.backbone}" / run
 
-    def build_strategy(self) -> Strategy:
+    def build_strategy(self) -> AnyStrategy:
         """Return the pair weights."""
         name = self.strategy if self.loss is None else LOSSES[self.loss][0]
         return build_strategy(name, **self.strategy_options)

@@ -45,7 +45,7 @@ ROWS = {
         _row("infonce", "L_nce", InfoNCE(tau=0.5), loss="infonce"),
         _row("backprop", "backprop α(θ)", InfoNCE(tau=0.5), detach_alpha=False, loss="backprop"),
         _row("entropy", "α-CL-r_H", Entropy(tau=0.5), strategy="entropy"),
-        _row("inverse", "α-CL-r_γ", Inverse(tau=0.5, gamma=2, exact=False), strategy="inverse"),
+        _row("inverse", "α-CL-r_γ", Inverse(tau=0.5, gamma=2), strategy="inverse"),
         _row("square", "α-CL-r_s", Square(tau=5), strategy="square"),
         _row("direct", "α-CL-direct", Direct(tau=0.5, p=4), strategy="direct"),
     )

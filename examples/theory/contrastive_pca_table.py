@@ -35,7 +35,7 @@ from torch.nn.functional import pad
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from alphacl_plugins.strategies import Strategy, build_strategy
+from alphacl_plugins.strategies import AnyStrategy, build_strategy
 from alphacl_sklearn import ContrastivePCA
 from image_folder import take
 from provenance import environment, replace_file
@@ -89,7 +89,7 @@ class Settings:
             raise ValueError("data_root: expected a folder to download to, got None")
         self.build_strategy()
 
-    def build_strategy(self) -> Strategy:
+    def build_strategy(self) -> AnyStrategy:
         """Return α's strategy at its temperature."""
         options: dict[str, Any] = {} if self.tau is None else {"tau": self.tau}
         return build_strategy(self.strategy, **options)

@@ -46,7 +46,7 @@ class Settings(experiment.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 2:  # one has no candidates
+        if self.samples < 2:  # one has no negatives
             raise ValueError(f"samples: expected an int >= 2, got {self.samples}")
 
 

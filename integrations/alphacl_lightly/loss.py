@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 import alphacl_plugins
-from alphacl_plugins import EmbeddingQueue, PairWeights, build_strategy
-from alphacl_plugins._checks import check_same_shape, check_width
+from alphacl_plugins import EmbeddingQueue, PairWeights
+from alphacl_plugins.checks import check_same_shape, check_width
 from alphacl_plugins.functional import l2_normalize
-from alphacl_plugins.strategies import Strategy
+from alphacl_plugins.options import BlockSize, Negatives
+from alphacl_plugins.strategies import AnyStrategy, StrategyOptions, reserve_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
@@ -21,7 +25,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
     ``DCLLoss(0.5)``: gradients in the paper's scale do not grow as τ shrinks.
 
     With a memory bank the loss is lightly's MoCo form: the anchors are ``out0``, their positives ``out1``, and the
-    candidates the bank as it was before this batch (``negatives="queue"``, ``symmetric=False``, unless told otherwise).
+    negatives the bank as it was before this batch (``negatives="queue"``, ``symmetric=False``, unless told otherwise).
     ``out1`` enters the bank while ``out0`` requires a gradient. The bank is an `alphacl_plugins.EmbeddingQueue`: filled
     as lightly's, but part of the state dict, so that a run resumes exactly. lightly itself need not be installed.
 
@@ -29,12 +33,19 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         strategy: a registered name, an import path or a strategy object.
         memory_bank_size: rows of the bank, 0 for none; (rows, width), or an int: the first batch or the state dict sets
             the width.
-        gather_distributed: candidates from all ranks, gathered (True) or passed round ("ring", for some strategies, as
+        gather_distributed: negatives from all ranks, gathered (True) or passed round ("ring", for some strategies, as
             in the core); with a memory bank, ranks instead share what enters the bank.
-        negatives, symmetric, l2_normalize, detach_alpha, reduction, block_size: as in `alphacl_plugins.AlphaCLLoss`.
-        **strategy_options: options of a strategy given by name: ``tau``, ``p``, ``gamma``, ..., ``learnable_tau``.
+        negatives: as in `alphacl_plugins.AlphaCLLoss`, and so are the options below.
+        symmetric: which views give anchors.
+        l2_normalize: whether embeddings are scaled to length 1.
+        detach_alpha: whether α is held fixed.
+        reduction: "mean" over the anchors, or "none".
+        block_size: how the loss is computed.
+        **options: options of a strategy given by name: ``tau``, ``p``, ``gamma``, ..., ``learnable_tau``.
 
-    Raises: ValueError, TypeError if an option is unknown or outside its range.
+    Raises:
+        ValueError: an option is outside its range, or options do not go together.
+        TypeError: an option is unknown or of another kind.
 
     >>> import torch
     >>> criterion = AlphaCLLoss("infonce", tau=0.5)
@@ -46,17 +57,17 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
 
     def __init__(
         self,
-        strategy: str | Strategy = "direct",
+        strategy: str | AnyStrategy = "direct",
         *,
         memory_bank_size: int | Sequence[int] = 0,
-        gather_distributed: bool | str = False,
-        negatives: str | None = None,
+        gather_distributed: bool | Literal["ring"] = False,
+        negatives: Negatives | None = None,
         symmetric: bool | None = None,
         l2_normalize: bool = True,
         detach_alpha: bool = True,
-        reduction: str = "mean",
-        block_size: int | str | None = "auto",
-        **strategy_options: Any,
+        reduction: Literal["mean", "none"] = "mean",
+        block_size: BlockSize = "auto",
+        **options: Unpack[StrategyOptions],
     ) -> None:
         rows, width = _bank_shape(memory_bank_size)
         if rows:
@@ -65,7 +76,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         elif negatives == "queue":
             raise ValueError('memory_bank_size: expected (rows, width) as negatives is "queue", got 0')
         super().__init__(
-            _with_options(strategy, strategy_options),
+            strategy,
             negatives=negatives,
             symmetric=symmetric,
             l2_normalize=l2_normalize,
@@ -73,6 +84,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
             reduction=reduction,
             block_size=block_size,
             gather_distributed=gather_distributed,
+            **options,
         )
         self.memory_bank_size = rows
         self.memory_bank = None
@@ -85,12 +97,12 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         """Compute the loss of a batch and, with a memory bank, remember ``out1``.
 
         Args:
-            out0: projections of the first view.
-            out1: projections of the second view (MoCo: of the key encoder).
+            out0: projections of the first view, ``[N, D]``.
+            out1: projections of the second view (MoCo: of the key encoder), ``[N, D]``.
 
-        Shape: ``[N, D]``, ``[N, D]`` -> scalar, or one loss per anchor with reduction "none".
+        Returns: a scalar, or with reduction "none" the losses of the anchors.
         """
-        loss = super().forward(out0, out1, queue=self._candidates(out0, out1))
+        loss = super().forward(out0, out1, queue=self._queue(out0, out1))
         if self.memory_bank is not None and out0.requires_grad:
             keys = out1.detach()
             self.memory_bank.enqueue(l2_normalize(keys) if self.l2_normalize else keys)
@@ -98,13 +110,13 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
 
     def pair_weights(self, out0: Tensor, out1: Tensor) -> PairWeights:  # type: ignore[override]
         """Return the α of this batch, as `alphacl_plugins.AlphaCLLoss.pair_weights`; the bank stays as it is."""
-        return super().pair_weights(out0, out1, queue=self._candidates(out0, out1))
+        return super().pair_weights(out0, out1, queue=self._queue(out0, out1))
 
     def extra_repr(self) -> str:
         """Show every option."""
         return f"{super().extra_repr()}, memory_bank_size={self.memory_bank_size}"
 
-    def _candidates(self, out0: Tensor, out1: Tensor) -> Tensor | None:
+    def _queue(self, out0: Tensor, out1: Tensor) -> Tensor | None:
         check_same_shape("out1", out1, "out0", out0)
         bank = self.memory_bank
         if bank is None:
@@ -127,10 +139,4 @@ def _bank_shape(size: Any) -> tuple[int, int]:
     return int(rows), int(width[0]) if width else 0
 
 
-def _with_options(strategy: str | Strategy, options: dict[str, Any]) -> str | Strategy:
-    if isinstance(strategy, str):
-        return build_strategy(strategy, **options)
-    if options:
-        names = ", ".join(options)
-        raise TypeError(f"strategy: expected a name to go with the options {names}, got {strategy!r}")
-    return strategy
+reserve_options("memory_bank_size")

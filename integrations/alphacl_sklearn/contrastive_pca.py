@@ -9,11 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from alphacl_plugins._checks import check_count, check_non_negative
-from alphacl_plugins._options import as_strategy
-from alphacl_plugins._warnings import warn_caller
+from alphacl_plugins.caller_warnings import warn_caller
+from alphacl_plugins.checks import check_count, check_non_negative
 from alphacl_plugins.spectral import contrastive_pca, take_turns
-from alphacl_plugins.strategies import Strategy
+from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -27,6 +26,8 @@ except ImportError as error:
 
 Array = npt.NDArray[Any]
 
+_LIBRARIES = ("alphacl_plugins", "alphacl_sklearn", "sklearn", "joblib", "torch")  # no line of theirs is the user's
+
 
 class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """PCA of the contrastive covariance X_α: the linear embedding with the largest energy, no network, no epochs.
@@ -37,7 +38,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     the PCA of X, so that τ means the same for any data.
 
     What counts as a positive of a sample: its row of ``X_aug``, and with ``y`` the other samples of its class, which
-    are then no candidates. With neither there is none, and only α tells this from PCA. (No noise is made up for a
+    are then no negatives. With neither there is none, and only α tells this from PCA. (No noise is made up for a
     second view: in expectation, noise of one variance in all directions subtracts a multiple of the identity from X_α
     and leaves its eigenvectors as they are.)
 
@@ -76,7 +77,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self,
         n_components: int | None = None,
         *,
-        strategy: str | Strategy = "infonce",
+        strategy: str | AnyStrategy = "infonce",
         n_iter: int = 100,
         tol: float = 1e-2,
         block_size: int = 1024,
@@ -113,7 +114,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_count("block_size", self.block_size)
         labels = None if y is None else _labels(y, len(X))
         x, x_aug = _tensor(X), _second_view(X_aug, X)
-        strategy, fixed = as_strategy(self.strategy), _importance(alpha, X)
+        strategy, fixed = resolve_strategy(self.strategy), _importance(alpha, X)
         self.mean_ = X.mean(axis=0)
         options: dict[str, Any] = {"labels": labels, "block_size": self.block_size}
         if fixed is not None:
@@ -128,6 +129,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                     f"ContrastivePCA: W still moves (residual {turns.residual:.2g}) after {turns.n_iter} turns, tol is "
                     f"{self.tol:.2g}; increase n_iter, or the strategy's tau: the larger, the fewer turns",
                     ConvergenceWarning,
+                    skip=_LIBRARIES,
                 )
         self.components_ = components.numpy()
         self.eigenvalues_ = eigenvalues.numpy() / len(X)

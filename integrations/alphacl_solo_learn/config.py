@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alphacl_plugins import AlphaCLLoss, build_strategy
-from alphacl_plugins.strategies import Strategy
+from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins.loss import OPTIONS
+from alphacl_plugins.strategies import reserve_options
 
 NAME = "alpha_cl"
 """What ``loss`` (or ``loss.name``) says to select this package."""
 
-LOSS_OPTIONS = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "block_size", "gather_distributed")
-"""The ``loss.*`` keys that go to the loss; ``name`` and ``strategy`` apart, all others go to the strategy."""
+LOSS_OPTIONS = tuple(option for option in OPTIONS if option not in ("strategy", "reduction"))
+"""The ``loss.*`` keys that are the loss's own; ``name`` and ``strategy`` apart, all others are the strategy's."""
+
+reserve_options("name", "memory_bank_size")
 
 
 def selected(cfg: Any) -> bool:
@@ -25,7 +28,7 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
 
     Args:
         cfg: a solo-learn config. Its ``loss`` is absent, ``alpha_cl``, or a mapping with ``name: alpha_cl`` and
-            options, where None is the default of the strategy or loss.
+            options, where None is the default of the strategy or loss, but ``block_size: None`` is "autograd".
         fixed: what the method decides: ``symmetric``, or ``negatives="queue"`` if it has a queue.
 
     Raises: ValueError, TypeError, ImportError for a loss, strategy or option that is unknown or that the method cannot
@@ -39,13 +42,10 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
             f"loss: expected {NAME}, or a mapping such as {{name: {NAME}, strategy: infonce}} (without a loss key the "
             f"method keeps its own), got {loss!r}"
         )
-    options = {} if isinstance(loss, str) else {key: value for key, value in loss.items() if value is not None}
-    options.pop("name", None)
+    options = _given(loss)
     _check_method_has(options, cfg.method, fixed)
-    for_loss = {"gather_distributed": True, **fixed}
-    for_loss.update({key: options.pop(key) for key in LOSS_OPTIONS if key in options})
     try:
-        return AlphaCLLoss(_strategy(**options), **for_loss)
+        return AlphaCLLoss(**{"gather_distributed": True, **fixed, **options})
     except ImportError as error:
         raise ImportError(f"loss: {error}") from error
     except (ValueError, TypeError) as error:  # one message at the terminal, not a chain
@@ -56,8 +56,17 @@ def _name(loss: Any) -> Any:
     return loss.get("name") if isinstance(loss, Mapping) else loss
 
 
+def _given(loss: Any) -> dict[str, Any]:
+    """Return the options that a config sets; None sets one option alone, the block size, which is "autograd" then."""
+    options = {} if isinstance(loss, str) else dict(loss)
+    options.pop("name", None)
+    if "block_size" in options and options["block_size"] is None:
+        options["block_size"] = "autograd"
+    return {key: value for key, value in options.items() if value is not None}
+
+
 def _check_method_has(options: Mapping[str, Any], method: str, fixed: Mapping[str, Any]) -> None:
-    """Refuse a bank beside the method's own queue, or where it has none, and anchors that it does not have."""
+    """Refuse what the method decides itself, or does not have."""
     has_queue = fixed.get("negatives") == "queue"
     if "memory_bank_size" in options:
         where = "; its queue has method_kwargs.queue_size rows" if has_queue else "; mocov2plus has a queue"
@@ -72,10 +81,8 @@ def _check_method_has(options: Mapping[str, Any], method: str, fixed: Mapping[st
             f"loss.symmetric: expected none with method {method}, whose loss is the sum of its two directions, got "
             f"{options['symmetric']!r}"
         )
-
-
-def _strategy(strategy: str = "direct", **options: Any) -> Strategy:
-    try:
-        return build_strategy(strategy, **options)
-    except TypeError as error:
-        raise TypeError(f"{error} (options of the loss itself: {', '.join(LOSS_OPTIONS)})") from None
+    if "reduction" in options:
+        raise ValueError(
+            f"loss.reduction: expected none with method {method}, which trains with the mean over the anchors, got "
+            f"{options['reduction']!r}"
+        )

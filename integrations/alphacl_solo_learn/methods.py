@@ -39,6 +39,9 @@ QUEUE = MappingProxyType({"negatives": "queue", "symmetric": False})
 ONE_DIRECTION = MappingProxyType({"negatives": "cross", "symmetric": False})
 """What some methods decide: their step adds up two directions, and only one side of each has a gradient."""
 
+LOOK_EVERY = 50
+"""Steps from one look at the loss's statistics to the next, as Lightning's own ``log_every_n_steps``."""
+
 
 class AnyMethod(_Base):
     """Any method of solo-learn: its timm backbone is made for the size of its crops."""
@@ -93,7 +96,9 @@ class ContrastiveMethod(AnyMethod):
         step = super().training_step
         if self.criterion is None:
             return step(batch, batch_idx)
-        with _replaced(step.__globals__, self.loss_function, self._contrast_and_log):
+        # The same steps in every process, as averaging over the processes needs all of them.
+        look = batch_idx == 0 or (self.global_step + 1) % LOOK_EVERY == 0
+        with _replaced(step.__globals__, self.loss_function, self._contrast_and_log if look else self.contrast):
             return step(batch, batch_idx)
 
     def _contrast_and_log(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -133,7 +138,7 @@ class SupCon(ContrastiveMethod):
 
 
 class MoCoV2Plus(ContrastiveMethod):
-    """Queries against keys; candidates are the method's queue."""
+    """Queries against keys; negatives are the method's queue."""
 
     loss_function = "mocov2plus_loss_func"
     fixed = QUEUE
@@ -145,7 +150,7 @@ class MoCoV2Plus(ContrastiveMethod):
 
 
 class MoCoV3(ContrastiveMethod):
-    """Queries against keys; candidates are the keys of the other samples."""
+    """Queries against keys; negatives are the keys of the other samples."""
 
     loss_function = "mocov3_loss_func"
     fixed = ONE_DIRECTION
@@ -157,7 +162,7 @@ class MoCoV3(ContrastiveMethod):
 
 
 class NNCLR(ContrastiveMethod):
-    """Nearest neighbours of one view against predictions from the other; candidates are the other predictions."""
+    """Nearest neighbours of one view against predictions from the other; negatives are the other predictions."""
 
     loss_function = "nnclr_loss_func"
     fixed = ONE_DIRECTION
