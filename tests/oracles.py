@@ -11,8 +11,8 @@ from alphacl_plugins import strategies as s
 EXTRA_STRATEGIES = [
     s.InfoNCE(tau=0.1, eps=0.0),
     s.InfoNCE(tau=0.3, eps=2.5),
-    s.Inverse(tau=0.2, gamma=3.0),
-    s.Inverse(tau=0.5, gamma=1.0, exact=False),
+    s.InverseExact(tau=0.2, gamma=3.0),
+    s.Inverse(tau=0.5, gamma=1.0),
     s.Square(tau=0.3),
     s.Direct(tau=0.3, p=1.0),
     s.Direct(tau=0.3, p=3.0, normalize=False),

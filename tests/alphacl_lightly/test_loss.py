@@ -1,7 +1,9 @@
 """The lightly adapter equals lightly's own losses, in value and gradient, the memory bank included."""
 
 import copy
+import dataclasses
 import io
+import math
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from lightly.loss import DCLLoss, NTXentLoss
 from oracles import random_views, relative_error
 from processes import run_in_processes
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import alphacl_plugins
 from alphacl_lightly import AlphaCLLoss
@@ -41,8 +44,9 @@ def test_the_memory_bank_is_lightlys_over_several_steps(rows, seed):
     n, d, tau = draw(seed)
     ours = AlphaCLLoss("infonce", tau=tau, memory_bank_size=(rows, d)).double()
     theirs = NTXentLoss(tau, (rows, d)).double()
+    rows_at_first = torch.randn(rows, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     for bank in (ours.memory_bank.embeddings, theirs.memory_bank.bank):  # the same rows, of length 1 in float64 too
-        bank.copy_(nn.functional.normalize(theirs.memory_bank.bank))
+        bank.copy_(nn.functional.normalize(rows_at_first))
     for step in range(6):
         views = random_views(100 * seed + step, n, d)
         if step == 3:  # without a gradient, as in validation, nothing enters the bank
@@ -91,10 +95,10 @@ def test_without_normalisation_keys_enter_as_they_are():
 
 def test_every_option_arrives():
     loss = AlphaCLLoss(
-        "inverse", tau=0.3, gamma=3, exact=False, negatives="cross", symmetric=False, l2_normalize=False,
+        "inverse", tau=0.3, gamma=3, negatives="cross", symmetric=False, l2_normalize=False,
         detach_alpha=False, reduction="none", block_size=None, gather_distributed=True,
     )  # fmt: skip
-    assert loss.strategy == strategies.Inverse(tau=0.3, gamma=3, exact=False)
+    assert loss.strategy == strategies.Inverse(tau=0.3, gamma=3)
     core = alphacl_plugins.AlphaCLLoss(
         loss.strategy, negatives="cross", symmetric=False, l2_normalize=False, detach_alpha=False, reduction="none",
         block_size=None, gather_distributed=True,
@@ -102,9 +106,30 @@ def test_every_option_arrives():
     assert repr(loss) == repr(core)[:-1] + ", memory_bank_size=0)"
 
 
+@pytest.mark.parametrize("name", strategies.strategy_names())
+def test_options_by_keyword_reach_the_strategy(name):
+    """Each option that the strategy has, at another value than its default."""
+    values = {"tau": 0.7, "p": 3.0, "gamma": 3.5, "eps": 2.5, "c": 4.0, "t": 1.5}
+    values |= {"kernel": "imq", "normalize": False, "include_augs": False}
+    default = strategies.build_strategy(name)
+    options = {field.name: values[field.name] for field in dataclasses.fields(default)}
+    assert not any(getattr(default, option) == value for option, value in options.items())
+    loss = AlphaCLLoss(name, **options, memory_bank_size=8)
+    assert loss.strategy == type(default)(**options)
+    assert loss.memory_bank_size == 8
+
+
+def test_a_temperature_that_learns_is_one_keyword():
+    loss = AlphaCLLoss("infonce", tau=0.3, learnable_tau=True)
+    assert isinstance(loss.strategy, strategies.LearnableTemperature)
+    loss(*random_views(0, n=4, d=3)).backward()
+    (log_tau,) = loss.parameters()
+    assert log_tau.grad.abs() > 0
+
+
 @pytest.mark.parametrize("size", [(7, 3), 7])
 @pytest.mark.parametrize("interrupted", [0, 2])
-def test_a_resumed_loss_sees_the_candidates_that_it_would_have_seen(size, interrupted):
+def test_a_resumed_loss_sees_the_negatives_that_it_would_have_seen(size, interrupted):
     batches = [random_views(step, n=4, d=3) for step in range(5)]
     whole, first, second = (AlphaCLLoss("infonce", memory_bank_size=size) for _ in range(3))
     expected = [whole(*views).item() for views in batches]
@@ -123,10 +148,27 @@ def test_without_a_bank_there_is_nothing_to_save():
 
 
 def test_the_bank_follows_the_batch_to_its_device():
-    loss = AlphaCLLoss("infonce", memory_bank_size=(8, 3))
-    views = [view.to("meta") for view in random_views(0, n=4, d=3)]
-    assert loss._candidates(*views).device.type == "meta"  # all that a machine without a second device can run
-    assert loss.memory_bank.pointer.device.type == "meta"
+    with FakeTensorMode():  # shapes, dtypes and devices alone: a machine without a GPU can run it
+        loss = AlphaCLLoss("infonce", memory_bank_size=(8, 3))
+        views = [torch.ones(4, 3, device="cuda:0", requires_grad=True) for _ in range(2)]
+        assert loss(*views).device.type == "cuda"
+        assert loss.memory_bank.embeddings.device.type == "cuda"
+        assert loss.memory_bank.pointer.device.type == "cuda"
+
+
+def test_a_bad_key_does_not_enter_the_bank():
+    """One row of NaN or inf makes the loss of its batch NaN, but not those of the batches after it."""
+    criterion = AlphaCLLoss("infonce", memory_bank_size=(6, 3))
+    before = criterion.memory_bank.embeddings.clone()
+    views = random_views(0, n=3, d=3, dtype=torch.float32)
+    bad = torch.ones(3, 1)
+    bad[1], bad[2] = math.nan, math.inf
+    criterion(views[0], views[1] * bad)
+    bank = criterion.memory_bank
+    torch.testing.assert_close(bank.embeddings[0], views[1][0].detach() / views[1][0].detach().norm())
+    assert torch.equal(bank.embeddings[1:], before[1:])
+    assert bank.pointer == 3
+    assert criterion(*views).isfinite()
 
 
 def test_compiled_without_graph_breaks_the_bank_holds_the_same():
@@ -197,6 +239,13 @@ def test_it_copies_with_its_bank():
             TypeError,
             r"direct: expected options among tau, p, normalize, got gamma",
         ),
+        (
+            lambda: AlphaCLLoss("kcl", tau=0.5),
+            TypeError,
+            r"kcl: expected options among kernel, t, gamma, got tau;",
+        ),
+        (lambda: AlphaCLLoss("square", eps=0.5), TypeError, r"square: expected options among tau, got eps;"),
+        (lambda: AlphaCLLoss("uniform", tau=0.5), TypeError, r"uniform: expected no options, got tau;"),
         (lambda: AlphaCLLoss("infonce", tau=-1.0), ValueError, r"InfoNCE.tau: expected a finite number > 0, got -1.0"),
         (
             lambda: AlphaCLLoss(strategies.Direct(), p=6),

@@ -1,5 +1,7 @@
 """Several gloo processes give the value and the parameter gradient of one process with the whole batch."""
 
+import contextlib
+
 import pytest
 import torch
 from oracles import random_views, relative_error
@@ -7,14 +9,14 @@ from processes import run_in_processes
 from torch import distributed as dist
 from torch import nn
 
-from alphacl_plugins import AlphaCLLoss, tiles
-from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, Inverse, Square, Triplet
+from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, InverseExact, Square, Triplet
 from live_bytes import LiveBytes
 
 CASES = {
     "infonce": {"strategy": InfoNCE(0.2)},
     "direct, cross": {"strategy": Direct(), "negatives": "cross"},
-    "inverse, through alpha": {"strategy": Inverse(0.5), "detach_alpha": False},
+    "inverse_exact, through alpha": {"strategy": InverseExact(0.5), "detach_alpha": False},
     "square, first view only": {"strategy": Square(1.0), "symmetric": False},
     "dhel": {"strategy": DHEL()},
     "kcl, queue beside": {"strategy": KCL("imq"), "queued": True},
@@ -37,7 +39,7 @@ CASES = {
 
 def ways_to_gather(case) -> tuple:
     """Gathering, and the ring for strategies whose weights factor."""
-    in_ring = getattr(case["strategy"], "factored", None) is not None and case.get("detach_alpha", True)
+    in_ring = case["strategy"].separable and case.get("detach_alpha", True)
     return (True, "ring") if in_ring else (True,)
 
 
@@ -123,12 +125,10 @@ def check_second_derivatives(rows: slice, world: int) -> None:
     assert relative_error(got, expected) < 1e-9
 
 
-def compare_traffic_and_memory(rank: int, world: int) -> None:
-    """What a rank sends and holds in a ring: two views of n rows, in blocks, whatever the number of ranks."""
-    tiles.SIDE = side = 8
+def count_what_a_ring_sends(rank: int, world: int) -> None:
+    """Two views of n rows are a block: whatever the number of ranks, W, 3 W - 2 of them in a step without labels."""
     n, width = 24, 64
-    block = 2 * n * width * 8
-    classes = n * 8
+    block, classes = 2 * n * width * 8, n * 8
     sent = [0]
     exchange = dist.batch_isend_irecv
 
@@ -138,19 +138,71 @@ def compare_traffic_and_memory(rank: int, world: int) -> None:
 
     dist.batch_isend_irecv = counted
     views = random_views(rank, n, width)
-    for labels, forward_trips in ((None, 1), (torch.arange(n) % 3, 2)):
-        sent[0] = 0
-        loss = AlphaCLLoss("infonce", gather_distributed="ring")(*views, labels=labels)
-        assert sent[0] == forward_trips * (world - 1) * (block + classes)
-        loss.backward()
-        assert sent[0] == (forward_trips + 1) * (world - 1) * (block + classes) + world * block
+    AlphaCLLoss("infonce", gather_distributed="ring")(*views).backward()
+    assert sent[0] == (3 * world - 2) * block
+    sent[0] = 0
+    AlphaCLLoss("infonce", gather_distributed="ring")(*views, labels=torch.arange(n) % 3).backward()
+    assert sent[0] == 3 * (world - 1) * (block + classes) + world * block  # once more round for the positives
+
+
+def compare_memory(rank: int, world: int) -> None:
+    """What a rank holds beyond its embeddings, in blocks of two views of n rows and in tiles."""
+    n, width, side = 24, 64, 8
+    block = 2 * n * width * 8
+    views = random_views(rank, n, width)
     peaks = {}
-    for gather in (True, "ring"):
+    for options in ({"gather_distributed": True}, {"gather_distributed": "ring", "block_size": side}):
         with LiveBytes() as memory:
-            AlphaCLLoss("infonce", gather_distributed=gather)(*views).backward()
-        peaks[gather] = memory.peak
-    assert peaks["ring"] < 9 * block + 20 * side * side * 8, peaks["ring"] / block
+            AlphaCLLoss("infonce", **options)(*views).backward()
+        peaks[options["gather_distributed"]] = memory.peak
     assert peaks[True] > (2 * world + 1) * block
+    assert peaks["ring"] < 12.5 * block + 20 * side * side * 8, peaks["ring"] / block
+
+
+def a_rank_without_gradient(rank: int, world: int) -> None:
+    """One rank is not in training (its rows have no graph, or autograd is off): in a ring the others do not mind."""
+    whole = [view.detach() for view in random_views(5, n=3 * world, d=4)]
+    own = slice(3 * rank, 3 * rank + 3)
+    for case in ({}, {"strategy": DHEL(), "negatives": "cross"}, {"labelled": True}):
+        options = {"strategy": InfoNCE(0.2), "block_size": 2} | case
+        labels = torch.arange(3 * world) % 4 if options.pop("labelled", False) else None
+        leaves = [view.clone().requires_grad_() for view in whole]
+        one_process = AlphaCLLoss(**options)(*leaves, labels=labels)
+        gradients = torch.autograd.grad(world * one_process, leaves)
+        for quiet in range(world):
+            for trains, graph in ((False, True), (True, False)):
+                views = [view[own].clone().requires_grad_(rank != quiet or graph) for view in whole]
+                with torch.set_grad_enabled(rank != quiet or trains):
+                    own_labels = None if labels is None else labels[own]
+                    value = AlphaCLLoss(gather_distributed="ring", **options)(*views, labels=own_labels)
+                assert value.requires_grad == (rank != quiet)
+                if rank != quiet:
+                    for got, expected in zip(torch.autograd.grad(value, views), gradients, strict=True):
+                        assert relative_error(got, expected[own]) < 1e-9
+                mean = value.detach().clone()
+                dist.all_reduce(mean)
+                assert relative_error(mean / world, one_process) < 1e-9
+    check_that_a_collective_backward_needs_all(rank, world, [view[own] for view in whole])
+
+
+def check_that_a_collective_backward_needs_all(rank: int, world: int, views: list[torch.Tensor]) -> None:
+    """Where the backward pass itself talks to the other ranks, all take part or none; every rank is told."""
+    loss_options = ({"gather_distributed": True}, {"gather_distributed": "ring", "reduction": "none"})
+    for options in (*loss_options, {"gather_distributed": True, "reduction": "none"}):
+        loss = AlphaCLLoss(InfoNCE(0.2), **options)
+        for trains, graph in ((False, True), (True, False)):
+            views = [view.detach().clone().requires_grad_(rank > 0 or graph) for view in views]
+            with torch.set_grad_enabled(rank > 0 or trains):
+                message = "z: expected the same use of gradients on every rank to gather, got rank 0: none, rank 1: a"
+                with pytest.raises(ValueError, match=message) if world > 1 else contextlib.nullcontext():
+                    loss(*views)
+        with torch.no_grad():
+            assert loss(*views).isfinite().all()  # none takes part
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_a_rank_may_be_without_gradient_where_no_other_waits_for_it(world, tmp_path):
+    run_in_processes(world, tmp_path, a_rank_without_gradient)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -159,9 +211,14 @@ def test_parameter_gradients_are_those_of_one_process(world, tmp_path):
     run_in_processes(world, tmp_path, compare, expected)
 
 
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_what_a_ring_sends(world, tmp_path):
+    run_in_processes(world, tmp_path, count_what_a_ring_sends)
+
+
 @pytest.mark.parametrize("world", [2, 4])
-def test_the_ring_sends_and_holds_blocks(world, tmp_path):
-    run_in_processes(world, tmp_path, compare_traffic_and_memory)
+def test_the_ring_holds_blocks(world, tmp_path):
+    run_in_processes(world, tmp_path, compare_memory)
 
 
 @pytest.mark.parametrize("gather", [True, "ring"])

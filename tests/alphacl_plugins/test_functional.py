@@ -60,7 +60,7 @@ def test_energy_by_loops_ignores_the_diagonal_and_holds_alpha_fixed():
         assert relative_error(got, expected) < 1e-12
 
 
-def test_energy_of_a_strategy_is_that_of_its_candidate_weights():
+def test_energy_of_a_strategy_is_that_of_its_negatives():
     z, z_aug = random_views(2, n=5, d=3)
     for strategy in (strategies.Direct(), strategies.DHEL(), strategies.KCL()):
         d2 = squared_distances(z, z).detach().masked_fill(torch.eye(5, dtype=torch.bool), torch.inf)
@@ -120,9 +120,13 @@ Z = torch.zeros(3, 2)
         (lambda: energy(Z, Z[:2], Z), ValueError, r"z_aug: expected the shape of z \(3, 2\), got \(2, 2\)"),
         (lambda: energy(Z[:1], Z[:1], Z), ValueError, r"z: expected at least 2 samples to compare, got 1"),
         (lambda: energy(Z, Z, Z), ValueError, r"alpha: expected shape \[3, 3\], got \(3, 2\)"),
-        (lambda: energy(Z, Z, 0.5), TypeError, r"alpha: expected a tensor \[N, N\] or a strategy object, got 0.5"),
+        (
+            lambda: energy(Z, Z, 0.5),
+            TypeError,
+            r"alpha: expected a tensor \[N, N\], a strategy object or its name, got 0.5",
+        ),
         (lambda: energy(Z, Z, strategies.Direct), TypeError, r"alpha: expected a .* or a strategy object, got <class"),
-        (lambda: energy(Z, Z, lambda p, n: n), TypeError, r"alpha: expected a strategy that returns PairWeights"),
+        (lambda: energy(Z, Z, lambda p, n: n), TypeError, r"strategy: expected one that returns PairWeights"),
         (
             lambda: contrastive_covariance(Z, Z[:2], Z, Z, Z[:2]),
             ValueError,

@@ -16,14 +16,14 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from alphacl_plugins import AlphaCLLoss
-from alphacl_plugins.strategies import Direct, InfoNCE, Tempered
+from alphacl_plugins.strategies import Direct, InfoNCE, LearnableTemperature
 
 SAMPLES, WIDTH, BATCH, EPOCHS = 48, 5, 12, 10
 GATHER = (True, "ring")  # the values of gather_distributed that promise exactness
 LOSSES = {
     "infonce, two views": {"strategy": InfoNCE(0.2)},
     "direct, three views, labels, queue": {"strategy": Direct(), "views": 3, "labelled": True, "queued": True},
-    "infonce, learnable temperature": {"strategy": Tempered(InfoNCE(0.2))},
+    "infonce, learnable temperature": {"strategy": LearnableTemperature(InfoNCE(0.2))},
 }
 OPTIMIZERS = {"adam": (torch.optim.Adam, 0.01), "sgd": (torch.optim.SGD, 0.1)}
 LIGHTNINGS_OWN = (  # warnings

@@ -9,7 +9,7 @@ import torch
 from oracles import random_distances, relative_error
 from scipy.optimize import minimize
 
-from alphacl_plugins.strategies import Direct, Entropy, Inverse, Regularized, Square
+from alphacl_plugins.strategies import Direct, Entropy, Inverse, InverseExact, Regularized, Square
 
 TAUS = [1e-3, 0.1, 0.5, 5.0, 1e3]
 CANDIDATES = [1, 2, 7, 254]
@@ -39,7 +39,7 @@ def kkt_spread(slope_minus_distance: torch.Tensor, weights: torch.Tensor) -> flo
 @pytest.mark.parametrize(("tau", "gamma"), INVERSES)
 def test_inverse_rows_satisfy_kkt(tau, gamma, candidates):
     d2 = rows(candidates)
-    weights = Inverse(tau, gamma)(d2[:, 0], d2).neg
+    weights = InverseExact(tau, gamma)(d2[:, 0], d2).neg
     assert (weights > 0).all()
     assert float((weights.sum(dim=1) - 1).abs().max()) < 1e-12
     assert kkt_spread(tau * weights**-gamma - d2, weights) < 1e-12
@@ -60,7 +60,7 @@ def test_square_rows_satisfy_kkt(tau, candidates):
 
 
 REGULARISERS = {
-    "inverse": (lambda a: 0.5 * a**-2, lambda v: (v / 0.5) ** -0.5, Inverse(0.5, 2.0)),
+    "inverse": (lambda a: 0.5 * a**-2, lambda v: (v / 0.5) ** -0.5, InverseExact(0.5, 2.0)),
     "square": (lambda a: -0.3 * a, lambda v: -v / 0.3, Square(0.3)),
     "entropy": (lambda a: -0.2 * (torch.log(a) + 1), lambda v: torch.exp(-v / 0.2 - 1), Entropy(0.2)),
 }
@@ -107,7 +107,9 @@ def test_the_value_is_the_min_players_optimum(strategy):
     torch.testing.assert_close(slope, torch.ones_like(slope), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("strategy", [Inverse(0.2, 2.5), Square(0.3), REGULARISERS["inverse"], REGULARISERS["square"]])
+@pytest.mark.parametrize(
+    "strategy", [InverseExact(0.2, 2.5), Square(0.3), REGULARISERS["inverse"], REGULARISERS["square"]]
+)
 def test_the_solvers_are_differentiable(strategy):
     """The last Newton step is inside autograd: dα/dD by the implicit function theorem, against finite differences."""
     strategy = Regularized(*strategy[:2]) if isinstance(strategy, tuple) else strategy
@@ -116,9 +118,9 @@ def test_the_solvers_are_differentiable(strategy):
 
 
 def test_exact_inverse_is_another_rule_than_the_papers_table_row():
-    """With many candidates the exact rows are nearly uniform, the others are not (see the docstring of Inverse)."""
+    """With many negatives the exact rows are nearly uniform, the others are not (see InverseExact)."""
     d2_pos, d2_neg = random_distances(0, anchors=8, candidates=254)
-    exact, paper = Inverse()(d2_pos, d2_neg).neg, Inverse(exact=False)(d2_pos, d2_neg).neg
+    exact, paper = InverseExact()(d2_pos, d2_neg).neg, Inverse()(d2_pos, d2_neg).neg
     assert float((exact.amax(dim=1) / exact.amin(dim=1)).max()) < 1.01
     assert float((paper.amax(dim=1) / paper.amin(dim=1)).min()) > 10
 
@@ -133,12 +135,12 @@ def test_direct_with_exponent_two_is_entropy():
 def test_inverse_takes_exponents_whose_multiplier_leaves_the_range_of_the_dtype(gamma, dtype):
     """D_min - μ is about τ K^γ, here up to 1e120; the solver never forms it."""
     d2 = rows(254, dtype)
-    weights = Inverse(0.5, gamma)(d2[:, 0], d2).neg
+    weights = InverseExact(0.5, gamma)(d2[:, 0], d2).neg
     tolerance = 50 * torch.finfo(dtype).eps
     assert float((weights.sum(dim=1) - 1).abs().max()) < tolerance
     assert float((weights * 254 - 1).abs().max()) < 0.1 or gamma < 3
     more = torch.cat([d2, torch.full_like(d2[:, :2], math.inf)], dim=1)
-    with_excluded = Inverse(0.5, gamma)(d2[:, 0], more).neg
+    with_excluded = InverseExact(0.5, gamma)(d2[:, 0], more).neg
     assert float((with_excluded[:, :-2] - weights).abs().max()) < tolerance
     assert not with_excluded[:, -2:].any()
 

@@ -27,7 +27,7 @@ def ours(case):
         "direct": lambda: (1, Direct(tau, p=2 * e), True),
         "direct_unnormalised": lambda: (1, Direct(tau, p=2 * e, normalize=False), True),
         "quadratic_loss": lambda: (1, Uniform(), True),
-        "inverse_approx": lambda: (1, Inverse(tau, gamma=p["inverse_exponent"], exact=False), True),
+        "inverse_approx": lambda: (1, Inverse(tau, gamma=p["inverse_exponent"]), True),
         "square": lambda: (1, Square(tau), False),
         # The published loss has similarities, 1 - D, where ours has D: with both views that leaves a constant.
         "dhel": lambda: ((2 if p["include_augs"] else 1) / tau, DHEL(tau, p["include_augs"]), not p["include_augs"]),

@@ -2,13 +2,17 @@
 
 import copy
 import io
+import math
 import pickle
+import warnings
 
 import pytest
 import torch
 from oracles import random_views
 from processes import run_in_processes
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.optim.swa_utils import AveragedModel
 
 from alphacl_plugins import AlphaCLLoss, EmbeddingQueue
 
@@ -222,9 +226,75 @@ def test_deterministic_algorithms_suffice(overflow):
 
 @pytest.mark.parametrize("overflow", OVERFLOWS)
 def test_it_never_looks_at_a_value(overflow):
-    queue = EmbeddingQueue(8, 3, overflow=overflow).to("meta")  # a device without values: no host sync on any other
-    queue.enqueue(torch.ones(5, 3, device="meta"))
-    assert queue.embeddings.device.type == "meta"
+    with FakeTensorMode(allow_non_fake_inputs=True):  # tensors without values: no host sync on any device
+        queue = EmbeddingQueue(8, 3, overflow=overflow)
+        queue.enqueue(torch.ones(5, 3))
+        assert isinstance(queue.embeddings, FakeTensor)
+
+
+BAD_ENTRIES = [math.nan, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("bad", BAD_ENTRIES)
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+@pytest.mark.parametrize("n", [1, 3, 5, 8, 13, 29])  # rows; more keys than rows, more than once round
+def test_a_key_that_is_not_finite_leaves_its_row_as_it_was(n, overflow, bad):
+    queue, size = EmbeddingQueue(8, 3, overflow=overflow), 8
+    for step in range(4):
+        keys = random_keys(step, n, 3)
+        wrong = torch.arange(n) % 3 == step % 3
+        keys[wrong, step % 3] = bad
+        before, place = queue.embeddings.clone(), queue.pointer.item()
+        expected = list(before)
+        for k in range(n):
+            if overflow == "drop" and place + k >= size:
+                break
+            row = (place + k) % size
+            expected[row] = before[row] if wrong[k] else keys[k]  # as it was before the call
+        queue.enqueue(keys)
+        assert torch.equal(queue.embeddings, torch.stack(expected))
+        finite = torch.zeros(n, 3)
+        other = EmbeddingQueue(8, 3, overflow=overflow)
+        other.pointer.fill_(place)
+        other.enqueue(finite)
+        assert torch.equal(queue.pointer, other.pointer)  # the place of the next key does not depend on the entries
+
+
+def test_a_key_that_overflows_the_dtype_of_the_queue_does_not_enter():
+    queue = EmbeddingQueue(4, 2).half()
+    before = queue.embeddings.clone()
+    queue.enqueue(torch.tensor([[1.0, 7e4], [1.0, 6e4]]))
+    assert torch.equal(queue.embeddings, torch.cat([before[:1], torch.tensor([[1.0, 6e4]]).half(), before[2:]]))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for index_copy_
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_compiled_and_vmapped_it_keeps_bad_keys_out_too(overflow):
+    torch.compiler.reset()
+    keys = torch.stack([random_keys(step, 11, 3) for step in range(2)])
+    keys[0, 4], keys[1, 10, 2] = math.nan, math.inf
+    expected = [EmbeddingQueue(8, 3, overflow=overflow) for _ in keys]
+    for queue, own in zip(expected, keys, strict=True):
+        queue.enqueue(own)
+    compiled = EmbeddingQueue(8, 3, overflow=overflow)
+    torch.compile(compiled.enqueue, fullgraph=True, backend="aot_eager")(keys[0])
+    assert torch.equal(compiled.embeddings, expected[0].embeddings)
+    start = EmbeddingQueue(8, 3, overflow=overflow)
+
+    def rows_after(own):
+        queue = copy.deepcopy(start)
+        queue.embeddings = queue.embeddings + 0 * own[0, 0]  # a queue for each of them
+        queue.enqueue(own)
+        return queue.embeddings
+
+    assert torch.equal(torch.vmap(rows_after)(keys), torch.stack([queue.embeddings for queue in expected]))
+
+
+def test_after_a_bad_batch_the_losses_are_finite():
+    criterion, queue = AlphaCLLoss("infonce", negatives="queue", symmetric=False), EmbeddingQueue(6, 3)
+    views = random_views(0, n=4, d=3, dtype=torch.float32)
+    queue.enqueue(views[1] * torch.tensor([[1.0], [math.nan], [1.0], [math.inf]]))
+    assert criterion(*views, queue=queue.embeddings).isfinite()
 
 
 def compare_gathered(rank, world, expected):
@@ -254,6 +324,48 @@ def test_gathered_it_is_on_every_rank_that_of_one_process(world, tmp_path):
             queue.enqueue(random_keys(step, 6, 3))
             expected[overflow].append(queue.embeddings.clone())
     run_in_processes(world, tmp_path, compare_gathered, expected)
+
+
+class WithQueue(nn.Module):
+    """A model that holds its queue, as a module of Lightning or lightly's loss does."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.layer, self.queue = nn.Linear(3, 3), EmbeddingQueue(5, dim)
+
+
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_a_moving_average_follows_a_queue_of_known_width(use_buffers):
+    model = WithQueue(3)
+    averaged = AveragedModel(model, multi_avg_fn=None, use_buffers=use_buffers)
+    for step in range(2):
+        model.queue.enqueue(random_keys(step, 2, 3))
+        averaged.update_parameters(model)
+    assert averaged.module.queue.embeddings.shape == (5, 3)
+
+
+@pytest.mark.parametrize("begin", [lambda queue: queue.enqueue(torch.ones(2, 3)), lambda queue: queue.set_width(3)])
+def test_a_copy_made_before_the_width_was_known_asks_for_it(begin):
+    model = WithQueue(None)
+    averaged = AveragedModel(model)
+    with pytest.warns(UserWarning, match=r"^dim: a copy of this queue was made before its width .* dim=3\)"):
+        begin(model.queue)
+    with pytest.raises(RuntimeError, match=r"size of tensor a \(0\)"):  # in torch, where no line is ours
+        averaged.update_parameters(model)
+
+
+def test_a_copy_that_goes_its_own_way_is_no_mistake():
+    queue = EmbeddingQueue(5)
+    clone = copy.deepcopy(queue)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clone.enqueue(random_keys(0, 2, 3))  # the original may be a template
+        copy.deepcopy(clone).enqueue(random_keys(0, 2, 3))
+        restored = EmbeddingQueue(5)
+        copy.deepcopy(restored)
+        restored.load_state_dict(clone.state_dict())  # a resumed moving average has a state of its own
+        restored.enqueue(random_keys(0, 2, 3))
+    assert queue.embeddings.shape == (5, 0)
 
 
 def test_it_shows_its_options():

@@ -1,12 +1,13 @@
 """Strategies by name."""
 
+import typing
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from alphacl_plugins import PairWeights, build_strategy, register_strategy, strategies, strategy_names
-from alphacl_plugins.strategies import registry
+from alphacl_plugins import AlphaCLLoss, PairWeights, build_strategy, register_strategy, strategies, strategy_names
+from alphacl_plugins.strategies import StrategyOptions, registry, reserve_options, resolve_strategy
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class Nearest:
 @pytest.fixture(autouse=True)
 def _registry_stays_as_it_is(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry, "_RESERVED", set(registry._RESERVED))
 
 
 def test_the_names_are_those_of_the_design():
     family = {"infonce", "mine", "triplet", "soft_triplet", "n_plus_1_tuplet", "lifted_structured"}
     family |= {"modified_triplet", "triplet_contrastive"}
-    others = {"entropy", "inverse", "square", "direct", "uniform", "dhel", "kcl"}
+    others = {"entropy", "inverse", "inverse_exact", "square", "direct", "uniform", "dhel", "kcl"}
     assert set(strategy_names()) == family | others
 
 
@@ -36,7 +38,8 @@ def test_defaults_are_those_of_the_papers():
     built = {name: build_strategy(name) for name in strategy_names()}
     assert built["infonce"] == strategies.InfoNCE(tau=0.5, eps=1.0)
     assert built["entropy"] == strategies.Entropy(tau=0.5)
-    assert built["inverse"] == strategies.Inverse(tau=0.5, gamma=2.0, exact=True)
+    assert built["inverse"] == strategies.Inverse(tau=0.5, gamma=2.0)
+    assert built["inverse_exact"] == strategies.InverseExact(tau=0.5, gamma=2.0)
     assert built["square"] == strategies.Square(tau=5.0)
     assert built["direct"] == strategies.Direct(tau=0.5, p=4.0, normalize=True)
     assert built["dhel"] == strategies.DHEL(tau=0.3, include_augs=True)
@@ -84,7 +87,70 @@ def test_every_option_of_the_losses_is_reserved():
 
     for loss in (alphacl_plugins.AlphaCLLoss, alphacl_lightly.AlphaCLLoss):
         named = [p.name for p in inspect.signature(loss).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        assert set(named) <= set(registry.LOSS_OPTIONS)
+        assert set(named) <= registry._RESERVED
+
+
+def test_reserved_options_go_both_ways():
+    reserve_options("share")
+    with pytest.raises(ValueError, match=r"nearest: expected options other than the loss's own, got share"):
+        register_strategy("nearest")(Nearest)
+    with pytest.raises(
+        ValueError, match=r"names: expected names that no strategy has .* got kernel, t, which 'kcl' ha"
+    ):
+        reserve_options("mine", "t", "kernel")
+    assert "mine" not in registry._RESERVED
+
+
+def test_the_same_class_may_be_registered_again():
+    def cell():
+        @dataclass(frozen=True)
+        class Mine(Nearest):
+            pass
+
+        return register_strategy("mine_too")(Mine)
+
+    first, second = cell(), cell()
+    assert first is not second
+    assert type(build_strategy("mine_too")) is second
+
+
+def test_options_are_those_of_the_registry():
+    built = [build_strategy(name) for name in strategy_names()]
+    hints = typing.get_type_hints(StrategyOptions)
+    values = {field: getattr(strategy, field) for strategy in built for field in vars(strategy)}
+    assert set(hints) == {*values, "learnable_tau"}
+    assert {name: hints[name] for name in values} == {name: type(value) for name, value in values.items()}
+
+
+def test_a_name_a_path_and_an_object_are_resolved():
+    assert resolve_strategy("direct", {"p": 6.0}) == strategies.Direct(p=6.0)
+    assert resolve_strategy("alphacl_plugins.strategies.direct.Direct") == strategies.Direct()
+    assert isinstance(resolve_strategy("infonce", {"learnable_tau": True}), strategies.LearnableTemperature)
+    for strategy in (strategies.Direct(), strategies.LearnableTemperature(strategies.InfoNCE()), Nearest(), torch.add):
+        assert resolve_strategy(strategy) is strategy
+
+
+@pytest.fixture
+def _broken_package(tmp_path, monkeypatch):
+    (tmp_path / "broken_pkg.py").write_text("import no_such_dependency\n")
+    (tmp_path / "raising_pkg.py").write_text("raise RuntimeError('no licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("_broken_package")
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_pkg.MyAlpha", r"strategy: cannot import no_pkg: No module named 'no_pkg'"),
+        ("broken_pkg.MyAlpha", r"strategy: cannot import broken_pkg: No module named 'no_such_dependency'"),
+        ("raising_pkg.MyAlpha", r"strategy: cannot import raising_pkg: no licence"),
+        ("math.MyAlpha", r"strategy: cannot import MyAlpha from math, which has no such name"),
+        ("math..pi", r"strategy: expected an import path such as package.module.MyAlpha, got 'math..pi'"),
+    ],
+)
+def test_an_import_path_that_fails_says_why(path, message):
+    with pytest.raises(ImportError, match=message):
+        build_strategy(path)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +164,47 @@ def test_every_option_of_the_losses_is_reserved():
         (lambda: build_strategy("InfoNCE"), ValueError, r"got 'InfoNCE'; did you mean 'infonce'"),
         (lambda: build_strategy(".x"), ImportError, r"strategy: expected an import path .*, got '.x'"),
         (lambda: register_strategy("mine_too")(lambda a, b: a), TypeError, r"mine_too: expected a class of strategies"),
+        (
+            lambda: register_strategy("no_call")(dict),
+            TypeError,
+            r"no_call: expected a class with __call__\(.* got <class",
+        ),
+        (
+            lambda: resolve_strategy("direkt", argument="alpha"),
+            ValueError,
+            r"alpha: expected one of .*'direkt'; did you",
+        ),
+        (
+            lambda: resolve_strategy(strategies.InfoNCE, argument="alpha"),
+            TypeError,
+            r"alpha: expected a name or a strategy object, got <class .*; an object is made with brackets: InfoNCE\(\)",
+        ),
+        (
+            lambda: resolve_strategy(0.5),
+            TypeError,
+            r"strategy: .* got 0.5; a temperature goes into the strategy: InfoN",
+        ),
+        (lambda: resolve_strategy(None), TypeError, r"strategy: expected a name or a strategy object, got None$"),
+        (
+            lambda: resolve_strategy(strategies.Uniform(), {"tau": 0.5, "p": 2}),
+            TypeError,
+            r"strategy: expected a name to go with the options tau, p, got Uniform\(\)",
+        ),
+        (
+            lambda: resolve_strategy("direct", {"gamma": 3}),
+            TypeError,
+            r"direct: expected options among tau, p, normalize, go",
+        ),
+        (
+            lambda: build_strategy("direct", learnable_tau=True),
+            ValueError,
+            r"^learnable_tau: expected False with Direct\(.* set directly",
+        ),
+        (
+            lambda: build_strategy("kcl", learnable_tau=True),
+            ValueError,
+            r"^learnable_tau: expected False with KCL\(.*, which has no temperature",
+        ),
         (lambda: build_strategy("family"), ValueError, r"Family takes functions, so pass the object itself"),
         (
             lambda: build_strategy("direct", gamma=3),
@@ -114,7 +221,7 @@ def test_every_option_of_the_losses_is_reserved():
         (
             lambda: build_strategy("no.such.Thing"),
             ImportError,
-            r"strategy: expected an import path .*, got 'no.such.Thing'",
+            r"strategy: cannot import no.such: No module named 'no'",
         ),
         (lambda: build_strategy("math.pi"), TypeError, r"strategy: expected a class at 'math.pi', got 3.14"),
         (lambda: register_strategy("a.b"), ValueError, r"name: expected a name without dots, got 'a.b'"),
@@ -124,3 +231,9 @@ def test_every_option_of_the_losses_is_reserved():
 def test_errors_say_what_was_expected(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("option", ["argument", "name", "options"])
+def test_no_option_is_swallowed(option):
+    with pytest.raises(TypeError, match=rf"infonce: expected options among tau, eps, got {option}"):
+        AlphaCLLoss("infonce", **{option: "x"})

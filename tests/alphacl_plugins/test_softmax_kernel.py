@@ -10,29 +10,34 @@ import pytest
 import torch
 from oracles import random_views
 
-from alphacl_plugins import AlphaCLLoss, PairWeights, strategies
+from alphacl_plugins import AlphaCLLoss, strategies
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 SHARED_MEMORY = {80: 163, 86: 99, 90: 227}  # KiB that a program can have
 
 
-@needs_triton
-def test_the_kernels_in_tritons_interpreter():
+def run_in_tritons_interpreter(file, speed):
     """In a process of its own, as Triton reads the variable once, when it is imported."""
-    tests = Path(__file__).with_name("interpreted_kernel.py")
-    options = [
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=--import-mode=importlib",
-    ]  # not this file
-    command = [sys.executable, "-m", "pytest", *options, str(tests)]
+    tests = Path(__file__).with_name(file)
+    options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]  # interpreted_kernel.py too
+    command = [sys.executable, "-m", "pytest", *options, "-k", "kernel", "-m", speed, str(tests)]
     done = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, cwd=tests.parents[2]
     )
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
+
+
+@needs_triton
+@pytest.mark.parametrize("file", ["interpreted_kernel.py", "test_engines.py"])
+def test_the_kernels_in_tritons_interpreter(file):
+    run_in_tritons_interpreter(file, "not slow")
+
+
+@needs_triton
+@pytest.mark.slow
+def test_every_combination_in_tritons_interpreter():
+    run_in_tritons_interpreter("test_engines.py", "slow")
 
 
 @needs_triton
@@ -60,15 +65,15 @@ def check_compilation(name, capability, precision, power, folder, monkeypatch, w
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from alphacl_plugins.streaming import softmax_kernel
+    from alphacl_plugins.engines import triton_tiles
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # the default; 3.9 warns unless it is set
-    kernel, tile = getattr(softmax_kernel, name), dict(softmax_kernel._TILE)
+    kernel, tile = getattr(triton_tiles, name), dict(triton_tiles._TILE)
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
     constants = tile | {"POWER": power, "PRECISION": precision}
     if name == "_pull":
-        assert width <= softmax_kernel._WIDTH
+        assert width <= triton_tiles._WIDTH
         constants |= {"BY_ROW": True, "BY_COLUMN": True, "WIDTH": width}
     numbers = ("n_rows", "n_columns", "width", "share")
     signature = {
@@ -91,30 +96,18 @@ def check_compilation(name, capability, precision, power, folder, monkeypatch, w
     assert tensor_cores == (precision != "ieee")
 
 
-def margin(d2_pos, d2_neg):
-    return PairWeights((d2_neg < d2_pos[:, None] + 0.5).to(d2_neg.dtype))
-
-
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (
             lambda: AlphaCLLoss(strategies.Square(0.3), block_size="kernel"),
             ValueError,
-            r'block_size: expected "auto", an int >= 1 or None with Square\(tau=0.3\), got "kernel", which needs',
+            r'block_size: expected "auto", an int >= 1 or "autograd" with Square\(tau=0.3\), got "kernel", which needs',
         ),
-        (lambda: AlphaCLLoss("kcl", block_size="kernel"), ValueError, r'None with KCL\(.*\), got "kernel"'),
-        (lambda: AlphaCLLoss("uniform", block_size="kernel"), ValueError, r'None with Uniform\(\), got "kernel"'),
-        (lambda: AlphaCLLoss(margin, block_size="kernel"), ValueError, r'None with <function margin.*, got "kernel"'),
         (
             lambda: AlphaCLLoss("infonce", block_size="kernel", detach_alpha=False),
             ValueError,
-            r'block_size: expected "auto" or None with detach_alpha=False, .* got \'kernel\'',
-        ),
-        (
-            lambda: AlphaCLLoss("infonce", block_size="kernel", gather_distributed="ring"),
-            ValueError,
-            r'block_size: expected "auto" or None with gather_distributed="ring", .* got \'kernel\'',
+            r'block_size: expected "auto" or "autograd" with detach_alpha=False, .* got \'kernel\'',
         ),
     ],
 )
@@ -134,7 +127,7 @@ class Learning(torch.nn.Module):
 
 def test_a_module_of_a_users_own_is_refused():
     """Its parameters would get no gradient."""
-    with pytest.raises(ValueError, match=r'None with Learning\(\), got "kernel"'):
+    with pytest.raises(ValueError, match=r'"autograd" with Learning\(\), got "kernel"'):
         AlphaCLLoss(Learning(), block_size="kernel")
 
 

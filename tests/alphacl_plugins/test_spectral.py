@@ -15,12 +15,15 @@ import alphacl_plugins as acl
 from alphacl_plugins import PairWeights, strategies
 from alphacl_plugins.spectral import (
     ContrastiveCovariance,
-    contrastive_covariance,
     contrastive_pca,
     leading_eigenvectors,
 )
 
 N, D = 23, 6
+
+
+def covariance(*args, **options):
+    return ContrastiveCovariance(*args, **options).dense()
 
 
 def draw(seed=0, n=N, d=D):
@@ -30,31 +33,51 @@ def draw(seed=0, n=N, d=D):
     return x, x_aug, torch.rand(n, n, generator=generator, dtype=torch.float64)
 
 
+def neighbours(i, x, x_aug, labels):
+    """The negatives of an anchor, as numbers, and its positives, as samples."""
+    rest = [j for j in range(len(x)) if j != i]
+    negatives = [j for j in rest if labels is None or labels[j] != labels[i]]
+    return negatives, [x[j] for j in rest if j not in negatives] + ([] if x_aug is None else [x_aug[i]])
+
+
 def loop_alpha(strategy, z, z_aug, labels=None):
-    """α row by row, each strategy call seeing one anchor and its candidates alone."""
-    n = len(z)
-    alpha = torch.zeros(n, n, dtype=z.dtype)
-    for i in range(n):
-        rest = [j for j in range(n) if j != i]
-        candidates = [j for j in rest if labels is None or labels[j] != labels[i]]
-        positives = [z[j] for j in rest if j not in candidates] + ([] if z_aug is None else [z_aug[i]])
-        d2_pos = torch.stack([(z[i] - p).square().sum() / 2 for p in positives] or [z.new_zeros(())]).mean()
-        d2_neg = torch.stack([(z[i] - z[j]).square().sum() / 2 for j in candidates])
-        alpha[i, candidates] = strategy(d2_pos[None], d2_neg[None]).neg[0]
+    """α row by row, each strategy call seeing one anchor, one of its positives and its negatives alone."""
+    alpha = torch.zeros(len(z), len(z), dtype=z.dtype)
+    for i in range(len(z)):
+        negatives, positives = neighbours(i, z, z_aug, labels)
+        positives = positives or [z[i]]
+        d2_neg = torch.stack([(z[i] - z[j]).square().sum() / 2 for j in negatives])
+        for p in positives:
+            d2_pos = (z[i] - p).square().sum() / 2
+            alpha[i, negatives] += strategy(d2_pos[None], d2_neg[None]).neg[0] / len(positives)
     return alpha
 
 
 def loop_covariance(x, x_aug, alpha, labels=None):
-    """Eq. 5 pair by pair; with labels, the mean over all positives of the anchor."""
+    """Eq. 5 pair by pair; with labels, the mean over all positives of the anchor, which a given α weighs alike."""
     total = torch.zeros(x.shape[1], x.shape[1], dtype=x.dtype)
     for i in range(len(x)):
-        rest = [j for j in range(len(x)) if j != i]
-        candidates = [j for j in rest if labels is None or labels[j] != labels[i]]
-        positives = [x[j] for j in rest if j not in candidates] + ([] if x_aug is None else [x_aug[i]])
-        for j in candidates:
+        negatives, positives = neighbours(i, x, x_aug, labels)
+        for j in negatives:
             total += alpha[i, j] * torch.outer(x[i] - x[j], x[i] - x[j])
         for p in positives:
-            total -= alpha[i, candidates].sum() / len(positives) * torch.outer(x[i] - p, x[i] - p)
+            total -= alpha[i, negatives].sum() / len(positives) * torch.outer(x[i] - p, x[i] - p)
+    return total
+
+
+def loop_covariance_of_each_positive(strategy, x, x_aug, labels):
+    """Eq. 5 for every anchor with one of its positives at a time: the mean over the positives of all its terms."""
+    total = torch.zeros(x.shape[1], x.shape[1], dtype=x.dtype)
+    for i in range(len(x)):
+        negatives, positives = neighbours(i, x, x_aug, labels)
+        positives = positives or [x[i]]
+        d2_neg = torch.stack([(x[i] - x[j]).square().sum() / 2 for j in negatives])
+        for p in positives:
+            d2_pos = (x[i] - p).square().sum() / 2
+            row = strategy(d2_pos[None], d2_neg[None]).neg[0] / len(positives)
+            for weight, j in zip(row, negatives, strict=True):
+                total += weight * torch.outer(x[i] - x[j], x[i] - x[j])
+            total -= row.sum() * torch.outer(x[i] - p, x[i] - p)
     return total
 
 
@@ -62,7 +85,7 @@ def loop_covariance(x, x_aug, alpha, labels=None):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_tensor_alpha_gives_the_functional_covariance(seed, block_size):
     x, x_aug, alpha = draw(seed)
-    got = contrastive_covariance(x, x_aug, alpha, block_size=block_size)
+    got = covariance(x, x_aug, alpha, block_size=block_size)
     assert relative_error(got, acl.contrastive_covariance(x, x, alpha, x_aug, x_aug)) < 1e-12
     assert relative_error(got, loop_covariance(x, x_aug, alpha)) < 1e-12
     assert torch.equal(got, got.T)
@@ -73,47 +96,45 @@ def test_a_strategys_covariance_is_that_of_its_alpha(strategy):
     x, x_aug, _ = draw()
     alpha = loop_alpha(strategy, x, x_aug)
     assert alpha.sum() > 0
-    got = contrastive_covariance(x, x_aug, strategy, block_size=5)
+    got = covariance(x, x_aug, strategy, block_size=5)
     assert relative_error(got, acl.contrastive_covariance(x, x, alpha, x_aug, x_aug)) < 1e-12
     assert acl.energy(x, x_aug, strategy).item() == pytest.approx(got.trace().item() / 2, rel=1e-12)
 
 
+CLASSES = torch.tensor([5, 5, 5, -1, 9, 9, 9, 9] + 15 * [2])  # one class of a single sample
+
+
+@pytest.mark.parametrize("block_size", [4, 100])
 @pytest.mark.parametrize("with_view", [True, False])
-@pytest.mark.parametrize("strategy", [None, strategies.Direct(tau=2.0), strategies.Inverse(), strategies.Uniform()])
-def test_labels_make_the_other_samples_of_a_class_positives(strategy, with_view):
+def test_labels_make_the_other_samples_of_a_class_positives(with_view, block_size):
     x, x_aug, alpha = draw(1)
     x_aug = x_aug if with_view else None
-    labels = torch.tensor([5, 5, 5, -1, 9, 9, 9, 9] + 15 * [2])  # one class of a single sample
-    expected = loop_covariance(x, x_aug, alpha if strategy is None else loop_alpha(strategy, x, x_aug, labels), labels)
-    for block_size in (4, 100):
-        got = contrastive_covariance(
-            x, x_aug, alpha if strategy is None else strategy, labels=labels, block_size=block_size
-        )
-        assert relative_error(got, expected) < 1e-12
+    got = covariance(x, x_aug, alpha, labels=CLASSES, block_size=block_size)
+    assert relative_error(got, loop_covariance(x, x_aug, alpha, CLASSES)) < 1e-12
 
 
-def test_a_strategy_sees_the_mean_distance_to_the_positives():
+@pytest.mark.parametrize("with_view", [True, False])
+@pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
+def test_with_labels_each_positive_gives_a_row_of_its_own(strategy, with_view):
     x, x_aug, _ = draw(1)
-    labels = torch.arange(N) % 4
-    strategy = strategies.InfoNCE(tau=0.8)
-    for aug in (x_aug, None):
-        expected = loop_covariance(x, aug, loop_alpha(strategy, x, aug, labels), labels)
-        assert relative_error(contrastive_covariance(x, aug, strategy, labels=labels), expected) < 1e-12
+    x_aug = x_aug if with_view else None
+    expected = loop_covariance_of_each_positive(strategy, x, x_aug, CLASSES)
+    assert relative_error(covariance(x, x_aug, strategy, labels=CLASSES, block_size=10), expected) < 1e-11
 
 
 def test_without_a_view_nothing_is_subtracted():
     x, _, alpha = draw()
-    got = contrastive_covariance(x, None, alpha)
+    got = covariance(x, None, alpha)
     assert relative_error(got, acl.contrastive_covariance(x, x, alpha, x, x)) < 1e-12
 
 
 def test_distances_can_be_those_of_an_embedding():
     x, x_aug, _ = draw()
     w = torch.randn(D, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    got = contrastive_covariance(x, x_aug, strategies.InfoNCE(0.7), z=x @ w, z_aug=x_aug @ w)
+    got = covariance(x, x_aug, strategies.InfoNCE(0.7), z=x @ w, z_aug=x_aug @ w)
     alpha = loop_alpha(strategies.InfoNCE(0.7), x @ w, x_aug @ w)
     assert relative_error(got, loop_covariance(x, x_aug, alpha)) < 1e-12
-    assert relative_error(got, contrastive_covariance(x, x_aug, strategies.InfoNCE(0.7))) > 1e-3
+    assert relative_error(got, covariance(x, x_aug, strategies.InfoNCE(0.7))) > 1e-3
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -130,8 +151,8 @@ def test_the_operator_is_the_matrix(labelled):
 
 def test_a_far_origin_costs_no_digits():
     x, x_aug, alpha = draw()
-    near = contrastive_covariance(x, x_aug, alpha)
-    far = contrastive_covariance(x + 1e6, x_aug + 1e6, alpha)
+    near = covariance(x, x_aug, alpha)
+    far = covariance(x + 1e6, x_aug + 1e6, alpha)
     assert relative_error(far, near) < 1e-8  # adding 1e6 itself rounds x to 1e-10
 
 
@@ -143,16 +164,16 @@ def test_alpha_is_never_larger_than_a_block():
         return PairWeights(torch.softmax(-d2_neg, dim=1))
 
     x, x_aug, _ = draw()
-    contrastive_covariance(x, x_aug, spy, block_size=10)
+    covariance(x, x_aug, spy, block_size=10)
     assert rows == [(10, N), (10, N), (3, N)]
 
 
 def test_half_precision_is_summed_in_float32():
     x, x_aug, alpha = draw()
-    got = contrastive_covariance(x.bfloat16(), x_aug.bfloat16(), alpha.bfloat16())
+    got = covariance(x.bfloat16(), x_aug.bfloat16(), alpha.bfloat16())
     assert got.dtype == torch.float32
     rounded = [part.bfloat16().double() for part in (x, x_aug, alpha)]
-    assert relative_error(got.double(), contrastive_covariance(*rounded)) < 1e-5
+    assert relative_error(got.double(), covariance(*rounded)) < 1e-5
 
 
 @pytest.mark.parametrize(("width", "n"), [(8, 1), (12, 2), (12, 4), (20, 3), (30, 8), (30, 21), (50, 20), (50, 50)])
@@ -175,7 +196,7 @@ def test_the_operator_is_right_where_samples_are_fewer_than_columns(n, n_compone
     x_aug = x_aug if with_view else None
     components, eigenvalues = contrastive_pca(x, x_aug, alpha, n_components, solver="operator")
     doubles = [None if part is None else part.double() for part in (x, x_aug, alpha)]
-    matrix = contrastive_covariance(*doubles)
+    matrix = covariance(*doubles)
     values = scipy.linalg.eigh(matrix.numpy(), eigvals_only=True)[::-1].copy()
     scale, tolerance = float(np.abs(values).max()), 1000 * torch.finfo(dtype).eps
     expected = torch.from_numpy(values[:n_components])
@@ -208,7 +229,7 @@ def test_the_operator_finds_the_largest_eigenvalues_where_negative_ones_are_larg
     x_aug[:, 0] += 30 * torch.randn(300, generator=generator, dtype=torch.float64)
     dense = contrastive_pca(x, x_aug, strategies.Uniform(), 5, solver="dense")
     operator = contrastive_pca(x, x_aug, strategies.Uniform(), 5, solver="operator")
-    full = torch.linalg.eigvalsh(contrastive_covariance(x, x_aug, strategies.Uniform()))
+    full = torch.linalg.eigvalsh(covariance(x, x_aug, strategies.Uniform()))
     assert -full[0] > 5 * full[-1] > 0
     assert_close(operator.eigenvalues, dense.eigenvalues, rtol=1e-10, atol=0)
     assert_close(operator.components, dense.components, rtol=0, atol=1e-8)
@@ -248,7 +269,7 @@ def test_weights_of_a_sample_with_itself_may_be_anything():
 
 def test_no_gradient_is_kept():
     x, x_aug, alpha = draw()
-    assert not contrastive_covariance(x.requires_grad_(), x_aug, alpha).requires_grad
+    assert not covariance(x.requires_grad_(), x_aug, alpha).requires_grad
 
 
 X, X_AUG, ALPHA = draw()
@@ -261,34 +282,38 @@ def nan_weights(d2_pos, d2_neg):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: contrastive_covariance([1.0], None, ALPHA), TypeError, "x: expected a tensor [rows, columns]"),
-        (lambda: contrastive_covariance(X[:1], None, ALPHA), ValueError, "x: expected at least 2 samples"),
-        (lambda: contrastive_covariance(X, X_AUG[:3], ALPHA), ValueError, "x_aug: expected the shape of x (23"),
+        (lambda: covariance([1.0], None, ALPHA), TypeError, "x: expected a tensor [rows, columns]"),
+        (lambda: covariance(X[:1], None, ALPHA), ValueError, "x: expected at least 2 samples"),
+        (lambda: covariance(X, X_AUG[:3], ALPHA), ValueError, "x_aug: expected the shape of x (23"),
         (
-            lambda: contrastive_covariance(X, X_AUG, ALPHA[:5]),
+            lambda: covariance(X, X_AUG, ALPHA[:5]),
             ValueError,
             "alpha: expected shape [23, 23], got (5,",
         ),
-        (lambda: contrastive_covariance(X, X_AUG, strategies.Direct), TypeError, "alpha: expected a tensor [N, N], a"),
         (
-            lambda: contrastive_covariance(X, X_AUG, 0.5),
+            lambda: covariance(X, X_AUG, strategies.Direct),
             TypeError,
-            "alpha: expected a tensor [N, N], a strategy object or its",
+            "alpha: expected a name or a strategy object, got <class",
         ),
         (
-            lambda: contrastive_covariance(X, X_AUG, lambda p, n: n),
+            lambda: covariance(X, X_AUG, 0.5),
             TypeError,
-            "alpha: expected a strategy that",
+            "alpha: expected a tensor [N, N], a strategy object or its name, got 0.5",
         ),
         (
-            lambda: contrastive_covariance(X, X_AUG, ALPHA, labels=ALPHA),
+            lambda: covariance(X, X_AUG, lambda p, n: n),
+            TypeError,
+            "strategy: expected one that returns PairWeights, got one",
+        ),
+        (
+            lambda: covariance(X, X_AUG, ALPHA, labels=ALPHA),
             TypeError,
             "labels: expected an integer",
         ),
-        (lambda: contrastive_covariance(X, X_AUG, ALPHA, block_size=0), ValueError, "block_size: expected an int >= 1"),
-        (lambda: contrastive_covariance(X, X_AUG, ALPHA, z=X[:2]), ValueError, "z: expected 23 rows as x has, got (2,"),
-        (lambda: contrastive_covariance(X, X_AUG, ALPHA, z=X), ValueError, "z_aug: expected the other view of z"),
-        (lambda: contrastive_covariance(X, X_AUG, ALPHA, z_aug=X), ValueError, "z_aug: expected None where z is None"),
+        (lambda: covariance(X, X_AUG, ALPHA, block_size=0), ValueError, "block_size: expected an int >= 1"),
+        (lambda: covariance(X, X_AUG, ALPHA, z=X[:2]), ValueError, "z: expected 23 rows as x has, got (2,"),
+        (lambda: covariance(X, X_AUG, ALPHA, z=X), ValueError, "z_aug: expected the other view of z"),
+        (lambda: covariance(X, X_AUG, ALPHA, z_aug=X), ValueError, "z_aug: expected None where z is None"),
         (lambda: contrastive_pca(X, X_AUG, ALPHA, 7), ValueError, "n_components: expected at most the width of x, 6"),
         (lambda: contrastive_pca(X, X_AUG, ALPHA, 2.5), TypeError, "n_components: expected an int >= 1, got 2.5"),
         (
@@ -296,7 +321,7 @@ def nan_weights(d2_pos, d2_neg):
             ValueError,
             "solver: expected one of 'auto', 'dense', 'op",
         ),
-        (lambda: contrastive_pca(X, X_AUG, "drect", 2), ValueError, "strategy: expected one of"),
+        (lambda: contrastive_pca(X, X_AUG, "drect", 2), ValueError, "alpha: expected one of"),
         (lambda: contrastive_pca(X * math.nan, X_AUG, ALPHA, 2), ValueError, "x: expected finite entries, got nan"),
         (lambda: contrastive_pca(X, X_AUG / 0, ALPHA, 2), ValueError, "x_aug: expected finite entries, got nan or"),
         (lambda: contrastive_pca(X, X_AUG, ALPHA / 0, 2), ValueError, "alpha: expected finite weights, got nan or"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alphacl_plugins import strategies
-from alphacl_plugins.spectral import contrastive_covariance, leading_eigenvectors, take_turns
+from alphacl_plugins.spectral import ContrastiveCovariance, leading_eigenvectors, take_turns
 
 
 def draw(seed, n=60, d=8, noise=0.5):
@@ -51,6 +51,29 @@ def test_the_turns_end_at_a_stationary_point_of_infonce(n_components, tau):
     start = leading_eigenvectors((x - x.mean(dim=0)).T @ (x - x.mean(dim=0)), n_components).components
     assert infonce(found.components, x, x_aug, tau, unit) < infonce(start, x, x_aug, tau, unit)
     assert torch.dist(found.components @ found.components.T, torch.eye(n_components, dtype=x.dtype)) < 1e-12
+
+
+@pytest.mark.parametrize("with_view", [True, False])
+def test_with_labels_they_end_at_a_stationary_point_of_the_mean_over_the_positives(with_view):
+    """As in the loss, an anchor with several positives has the mean of the losses with one."""
+    x, x_aug = draw(5, n=24, d=5)
+    x_aug = x_aug if with_view else None
+    labels, unit = torch.arange(len(x)) % 3, unit_of(x, 2)
+    found = take_turns(x, x_aug, strategies.InfoNCE(0.5), 2, labels=labels, tol=1e-7, max_iter=500)
+    assert found.converged
+    w = found.components.clone().requires_grad_()
+    z = x @ w.T / unit
+    total = z.new_zeros(())
+    for i in range(len(z)):
+        d2_neg = (z[i] - z[labels != labels[i]]).square().sum(dim=1) / 2
+        positives = [z[j] for j in range(len(z)) if j != i and labels[j] == labels[i]]
+        positives += [x_aug[i] @ w.T / unit] if with_view else []
+        for p in positives:
+            ratios = torch.exp(((z[i] - p).square().sum() / 2 - d2_neg) / 0.5)
+            total = total + 0.5 * torch.log(1 + ratios.sum()) / len(positives)
+    (gradient,) = torch.autograd.grad(total, w)
+    tangent = gradient - gradient @ found.components.T @ found.components
+    assert tangent.norm() < 1e-6 * gradient.norm()
 
 
 @pytest.mark.parametrize("tau", [0.3, 1.0])
@@ -98,7 +121,9 @@ def test_more_turns_are_never_worse_wherever_they_are_cut(seed, tau):
         found = take_turns(x, x_aug, strategies.InfoNCE(tau), 2, tol=0.0, max_iter=max_iter)
         w = found.components
         losses.append(infonce(w, x, x_aug, tau, unit).item())
-        matrix = contrastive_covariance(x, x_aug, strategies.InfoNCE(tau), z=x @ w.T / unit, z_aug=x_aug @ w.T / unit)
+        matrix = ContrastiveCovariance(
+            x, x_aug, strategies.InfoNCE(tau), z=x @ w.T / unit, z_aug=x_aug @ w.T / unit
+        ).dense()
         image = matrix @ w.T
         assert not found.converged
         assert found.residual == pytest.approx(((image - w.T @ (w @ image)).norm() / image.norm()).item(), rel=1e-6)
@@ -112,7 +137,7 @@ def test_the_first_turn_is_the_closed_form_at_the_alpha_of_pca():
     x, x_aug = draw(2)
     centred = x - x.mean(dim=0)
     pca = torch.linalg.svd(centred, full_matrices=False).Vh[:2] / unit_of(x, 2)
-    matrix = contrastive_covariance(x, x_aug, strategies.InfoNCE(0.3), z=x @ pca.T, z_aug=x_aug @ pca.T)
+    matrix = ContrastiveCovariance(x, x_aug, strategies.InfoNCE(0.3), z=x @ pca.T, z_aug=x_aug @ pca.T).dense()
     expected = leading_eigenvectors(matrix, 2)
     found = take_turns(x, x_aug, strategies.InfoNCE(0.3), 2, max_iter=1)
     torch.testing.assert_close(found.components, expected.components, rtol=0, atol=1e-9)
@@ -128,7 +153,9 @@ def test_residual_gap_and_eigenvalues_are_those_of_the_last_alpha(strategy, labe
     labels = torch.arange(len(x)) % 3 if labelled else None
     found = take_turns(x, x_aug, strategy, 2, labels=labels, tol=1e-4, max_iter=300)
     w, unit = found.components, unit_of(x, 2)
-    matrix = contrastive_covariance(x, x_aug, strategy, z=x @ w.T / unit, z_aug=x_aug @ w.T / unit, labels=labels)
+    matrix = ContrastiveCovariance(
+        x, x_aug, strategy, z=x @ w.T / unit, z_aug=x_aug @ w.T / unit, labels=labels
+    ).dense()
     image = matrix @ w.T
     residual = (image - w.T @ (w @ image)).norm() / image.norm()
     assert found.converged

@@ -9,8 +9,8 @@ import torch
 from solo_clone import METHODS, build, load_solo, needs_clone, small_config
 
 from alphacl_plugins import PairWeights, strategies
+from alphacl_plugins.loss import OPTIONS
 from alphacl_solo_learn import register
-from alphacl_solo_learn.config import LOSS_OPTIONS
 
 pytestmark = needs_clone
 
@@ -73,6 +73,13 @@ def test_what_a_method_decides_stands_above_what_a_strategy_declares(solo, metho
     assert (got.negatives, got.symmetric) == (negatives, symmetric)
 
 
+@pytest.mark.parametrize("given", [None, "autograd"])
+def test_block_size_null_is_autograd_as_none_is_in_python(solo, given):
+    got = criterion(solo, "simclr", {"name": "alpha_cl", "block_size": given})
+    assert got.block_size == "autograd"
+    assert criterion(solo, "simclr", {"name": "alpha_cl"}).block_size == "auto"
+
+
 def test_the_kernel_is_asked_for_by_name(solo):
     got = criterion(solo, "mocov3", {"name": "alpha_cl", "strategy": "infonce", "block_size": "kernel"})
     assert got.block_size == "kernel"
@@ -91,22 +98,39 @@ def test_one_line_says_what_is_in_force_and_what_is_ignored(solo, capsys):
     assert capsys.readouterr().out == ""
 
 
-OPTIONS = ", ".join(LOSS_OPTIONS)
 ERRORS = {
     "a misspelt strategy": ("simclr", {"strategy": "infonc"}, ValueError, "^loss: strategy: .*did you mean 'infonce'"),
     "a wrong import path": (
         "simclr",
         {"strategy": "no.such.Thing"},
         ImportError,
-        "^loss: strategy: expected an import",
+        "^loss: strategy: cannot import no.such: No module",
     ),
     "another strategy's option": (
         "simclr",
         {"gamma": 2.0},
         TypeError,
-        f"^loss: direct: .*got gamma .*itself: {OPTIONS}",
+        f"^loss: direct: .*got gamma; the loss's own options are {', '.join(OPTIONS)}$",
     ),
     "a misspelt option": ("nnclr", {"negativs": "same"}, TypeError, "^loss: direct: expected options .*got negativs"),
+    "an option of the loss of another kind": (
+        "simclr",
+        {"block_size": 0.5},
+        TypeError,
+        "^loss: block_size: expected .*, got 0.5$",
+    ),
+    "losses of single anchors": (
+        "simclr",
+        {"reduction": "none"},
+        ValueError,
+        "^loss.reduction: expected none with method simclr, .*, got 'none'",
+    ),
+    "a matrix in a ring": (
+        "simclr",
+        {"strategy": "infonce", "block_size": None, "gather_distributed": "ring"},
+        ValueError,
+        '^loss: block_size: expected .* with gather_distributed="ring"',
+    ),
     "solo-learn's name for tau": ("simclr", {"temperature": 0.1}, TypeError, "the temperature is called tau"),
     "a value out of range": ("simclr", {"tau": -1.0}, ValueError, r"^loss: Direct.tau: .*got -1.0"),
     "a kind of negatives that is none": ("simclr", {"negatives": "all"}, ValueError, "^loss: negatives: .*got 'all'"),
@@ -128,7 +152,7 @@ ERRORS = {
         "simclr",
         {"learnable_tau": True},
         ValueError,
-        "^loss: learnable: expected False with D",
+        "^loss: learnable_tau: expected False with D",
     ),
 }
 

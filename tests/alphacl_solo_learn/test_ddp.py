@@ -53,8 +53,8 @@ def test_two_processes_have_the_gradient_of_one(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["simclr"])
-def test_candidates_of_one_process_alone_would_not_do(method, tmp_path):
-    """The comparison above can fail: half the candidates give another gradient."""
+def test_negatives_of_one_process_alone_would_not_do(method, tmp_path):
+    """The comparison above can fail: half the negatives give another gradient."""
     solo = load_solo()
     _, whole = trained(solo, method, "direct", [batch(SAMPLES, seed=seed) for seed in (0, 1)])
     _, half = trained(solo, method, "direct", [part(batch(SAMPLES, seed=seed), 0, 2) for seed in (0, 1)])

@@ -77,11 +77,14 @@ def test_every_form_of_the_key_selects_the_loss(compose, form):
 
 
 @needs_clone
-def test_the_group_holds_every_option_and_each_is_null(compose):
+def test_the_group_holds_every_option_and_its_default(compose):
     loss = compose("users", [], USERS.format(defaults="[_self_, loss: alpha_cl]", loss="")).loss
     known = {option for strategy in registry._REGISTRY.values() for option in registry._options(strategy)}
     assert set(loss) == {"name", "strategy", "learnable_tau", *LOSS_OPTIONS, *known}
-    assert [name for name, value in loss.items() if value is not None] == ["name"]
+    assert {name: value for name, value in loss.items() if value is not None} == {
+        "name": "alpha_cl",
+        "block_size": "auto",  # null is autograd
+    }
 
 
 def test_there_is_a_config_for_each_dataset_and_backbone():

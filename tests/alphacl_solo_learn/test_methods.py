@@ -123,6 +123,22 @@ def test_what_is_logged(solo):
     assert_close(float(model.logged["train_tau"]), 0.3)
 
 
+@pytest.mark.parametrize(("method", "directions"), [("simclr", 1), ("mocov3", 2)])
+def test_statistics_are_computed_every_50_steps_and_at_the_first_of_an_epoch(solo, method, directions, monkeypatch):
+    """They are a pass of their own. Lightning writes what was logged at its steps 49, 99, ..."""
+    model = build(solo.METHODS[method], with_loss(method))
+    cls, looks, step = type(model.criterion), [], [0]
+    read = cls.last_stats.fget
+    monkeypatch.setattr(cls, "last_stats", property(lambda loss: looks.append(step[0]) or read(loss)))
+    monkeypatch.setattr(type(model), "global_step", property(lambda _: step[0]))
+    for number in range(130):  # two epochs of 65
+        step[0] = number
+        model.logged.clear()
+        model.training_step(batch(), number % 65)
+        assert ("train_alignment" in model.logged) == (number in (0, 49, 65, 99))
+    assert looks == [number for number in (0, 49, 65, 99) for _ in range(directions)]
+
+
 def test_a_learnable_temperature_is_trained_without_weight_decay(solo):
     model = build(solo.METHODS["simclr"], with_loss("simclr", strategy="infonce", learnable_tau=True))
     (log_tau,) = model.criterion.parameters()

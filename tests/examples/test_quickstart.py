@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from looks import watch_looks
 from PIL import Image
 from rich.console import Console
 from torch.testing import assert_close
@@ -75,6 +76,14 @@ def test_every_number_of_every_run_is_kept(report):
         assert len(run["curves"]) == (0 if run["method"] == "untrained" else 2)
         for epoch in run["curves"]:
             assert epoch.keys() == {"loss", "d2_pos", "d2_neg", "alpha_entropy", "effective_negatives"}
+
+
+def test_statistics_are_computed_every_50_steps(tmp_path, monkeypatch):
+    looks = watch_looks(monkeypatch)
+    _, _, run = quickstart.main(tiny(tmp_path, seeds=1, epochs=1, batch_size=2, limit=102))
+    assert len(looks) == 2 * 2  # steps 0 and 50 of 51, of two losses
+    for name in looks[0]:
+        assert run.curves[0][name] == pytest.approx(sum(look[name].item() for look in looks[2:]) / 2, rel=1e-5)
 
 
 def test_the_picture_is_a_png_and_nothing_else_is_left(runs, output):

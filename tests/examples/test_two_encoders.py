@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from looks import watch_looks
 from torch.testing import assert_close
 
 import two_encoders
@@ -44,6 +45,14 @@ def test_the_report_holds_every_number(runs, output):
     summary = report["summary"]["direct"]["right → left @1"]
     assert summary["mean"] == pytest.approx((first + second) / 2)
     assert summary["standard_error"] == pytest.approx(abs(first - second) / 2)
+
+
+def test_statistics_are_computed_every_50_steps(tmp_path, monkeypatch):
+    looks = watch_looks(monkeypatch)
+    _, run = two_encoders.main(tiny(tmp_path, strategy=("infonce",), seeds=1, batch_size=14))
+    assert len(looks) == 3  # steps 0, 50 and 100 of 102
+    for name in looks[0]:
+        assert run.curves[0][name] == pytest.approx(sum(look[name].item() for look in looks) / 3)
 
 
 def test_the_terminal_shows_the_table_within_80_columns(tmp_path, capfd, monkeypatch):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,8 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from alphacl_plugins import AlphaCLLoss, build_strategy, strategy_names
-from alphacl_plugins.strategies import Family, InfoNCE, Regularized, Strategy, Tempered
+from alphacl_plugins.strategies import Family, InfoNCE, LearnableTemperature, Regularized, Strategy
+from alphacl_plugins.strategies.guarded import plain
 
 _FIXED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 FORMS = {"short": settings(max_examples=20, **_FIXED), "full": settings(max_examples=300, **_FIXED)}
@@ -40,8 +41,8 @@ TAU = between(1e-3, 1e3)
 OPTIONS: dict[str, SearchStrategy[dict[str, Any]]] = {
     "infonce": options(tau=TAU, eps=st.just(0.0) | between(1e-3, 1e3)),
     "entropy": options(tau=TAU),
-    "inverse": options(tau=TAU, gamma=between(1.01, 20), exact=st.just(True))
-    | options(tau=TAU, gamma=between(0.05, 20), exact=st.just(False)),
+    "inverse": options(tau=TAU, gamma=between(0.05, 20)),
+    "inverse_exact": options(tau=TAU, gamma=between(1.01, 20)),
     "square": options(tau=TAU),
     "direct": options(tau=TAU, p=between(0.1, 20), normalize=st.booleans()),
     "dhel": options(tau=TAU, include_augs=st.booleans()),
@@ -54,7 +55,7 @@ OPTIONS: dict[str, SearchStrategy[dict[str, Any]]] = {
 }
 OTHERS: dict[str, Callable[[], Strategy]] = {
     "Regularized": lambda: Regularized(derivative=lambda a: 0.5 / a, inverse_derivative=lambda v: 0.5 / v),
-    "Tempered": lambda: Tempered(InfoNCE(tau=0.2)),
+    "LearnableTemperature": lambda: LearnableTemperature(InfoNCE(tau=0.2)),
     "Family": lambda: Family(phi=torch.log1p, psi=torch.nn.functional.softplus),
 }
 NAMES = [*strategy_names(), *OTHERS]
@@ -85,7 +86,8 @@ def moderate(name: str) -> SearchStrategy[Strategy]:
     }
 
     def clip(strategy: Strategy) -> Strategy:
-        numbers = {key: value for key, value in ranges.items() if isinstance(getattr(strategy, key, None), float)}
+        given = {field.name for field in fields(strategy) if field.init} if is_dataclass(strategy) else set()
+        numbers = {key: ranges[key] for key in given & ranges.keys() if isinstance(getattr(strategy, key), float)}
         clipped = {key: min(max(getattr(strategy, key), low), high) for key, (low, high) in numbers.items()}
         return replace(strategy, **clipped) if clipped else strategy
 
@@ -129,19 +131,21 @@ class Case:
     scale: float
     dtype: torch.dtype
     seed: int
+    block_size: str | int
     ring: bool
+    reduction: str
 
     def loss(self) -> AlphaCLLoss:
-        """The loss, of each anchor; tile by tile, if so drawn and possible."""
-        in_ring = self.ring and self.detach_alpha and getattr(self.strategy, "factored", None) is not None
+        """The loss, by the engine of the case."""
         return AlphaCLLoss(
             self.strategy,
             negatives=self.negatives,
             symmetric=self.symmetric,
             l2_normalize=self.l2_normalize,
             detach_alpha=self.detach_alpha,
-            reduction="none",
-            gather_distributed="ring" if in_ring else False,
+            reduction=self.reduction,
+            block_size=self.block_size,
+            gather_distributed="ring" if self.ring else False,
         )
 
     def embeddings(self) -> list[Tensor]:
@@ -161,6 +165,16 @@ class Case:
         queue = self._draw(generator, self.queue_rows)
         return {"labels": labels, "queue": self._scaled(EMBEDDINGS[self.kind](queue)) if self.queue_rows else None}
 
+    def results(self, dtype: torch.dtype | None = None) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """The loss, the gradients of its mean, and last_stats; in another dtype if told so."""
+        views = [view.to(dtype or self.dtype).requires_grad_() for view in self.embeddings()]
+        arguments = self.arguments()
+        if arguments["queue"] is not None:
+            arguments["queue"] = arguments["queue"].to(dtype or self.dtype)
+        loss = self.loss()
+        losses = loss(*views, **arguments)
+        return losses.detach(), list(torch.autograd.grad(losses.mean(), views)), loss.last_stats
+
     def _draw(self, generator: torch.Generator, rows: int) -> Tensor:
         return torch.randn(rows, self.width, generator=generator, dtype=torch.float64)
 
@@ -169,30 +183,53 @@ class Case:
         return (z * self.scale).clamp(-largest, largest).to(self.dtype)
 
 
+def engines(strategy: Strategy, detach_alpha: bool, rows: int) -> SearchStrategy[tuple[str | int, bool]]:
+    """Any ``block_size`` that a loss can have with these options, and whether in a ring; not so small as to be slow."""
+    if not detach_alpha:
+        return st.sampled_from([("auto", False), ("autograd", False)])
+    blocks, tiles = (st.integers(-(-rows // most), 50) for most in (20, 8))
+    found = st.tuples(st.sampled_from(["auto", "autograd"]) | blocks, st.just(False))
+    return found | st.tuples(tiles | st.just("auto"), st.just(True)) if plain(strategy).separable else found
+
+
 @st.composite
 def cases(
-    draw: st.DrawFn, strategies: SearchStrategy[Strategy], *, benign: bool = False, dtype: torch.dtype | None = None
+    draw: st.DrawFn,
+    strategies: SearchStrategy[Strategy],
+    *,
+    benign: bool = False,
+    dtype: torch.dtype | None = None,
+    **fixed: Any,
 ) -> Case:
-    """Calls of the loss: any there are, or benign ones (random embeddings of ordinary length, none close)."""
+    """Calls of the loss: any there are, or benign ones (random embeddings of ordinary length, none close).
+
+    Fields that are ``fixed`` to a value, or to what a search strategy draws, are not drawn as here.
+    """
     hard = st.just(False) if benign else st.booleans()
-    any_dtype = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
-    negatives = draw(st.sampled_from([None, "both", "same", "cross", "queue"]))
-    queue_rows = draw(st.sampled_from([0, 1, 2, 20]) | st.integers(0, 20))
-    return Case(
-        strategy=draw(strategies),
-        negatives=negatives,
-        symmetric=draw(st.sampled_from([None, True, False])),
-        l2_normalize=draw(st.booleans()),
-        detach_alpha=draw(st.booleans()),
-        samples=draw(st.sampled_from([2, 3]) | st.integers(2, 40)),
-        width=draw(st.integers(8, 64) if benign else st.sampled_from([1, 2, 64]) | st.integers(1, 64)),
-        views=draw(st.sampled_from([2, 2, 3, 4])),
-        queue_rows=max(queue_rows, 1) if benign and negatives == "queue" else queue_rows,
-        classes=draw(st.sampled_from([0, 0, 1, 2, 5])),
-        kind="random" if benign else draw(st.sampled_from(sorted(EMBEDDINGS))),
-        equal_views=draw(hard),
-        scale=1.0 if benign else draw(st.just(1.0) | between(1e-3, 1e6) | between(1e-30, 1e30)),
-        dtype=dtype or draw(any_dtype),
-        seed=draw(st.integers(0, 2**31)),
-        ring=draw(st.booleans()),
-    )
+    queue_sizes = st.sampled_from([0, 1, 2, 20]) | st.integers(0, 20)
+    kinds = {
+        "strategy": strategies,
+        "negatives": st.sampled_from([None, "both", "same", "cross", "queue"]),
+        "symmetric": st.sampled_from([None, True, False]),
+        "l2_normalize": st.booleans(),
+        "detach_alpha": st.booleans(),
+        "samples": st.sampled_from([2, 3]) | st.integers(2, 40),
+        "width": st.integers(8, 64) if benign else st.sampled_from([1, 2, 64]) | st.integers(1, 64),
+        "views": st.sampled_from([2, 2, 3, 4]),
+        "queue_rows": queue_sizes,
+        "classes": st.sampled_from([0, 0, 1, 2, 5]),
+        "kind": st.just("random") if benign else st.sampled_from(sorted(EMBEDDINGS)),
+        "equal_views": hard,
+        "scale": st.just(1.0) if benign else st.just(1.0) | between(1e-3, 1e6) | between(1e-30, 1e30),
+        "dtype": st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+        "seed": st.integers(0, 2**31),
+        "reduction": st.sampled_from(["mean", "none"]),
+    }
+    fixed = fixed if dtype is None else fixed | {"dtype": dtype}
+    wanted = {name: fixed.get(name, kind) for name, kind in kinds.items()}
+    drawn = {name: draw(kind) if isinstance(kind, SearchStrategy) else kind for name, kind in wanted.items()}
+    if benign and drawn["negatives"] == "queue":
+        drawn["queue_rows"] = max(drawn["queue_rows"], 1)
+    rows = drawn["samples"] * drawn["views"]
+    drawn["block_size"], drawn["ring"] = draw(engines(drawn["strategy"], drawn["detach_alpha"], rows))
+    return Case(**drawn)

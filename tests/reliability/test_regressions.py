@@ -5,7 +5,15 @@ import torch
 from oracles import random_views, relative_error
 
 from alphacl_plugins import AlphaCLLoss, squared_distances
-from alphacl_plugins.strategies import Entropy, Inverse, Regularized, Square
+from alphacl_plugins.strategies import (
+    Entropy,
+    InverseExact,
+    LiftedStructured,
+    ModifiedTriplet,
+    Regularized,
+    Square,
+    Triplet,
+)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -14,7 +22,28 @@ def test_square_passes_a_nan_on_instead_of_indexing_out_of_bounds(bad):
     assert torch.isnan(AlphaCLLoss(Square())(z, torch.eye(3)))
 
 
-def test_the_mean_distance_to_no_candidates_is_zero():
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(
+    "options", [{}, {"block_size": 1}, {"block_size": None}, {"gather_distributed": "ring"}], ids=str
+)
+def test_a_nan_shows_where_no_anchor_has_negatives(options, reduction):
+    """Their losses count 0; a strategy with a loss of its own hid a NaN behind it."""
+    z = torch.eye(2).index_fill(0, torch.tensor([0]), torch.nan)
+    for strategy in (Entropy(), LiftedStructured()):
+        loss = AlphaCLLoss(strategy, reduction=reduction, **options)(z, torch.eye(2), labels=torch.zeros(2).long())
+        assert torch.isnan(loss).any()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    "strategy", [ModifiedTriplet(), Triplet()], ids=["bounded", "no negatives at a finite distance"]
+)
+def test_an_infinite_distance_shows_in_the_loss_of_a_triplet(strategy, symmetric):
+    z, z_aug = torch.tensor([[-torch.inf], [0.3]]), torch.tensor([[0.0], [0.5]])
+    assert not AlphaCLLoss(strategy, l2_normalize=False, symmetric=symmetric)(z, z_aug).isfinite()
+
+
+def test_the_mean_distance_to_no_negatives_is_zero():
     loss = AlphaCLLoss()
     assert loss(torch.eye(3), torch.eye(3), labels=torch.zeros(3, dtype=torch.long)) == 0
     assert loss.last_stats["d2_neg"] == 0
@@ -29,7 +58,7 @@ def test_eight_bit_floats_are_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    "strategy", [Inverse(), Regularized(lambda a: 0.5 / a, lambda v: 0.5 / v)], ids=["inverse", "own"]
+    "strategy", [InverseExact(), Regularized(lambda a: 0.5 / a, lambda v: 0.5 / v)], ids=["inverse", "own"]
 )
 def test_second_derivatives_through_a_solved_alpha(strategy):
     loss = AlphaCLLoss(strategy, detach_alpha=False)
@@ -37,7 +66,7 @@ def test_second_derivatives_through_a_solved_alpha(strategy):
 
 
 def test_distances_of_many_temperatures_keep_the_precision_of_a_ring():
-    """Its sums once held log Σ w alone: at D/τ = 1e8 its rounding lost even the number of candidates."""
+    """Its sums once held log Σ w alone: at D/τ = 1e8 its rounding lost even the number of negatives."""
     views = [(1000 * torch.eye(4)).requires_grad_() for _ in range(2)]
     losses = [AlphaCLLoss(Entropy(1e-2), l2_normalize=False, gather_distributed=way) for way in (False, "ring")]
     expected, got = ([loss(*views), *torch.autograd.grad(loss(*views), views)] for loss in losses)

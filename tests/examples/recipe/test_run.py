@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from looks import watch_looks
 
 from alphacl_plugins import strategy_names
 from recipe import run
@@ -82,6 +83,15 @@ def test_adam_steps_at_the_rate_of_the_paper(settings, monkeypatch):
     run.run(DATASETS["cifar10"], replace(settings, epochs=14, eval_epochs=(12,), knn_every=0))
     expected = [0.01 * (1 + math.cos(math.pi * max(0, epoch - 10) / 3)) / 2 for epoch in range(14) for _ in range(3)]
     assert used == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_statistics_are_computed_every_50_steps_and_at_the_first_of_an_epoch(settings, monkeypatch):
+    looks = watch_looks(monkeypatch)
+    rows = read(run.run(DATASETS["cifar10"], replace(settings, epochs=2, batch_size=2, limit=102)))["curve"]
+    assert len(looks) == 4  # steps 0 and 50 of 51
+    for row, (first, second) in zip(rows, (looks[:2], looks[2:]), strict=True):
+        for name in first:
+            assert row[name] == pytest.approx((first[name].item() + second[name].item()) / 2)
 
 
 def test_the_folder_of_a_run_is_held_while_it_runs(settings):

@@ -48,7 +48,7 @@ def test_labels_tell_runs_apart():
         Settings(loss="infonce"),
         Settings(loss="backprop"),
         Settings(strategy="inverse"),
-        Settings(strategy="inverse", exact=True),
+        Settings(strategy="inverse_exact"),
         Settings(memory_bank_size=10, loss="infonce"),
         Settings(negatives="same"),
         Settings(symmetric=False),

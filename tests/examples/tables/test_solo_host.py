@@ -176,7 +176,6 @@ def test_the_order_of_a_run_and_what_the_scripts_are_told(digits, tmp_path, clon
         "optimizer.batch_size": "64",
         "optimizer.lr": "0.04",  # x 64 / 256 = 0.01
         "loss.strategy": "inverse",
-        "loss.exact": "false",
         "accelerator": "cpu",
         "+precision": "32-true",
         "data.dataset": "custom",
