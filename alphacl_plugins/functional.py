@@ -128,10 +128,13 @@ class Laplacian:
         self._sums: Tensor | None = None  # Wᵀ 1
         self._product: Tensor | None = None  # Wᵀ a
 
-    def add(self, i: slice, weights: Tensor) -> None:
-        """Take in the weights ``[m, K]`` of the rows i; every row comes once."""
-        if self.one_set and len(weights) == len(self.a):  # one product for rows and columns
-            both_ways = weights.T.clone(memory_format=torch.contiguous_format).add_(weights)
+    def add(self, i: slice, weights: Tensor, transposed: Tensor | None = None) -> None:
+        """Take in the weights ``[m, K]`` of the rows i; every row comes once.
+
+        Rows and columns that are one set take one product if ``transposed`` is Wᵀ, which is overwritten.
+        """
+        if transposed is not None:
+            both_ways = transposed.add_(weights)
             self._of_rows = torch.addmm(both_ways.sum(dim=1, keepdim=True) * self.a, both_ways, self.a, alpha=-1)
             return
         a = self.a if len(weights) == len(self.a) else self.a[i]

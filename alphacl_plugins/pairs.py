@@ -41,25 +41,31 @@ class Excluded(NamedTuple):
     def fill(self, x: Tensor, value: float) -> Tensor:
         """Write ``value`` there, in place unless autograd, torch.compile or torch.func keeps track of x."""
         by_mask = self.where.dtype == torch.bool
-        tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        if tracked or x.requires_grad:
+        if _tracked(x):
             return x.masked_fill(self.where, value) if by_mask else x.scatter(1, self.where, value)
         return x.masked_fill_(self.where, value) if by_mask else x.scatter_(1, self.where, value)
+
+
+def _tracked(x: Tensor) -> bool:
+    wrapped = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return wrapped or x.requires_grad
 
 
 class Positives(NamedTuple):
     """Positives of m anchors among their columns: all columns, or the columns at indices ``[m, P]``."""
 
     where: Tensor | None
-    share: Tensor  # [m, P], weight of each in the anchor's mean; 0 for a column that is not a positive
+    share: Tensor | float  # [m, P], weight of each in the anchor's mean; 0 for a column that is not a positive
 
     def of(self, x: Tensor) -> Tensor:
         """Return the entries of ``x [m, K]`` at the positives, ``[m, P]``."""
         return x if self.where is None else x.gather(1, self.where)
 
     def add_to(self, weights: Tensor, pos: Tensor) -> Tensor:
-        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns."""
-        return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
+        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns, in place as `Excluded`."""
+        if _tracked(weights):
+            return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
+        return weights.add_(pos) if self.where is None else weights.scatter_add_(1, self.where, pos)
 
 
 class Batch(NamedTuple):
@@ -78,6 +84,11 @@ class Batch(NamedTuple):
     own: int
     anchor_views: int
     negatives: str
+
+    @property
+    def positives_are_columns(self) -> bool:
+        """Whether the columns of every anchor have all its positives."""
+        return self.labels is not None or self.negatives in ("both", "cross")
 
     def groups(self, centre: Tensor | float) -> list[Group]:
         """Group the anchors by what they are compared with; with labels, positives lie in all views.
@@ -105,13 +116,19 @@ class Batch(NamedTuple):
         return found
 
     def compare(self, group: Group, start: int, stop: int) -> tuple[Excluded, Positives | None]:
-        """Return which columns are not negatives of some anchors of a group and, with labels, which are positives."""
+        """Return which columns are not negatives of some anchors of a group, and which are positives.
+
+        Positives without labels are left to `other_views`, and None here, if they are not among the columns.
+        """
         n_views, n, device = len(group.column_views), self.views.shape[1], self.views.device
         anchor = torch.arange(start, stop, device=device)[:, None]
-        sample = anchor % self.own + self.first if self.first else anchor % self.own
         if self.labels is None:
-            own_sample = sample + torch.arange(0, n_views * n, n, device=device)
-            return Excluded(own_sample, len(group.b) - n_views), None
+            row = anchor if self.own == n else anchor // self.own * n + anchor % self.own + self.first
+            own_sample = (row + torch.arange(0, n_views * n, n, device=device)) % (n_views * n)  # first its own view
+            excluded, others = Excluded(own_sample, len(group.b) - n_views), len(self.views) - 1
+            where = own_sample[:, 1:] if self.negatives == "both" else own_sample
+            return excluded, Positives(where, 1 / others) if self.positives_are_columns and others else None
+        sample = anchor % self.own + self.first
         dtype, positive = self.views.dtype, None
         if self.classes is None or self.negatives != "both":
             a, b = self.rows(group)
@@ -154,20 +171,20 @@ class Batch(NamedTuple):
 
     def pull_of_views(self, gaps: list[Tensor], weights: Tensor) -> Tensor:
         """Return the gradient of ``Σ_ip β_ip D_ip`` for `other_views`, ``β [M, V - 1]``: ``[V, n, D]``, 0 without."""
-        total = weights.new_zeros(self.views.shape) if len(gaps) != 1 or gaps[0].shape != self.views.shape else None
+        total = weights.new_zeros(self.views.shape)
+        own = total.narrow(1, self.first, self.own)
         for shift, gap in enumerate(gaps, start=1):
             pull = weights[:, shift - 1].view(self.anchor_views, -1, 1) * gap
-            if total is None:  # two views, all of them anchors
-                return pull - pull.roll(1, 0)
-            own = total.narrow(1, self.first, self.own)
             own[: self.anchor_views] += pull
             for view, of_view in enumerate(pull):
                 own[(view + shift) % len(own)] -= of_view
-        assert total is not None
         return total
 
-    def subtract(self, total: Tensor, group: Group, of_a: Tensor | None, of_b: Tensor | None) -> None:
-        """Subtract what the anchors ``[m, D]`` and the moving columns of a group have from ``total [V, n, D]``."""
+    def subtract(self, total: Tensor | None, group: Group, of_a: Tensor | None, of_b: Tensor | None) -> Tensor:
+        """Subtract what the anchors ``[m, D]`` and moving columns of a group have from ``total [V, n, D]`` (None: 0)."""
+        if total is None and of_a is not None and of_b is None and of_a.numel() == self.views.numel():
+            return of_a.neg_().view_as(self.views)
+        total = self.views.new_zeros(self.views.shape) if total is None else total
         own = total if self.own == total.shape[1] else total.narrow(1, self.first, self.own)
         for part, views, rows in ((own, group.anchor_views, of_a), (total, group.column_views, of_b)):
             if rows is not None and len(views) == len(part):
@@ -175,6 +192,7 @@ class Batch(NamedTuple):
             elif rows is not None:
                 for view, of_view in zip(views, torch.split(rows, part.shape[1]), strict=True):
                     part[view].sub_(of_view)
+        return total
 
 
 class Rows(NamedTuple):
@@ -188,7 +206,7 @@ class Rows(NamedTuple):
     @staticmethod
     def of(z: Tensor, views: list[int], samples: Tensor, labels: Tensor) -> Rows:
         """Return rows that are the samples of some views, one view after another, and then the queue."""
-        view = torch.tensor(views, device=z.device, dtype=torch.int64).repeat_interleave(len(samples))
+        view = torch.cat([torch.full_like(samples, view) for view in views] or [samples[:0]])
         facts = view, samples.repeat(len(views)), labels.repeat(len(views))
         return Rows(z, *(pad(fact, (0, len(z) - len(fact)), value=-1) for fact in facts))
 

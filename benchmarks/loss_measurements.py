@@ -106,7 +106,12 @@ def measure_rate(size: int = 8192) -> float | None:
 
 
 def measure_memory(case: Case, seconds: float) -> Result:
-    """Extra memory and bytes saved for backward, by a process of its own; why not, under "failed"."""
+    """Extra memory and bytes saved for backward; why not, under "failed".
+
+    By a process of its own, which knows no other way to look at the memory of a CPU; a GPU's allocator counts.
+    """
+    if case.device == "cuda":
+        return _measure_on_gpu(case)
     command = [sys.executable, "-W", "ignore", __file__, json.dumps(asdict(case))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30 + 6 * seconds)
@@ -124,6 +129,19 @@ def measure_memory(case: Case, seconds: float) -> Result:
         if "ImportError" in why[0] or "ModuleNotFound" in why[0]
         else why[0]
     }
+
+
+def _measure_on_gpu(case: Case) -> Result:
+    try:
+        return _measure_here(case)
+    except torch.OutOfMemoryError:
+        return {"failed": "out of memory"}
+    except ImportError:
+        return {"failed": "absent"}
+    except Exception as error:  # of a peer: what it cannot do is a result
+        return {"failed": str(error).splitlines()[0]}
+    finally:
+        torch.cuda.empty_cache()
 
 
 class _PeakOfProcess(threading.Thread):
@@ -155,7 +173,7 @@ def _resident() -> int:
 def _measure_here(case: Case) -> Result:
     torch.set_num_threads(case.threads)
     torch.set_float32_matmul_precision(case.matmul_precision)
-    if case.device == "cpu":
+    if case.device == "cpu":  # this process ends after it
         limit = int(case.memory_limit * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     loss, views = build(case.loss), case.views()

@@ -73,8 +73,8 @@ def _memeff() -> Loss:
     return MemoryEfficientQwen3Loss(TAU, margin=2.0, stable=False)  # type: ignore[no-any-return]  # all negatives count
 
 
-def _compiled() -> Loss:
-    return torch.compile(AlphaCLLoss("infonce"))
+def _compiled() -> Loss:  # a size that does not change, so that a step is one CUDA graph
+    return torch.compile(AlphaCLLoss("infonce"), mode="reduce-overhead", dynamic=False)
 
 
 OURS: dict[str, Callable[[], Loss]] = {

@@ -15,7 +15,7 @@ from alphacl_plugins.functional import without_autocast
 class Attached(torch.autograd.Function):
     """Losses ``[M]`` with a gradient for ``rows`` attached, beside the gradients that they carry already.
 
-    ``apply(losses, rows, gradient)`` returns the mean of the losses, whose gradient is known. Or
+    ``apply(losses, rows, gradient)`` returns the mean of the losses, the gradient of whose sum is known. Or
     ``apply(losses, rows, function, *saved)`` returns the losses; in the backward pass ``function(weights, *saved)``
     forms the gradient of ``Σ_i weights_i losses_i``.
     """
@@ -42,7 +42,8 @@ class Attached(torch.autograd.Function):
         """Return the gradients of the losses and of the rows."""
         rows, *saved = ctx.saved_tensors
         if ctx.function is None:
-            of_losses, gradient = (upstream[0] / ctx.n).expand(ctx.n), upstream[0] * saved[0]
+            scale = upstream[0] / ctx.n
+            of_losses, gradient = scale.expand(ctx.n) if ctx.needs_input_grad[0] else None, scale * saved[0]
         else:
             with torch.no_grad(), without_autocast(rows.device):
                 of_losses, gradient = upstream[0], ctx.function(upstream[0], *saved)

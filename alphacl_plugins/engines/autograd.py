@@ -19,7 +19,7 @@ def through_autograd(strategy: Strategy, batch: Batch, *, detach_alpha: bool) ->
     _, d2_of_views = batch.other_views()
     for group in batch.groups(centre_of(batch.views)):
         found = weigh(strategy, batch, group, d2_of_views, 0, len(group.a), detach_alpha)
-        neg, pos, value = found.weights
+        neg, pos, value, _ = found.weights
         if detach_alpha:
             neg, pos = neg.detach(), pos.detach()
         energies.append((pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1))
@@ -33,7 +33,7 @@ def all_weights(strategy: Strategy, batch: Batch) -> PairWeights:
     parts, (_, d2_of_views) = [], batch.other_views()
     for group in batch.groups(centre_of(batch.views)):
         found = weigh(strategy, batch, group, d2_of_views, 0, len(group.a))
-        neg, pos, value = found.weights
+        neg, pos, value, _ = found.weights
         if value is None:
             value = (pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1)
         if found.positives is not None:

@@ -19,7 +19,7 @@ from alphacl_plugins.pairs import Batch
 from alphacl_plugins.strategies import Strategy
 
 _AT_ONCE = 2**20  # distances: larger blocks leave the caches of a CPU
-_AT_ONCE_SOLVED = 2**19  # where a strategy solves for its weights, with more matrices of that size
+_AT_ONCE_ON_GPU = 2**25  # smaller blocks do not fill a large GPU
 _LEAST_ROWS = 128  # smaller blocks make slow products
 
 
@@ -27,7 +27,9 @@ def automatic_block(strategy: Strategy, batch: Batch) -> int:
     """Return how many anchors to compare at once: all, if the matrix of distances is small."""
     n_anchors, n_queue = batch.anchor_views * batch.own, 0 if batch.queue is None else len(batch.queue)
     n_columns = len(batch.views) * batch.views.shape[1] + n_queue
-    at_once, n_blocks = _AT_ONCE if strategy.separable else _AT_ONCE_SOLVED, 1
+    at_once, n_blocks = _AT_ONCE if batch.views.device.type == "cpu" else _AT_ONCE_ON_GPU, 1
+    if not strategy.separable:  # one that solves for its weights has more matrices of that size
+        at_once //= 2
     while n_anchors * n_columns > at_once * n_blocks:  # by powers of two: torch.compile makes a graph for each number
         n_blocks *= 2
     return n_anchors if n_blocks == 1 else max(_LEAST_ROWS, -(-n_anchors // n_blocks))
@@ -44,8 +46,8 @@ def in_blocks(
 ) -> tuple[Losses, Tensor | None]:
     """Compare the anchors of a batch without graph, ``block`` of them at a time.
 
-    Returns: the losses, -E only if they need it or ``with_energy``; the gradient of their sum with ``weights [M]``
-    (None: of their mean) for the views, ``[V, n, D]``, None if not ``with_gradient``.
+    Returns: the losses, -E only if they need it or ``with_energy``; the gradient of their sum, with ``weights [M]`` if
+    given, for the views, ``[V, n, D]``, None if not ``with_gradient``.
     """
     n, pulls = batch.anchor_views * batch.own, []
     size = automatic_block(strategy, batch) if isinstance(block, str) else int(block)
@@ -53,13 +55,15 @@ def in_blocks(
     values: Tensor | None = None
     beta: Tensor | None = None
     centre = centre_of(batch.views)
-    gaps, d2_of_views = batch.other_views()
+    gaps, d2_of_views = ([], None) if batch.positives_are_columns else batch.other_views()
     for group in batch.groups(centre):
         blocks = group.blocks(size)
         laplacian = Laplacian(group.a, None if group.b is group.a else group.b, group.moving)
         for start, stop in blocks:
             anchors = slice(group.first + start, group.first + stop)
-            d2_pos, _, d2, _, positives, (neg, pos, value) = weigh(strategy, batch, group, d2_of_views, start, stop)
+            d2_pos, _, d2, _, positives, (neg, pos, value, transposed) = weigh(
+                strategy, batch, group, d2_of_views, start, stop, transpose=with_gradient
+            )
             if neg.requires_grad or pos.requires_grad:  # a strategy with parameters: they learn from its value alone
                 neg, pos = neg.detach(), pos.detach()
             if value is not None:
@@ -72,22 +76,24 @@ def in_blocks(
                 continue
             if weights is not None:
                 neg, pos = neg * weights[anchors, None], pos * weights[anchors, None]
+                transposed = None if transposed is None else transposed * weights[anchors]
             if positives is None:
                 beta = put(beta, anchors, pos, n)
             else:
-                neg = positives.add_to(neg, -pos)
-            laplacian.add(slice(start, stop), neg)
-            del neg
+                pos = -pos
+                neg = positives.add_to(neg, pos)
+                transposed = None if transposed is None else positives.add_to(transposed.T, pos).T
+            laplacian.add(slice(start, stop), neg, transposed)
+            del neg, transposed
         if with_gradient:
             pulls.append((group, *laplacian.gradients()))
     losses = Losses(minus_energy, values)
     if not with_gradient:
         return losses, None
-    like = batch.views if weights is None else weights
-    gradient = batch.pull_of_views(gaps, like if beta is None else beta)
+    gradient = None if beta is None else batch.pull_of_views(gaps, beta)
     for pull in pulls:
-        batch.subtract(gradient, *pull)
-    return losses, gradient.div_(n) if weights is None else gradient
+        gradient = batch.subtract(gradient, *pull)
+    return losses, gradient
 
 
 def statistics(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:

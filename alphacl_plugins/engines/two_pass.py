@@ -93,7 +93,7 @@ class TwoPass:
         """Compare the anchors of a batch without graph; arguments and results as `in_blocks`."""
         losses = self._first_pass(batch) if weights is None else Losses(None, None)
         share = self._constants.share
-        weights = torch.full_like(share, 1 / len(share)) if weights is None else weights[:, None]
+        weights = torch.ones_like(share) if weights is None else weights[:, None]
         return losses, self._second_pass(batch, weights) if with_gradient else None
 
     def _first_pass(self, batch: Batch) -> Losses:

@@ -27,6 +27,7 @@ class Weights(NamedTuple):
     neg: Tensor  # [m, K], 0 where excluded
     pos: Tensor  # [m, P], each times its share
     value: Tensor | None  # [m]; None stands for -E
+    transposed: Tensor | None = None  # negᵀ, if it was asked for and is at hand
 
 
 class Weighed(NamedTuple):
@@ -48,28 +49,38 @@ def weigh(
     start: int,
     stop: int,
     detach: bool = True,
+    transpose: bool = False,
 ) -> Weighed:
     """Measure the anchors start, ..., stop - 1 of a group of a batch and ask for their weights.
 
-    ``d2_of_views`` are the distances of the positives of all anchors without labels, by `Batch.other_views`. Distances
-    keep the graph of the embeddings; weights have one only if not ``detach``.
+    ``d2_of_views`` are the distances of the positives of all anchors, by `Batch.other_views`; None: the positives are
+    columns. Distances keep the graph of the embeddings; weights have one only if not ``detach``.
     """
     a = group.a if stop - start == len(group.a) else group.a[start:stop]
     d2 = distances(a, group.b)
     excluded, positives = batch.compare(group, start, stop)
     share: Tensor | float
     if d2_of_views is None:
-        assert positives is not None  # as there are labels
+        assert positives is not None  # as the batch says
         d2_pos, share = positives.of(d2), positives.share
     else:
         whole = len(a) == len(d2_of_views)
         d2_pos = d2_of_views if whole else d2_of_views[group.first + start : group.first + stop]
-        share = 1 / d2_pos.shape[1]
+        share, positives = 1 / d2_pos.shape[1], None
     seen = (d2_pos.detach(), d2.detach()) if detach and d2.requires_grad else (d2_pos, d2)
-    return Weighed(d2_pos, share, d2, excluded, positives, weights_of(strategy, seen[0], share, seen[1], excluded))
+    transpose = transpose and group.b is group.a and a is group.a
+    weights = weights_of(strategy, seen[0], share, seen[1], excluded, transpose)
+    return Weighed(d2_pos, share, d2, excluded, positives, weights)
 
 
-def weights_of(strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2: Tensor, excluded: Excluded) -> Weights:
+def weights_of(
+    strategy: Strategy,
+    d2_pos: Tensor,
+    share: Tensor | float,
+    d2: Tensor,
+    excluded: Excluded,
+    transpose: bool = False,
+) -> Weights:
     """Weigh columns at distances ``d2 [m, K]`` (finite everywhere) against positives at ``d2_pos [m, P]``.
 
     An anchor has the mean, with ``share [m, P]`` or one number, of what each of its positives would give by itself. An
@@ -77,36 +88,50 @@ def weights_of(strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2: Te
     """
     none = excluded.left == 0 if isinstance(excluded.left, Tensor) else None  # [m, 1], anchors without negatives
     if strategy.separable and isinstance(strategy, Separable):
-        neg, pos, value = _separable(strategy, d2_pos, share, d2, excluded, none)
+        weights = _separable(strategy, d2_pos, share, d2, excluded, none, transpose)
     else:
         seen = excluded.fill(d2.clone(), math.inf)
-        seen = seen if none is None else seen.masked_fill(none, 0.0)
-        neg, pos, value = _asked(strategy, d2_pos, share, seen)
+        weights = _asked(strategy, d2_pos, share, seen if none is None else seen.masked_fill(none, 0.0))
     if none is None:
-        return Weights(neg, pos, value)
+        return weights
+    neg, pos, value, _ = weights
     value = None if value is None else value * ~none[:, 0]  # 0, but NaN where it was: nothing is hidden
     return Weights(neg.masked_fill(none, 0.0), pos.masked_fill(none, 0.0), value)
 
 
 def _separable(
-    strategy: Separable, d2_pos: Tensor, share: Tensor | float, d2: Tensor, excluded: Excluded, none: Tensor | None
+    strategy: Separable,
+    d2_pos: Tensor,
+    share: Tensor | float,
+    d2: Tensor,
+    excluded: Excluded,
+    none: Tensor | None,
+    transpose: bool,
 ) -> Weights:
     """Every positive leaves the same softmax over the negatives; row sums, weights and values are averaged."""
     log_w = excluded.fill(strategy.log_weight(d2), -math.inf)
     log_w = log_w if none is None else log_w.masked_fill(none, 0.0)
-    softmax = torch.softmax(log_w, dim=1)
+    row_max = (log_w.detach() if log_w.requires_grad else log_w).amax(dim=1, keepdim=True)
+    w = (log_w - row_max).exp_()
+    sum_exp = w.sum(dim=1, keepdim=True)
     totals = Totals(d2, 0.0, 0)  # not looked at
     if strategy.uses_totals:
-        log_sum_exp = log_w.amax(dim=1, keepdim=True) - softmax.amax(dim=1, keepdim=True).log()
         u, left = strategy.potential(d2), excluded.left
         potential = 0.0 if u is None else excluded.fill(u.clone(), 0.0).sum(dim=1, keepdim=True)
-        totals = Totals(log_sum_exp, potential, left.clamp_min(1).to(d2.dtype) if isinstance(left, Tensor) else left)
+        number = left.clamp_min(1).to(d2.dtype) if isinstance(left, Tensor) else left
+        totals = Totals(row_max + sum_exp.log(), potential, number)
     row_sum, pos, value = strategy.factors(d2_pos, totals)
     if isinstance(share, Tensor) or share != 1.0:
         row_sum, pos = (share * row_sum).sum(dim=1, keepdim=True), share * pos
         value = None if value is None else (share * value).sum(dim=1, keepdim=True)
-    neg = softmax * row_sum if softmax.requires_grad else softmax.mul_(row_sum)
-    return Weights(neg, pos, None if value is None else value[:, 0])
+    value = None if value is None else value[:, 0]
+    scale = row_sum / sum_exp
+    if w.requires_grad:
+        return Weights(w * scale, pos, value)
+    neg, transposed = w.mul_(scale), None
+    if transpose and none is None:  # w_ij = w_ji, and to form it again is faster than to transpose
+        transposed = log_w.sub_(row_max.T).exp_().mul_(scale.T)
+    return Weights(neg, pos, value, transposed)
 
 
 def _asked(strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2_neg: Tensor) -> Weights:

@@ -89,7 +89,7 @@ class BlockedAlpha:
         d2 = distances(group.a[rows], group.b)
         d2_pos = d2.new_zeros(len(d2), 1) if self._d2_of_view is None else self._d2_of_view[rows].to(d2.dtype)
         d2_pos = d2_pos if positives is None else torch.cat([d2_pos, positives.of(d2)], dim=1)
-        neg, pos, _ = weights_of(self._strategy, d2_pos, self._share(positives), d2, excluded)
+        neg, pos, *_ = weights_of(self._strategy, d2_pos, self._share(positives), d2, excluded)
         neg, pos = neg.to(self.dtype), pos.to(self.dtype)
         return Block(rows, neg if positives is None else positives.add_to(neg, -pos[:, 1:]), pos[:, :1])
 
@@ -108,6 +108,7 @@ class BlockedAlpha:
         """Return the share of each positive in the anchor's mean, ``[m, 1 + P]``: the other view, then the class."""
         if positives is None:
             return 1.0
+        assert isinstance(positives.share, Tensor)  # as there are labels
         others = (positives.share > 0).sum(dim=1, keepdim=True)
         of_view = (others == 0).to(self.dtype) if self._d2_of_view is None else 1 / (others.to(self.dtype) + 1)
         return torch.cat([of_view, (1 - of_view) * positives.share.to(self.dtype)], dim=1)

@@ -19,7 +19,7 @@ from alphacl_plugins import AlphaCLLoss
 from alphacl_plugins.engines import triton_tiles
 from alphacl_plugins.strategies import Direct, InfoNCE
 
-ROWS, COLUMNS = triton_tiles._TILE["ROWS"], triton_tiles._TILE["COLUMNS"]
+ROWS, COLUMNS = (triton_tiles._TILES["ieee"][side] for side in ("ROWS", "COLUMNS"))
 
 
 def compare(strategy, views, queue=None, tolerance=1e-5, **options):

@@ -69,7 +69,7 @@ def check_compilation(name, capability, precision, power, folder, monkeypatch, w
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # the default; 3.9 warns unless it is set
-    kernel, tile = getattr(triton_tiles, name), dict(triton_tiles._TILE)
+    kernel, tile = getattr(triton_tiles, name), dict(triton_tiles._TILES[precision])
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
     constants = tile | {"POWER": power, "PRECISION": precision}
     if name == "_pull":
