@@ -91,6 +91,22 @@ def check_width(name: str, value: Tensor, other_name: str, other: Tensor) -> Non
         raise ValueError(f"{name}: expected {other.shape[1]} columns as {other_name} has, got {tuple(value.shape)}")
 
 
+def check_alpha(alpha: object, n: int) -> Tensor:
+    """Raise unless ``alpha`` is a floating-point tensor ``[n, n]``; return it."""
+    if not isinstance(alpha, Tensor):
+        raise TypeError(f"alpha: expected a tensor [{n}, {n}], got {alpha!r}")
+    check_matrix("alpha", alpha)
+    if alpha.shape != (n, n):
+        raise ValueError(f"alpha: expected shape [{n}, {n}], got {tuple(alpha.shape)}")
+    return alpha
+
+
+def check_two_rows(name: str, z: Tensor) -> None:
+    """Raise unless there are two samples to compare."""
+    if len(z) < 2:
+        raise ValueError(f"{name}: expected at least 2 samples to compare, got {len(z)}")
+
+
 def check_labels(name: str, value: object, rows: int) -> None:
     """Raise unless ``value`` is an integer tensor ``[rows]``."""
     if not isinstance(value, Tensor):

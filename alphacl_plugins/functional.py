@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from alphacl_plugins.checks import check_matrix, check_same_shape, check_width
+from alphacl_plugins.checks import check_alpha, check_matrix, check_same_shape, check_two_rows, check_width
 from alphacl_plugins.strategies import AnyStrategy, Strategy, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
 
@@ -49,8 +49,10 @@ def unit_and_length(z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return z / length, largest * length
 
 
-def through_normalization(gradient: Tensor, unit: Tensor, length: Tensor) -> Tensor:
-    """Return the gradient of rows ``[..., D]``, given the gradient of `l2_normalize` of them."""
+def through_normalization(gradient: Tensor, unit: Tensor, length: Tensor | None) -> Tensor:
+    """Return the gradient of rows ``[..., D]``, given the gradient of `l2_normalize` of them; None: not normalised."""
+    if length is None:
+        return gradient
     along = (gradient * unit).sum(dim=-1, keepdim=True)
     return torch.addcmul(gradient, along, unit, value=-1).div_(length)
 
@@ -58,8 +60,7 @@ def through_normalization(gradient: Tensor, unit: Tensor, length: Tensor) -> Ten
 def centre_of(rows: Tensor) -> Tensor:
     """Return the mean of rows ``[..., D]`` without gradient, ``[D]``: the origin at which distances round least.
 
-    An entry that is not finite counts as 0, so that a
-    bad row stays the only bad row.
+    An entry that is not finite counts as 0, so that a bad row stays the only bad row.
     """
     rows = rows.detach() if rows.requires_grad else rows
     finite = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
@@ -131,9 +132,10 @@ class Laplacian:
     def add(self, i: slice, weights: Tensor, transposed: Tensor | None = None) -> None:
         """Take in the weights ``[m, K]`` of the rows i; every row comes once.
 
-        Rows and columns that are one set take one product if ``transposed`` is Wᵀ, which is overwritten.
+        Rows and columns that are one set take one product. ``transposed`` is Wᵀ if it is at hand, and is overwritten.
         """
-        if transposed is not None:
+        if self.one_set and weights.shape[0] == weights.shape[1]:
+            transposed = weights.T.clone(memory_format=torch.contiguous_format) if transposed is None else transposed
             both_ways = transposed.add_(weights)
             self._of_rows = torch.addmm(both_ways.sum(dim=1, keepdim=True) * self.a, both_ways, self.a, alpha=-1)
             return
@@ -193,7 +195,7 @@ def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | AnyStrategy | str) -> Tenso
     tensor(12.)
     """
     check_same_shape("z_aug", z_aug, "z", z)
-    _check_two_rows("z", z)
+    check_two_rows("z", z)
     d2_pos, d2_neg = paired_squared_distances(z, z_aug), squared_distances(z, z)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     if not isinstance(alpha, Tensor):
@@ -226,7 +228,7 @@ def contrastive_covariance(a: Tensor, b: Tensor, alpha: Tensor, a_aug: Tensor, b
     """
     check_same_shape("a_aug", a_aug, "a", a)
     check_same_shape("b_aug", b_aug, "b", b)
-    _check_two_rows("a", a)
+    check_two_rows("a", a)
     if len(b) != len(a):
         raise ValueError(f"b: expected {len(a)} rows as a has, got {tuple(b.shape)}")
     a, b, alpha, a_aug, b_aug = promote(a, b, check_alpha(alpha, len(a)), a_aug, b_aug)
@@ -243,18 +245,3 @@ def strategy_for_alpha(alpha: object) -> Strategy:
     if not isinstance(alpha, str) and not callable(alpha):
         raise TypeError(f"alpha: expected a tensor [N, N], a strategy object or its name, got {alpha!r}")
     return plain(resolve_strategy(alpha, argument="alpha"))
-
-
-def check_alpha(alpha: object, n: int) -> Tensor:
-    """Raise unless ``alpha`` is a floating-point tensor ``[n, n]``; return it."""
-    if not isinstance(alpha, Tensor):
-        raise TypeError(f"alpha: expected a tensor [{n}, {n}], got {alpha!r}")
-    check_matrix("alpha", alpha)
-    if alpha.shape != (n, n):
-        raise ValueError(f"alpha: expected shape [{n}, {n}], got {tuple(alpha.shape)}")
-    return alpha
-
-
-def _check_two_rows(name: str, z: Tensor) -> None:
-    if len(z) < 2:
-        raise ValueError(f"{name}: expected at least 2 samples to compare, got {len(z)}")

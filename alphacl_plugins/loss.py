@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
 from alphacl_plugins.distributed import check_that_ranks_agree, gather, rank, world_size
-from alphacl_plugins.engines.attach import Attached
+from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
-from alphacl_plugins.engines.blocks import in_blocks, statistics
+from alphacl_plugins.engines.blocks import in_blocks
 from alphacl_plugins.engines.torch_tiles import TorchTiles
 from alphacl_plugins.engines.two_pass import TwoPass
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import l2_normalize, promote, through_normalization, unit_and_length, without_autocast
+from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
 from alphacl_plugins.pairs import Batch
 from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, Strategy, resolve_strategy
-from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.guarded import Guarded, plain
 from alphacl_plugins.strategies.registry import reserve_options
 from alphacl_plugins.strategies.separable import Separable
 
@@ -130,28 +131,28 @@ class AlphaCLLoss(nn.Module):
         with without_autocast(z.device):
             strategy = plain(self.strategy, detach=self.detach_alpha)
             by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
+            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
             rows, length, batch, differentiable = self._batch(strategy, views, labels, queue, graph=by_autograd)
             if by_autograd:
                 losses = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
                 value, energy = self._value(losses, batch._replace(views=batch.views.detach())), losses.minus_energy
                 value = value if value is energy else value + (energy - energy.detach())
                 return value.mean() if self.reduction == "mean" else value  # type: ignore[no-any-return]
-            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
             in_tiles = self.gather_distributed == "ring" or self.block_size == "kernel"
             engine = self._two_pass(strategy, batch) if in_tiles else engine
-            losses, gradient = engine(batch, with_gradient=differentiable and self.reduction == "mean")
-            if gradient is not None and length is not None:
+            learns = isinstance(self.strategy, nn.Module) or isinstance(strategy, Guarded)  # others need no graph
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+                losses, gradient = engine(batch, with_gradient=differentiable and self.reduction == "mean")
+            if gradient is not None:
                 gradient = through_normalization(gradient, batch.views, length)
 
-            def again(weights: Tensor, unit: Tensor, length: Tensor | None, queue: Tensor | None) -> Tensor:
-                gradient: Tensor = engine(batch._replace(views=unit, queue=queue), weights)[1]
-                return gradient if length is None else through_normalization(gradient, unit, length)
+            def again(weights: Tensor, unit: Tensor, length: Maybe, queue: Maybe) -> Tensor:
+                return through_normalization(engine(batch._replace(views=unit, queue=queue), weights)[1], unit, length)
 
             value = self._value(losses, engine if in_tiles else batch)
             if self.reduction == "mean" and gradient is None:  # nobody wants one
                 return value.mean()
-            gradient = again if gradient is None else gradient
-            return Attached.apply(value, rows, gradient, batch.views, length, batch.queue)  # type: ignore[no-any-return]
+            return attach(value, rows, again if gradient is None else gradient, batch.views, length, batch.queue)
 
     def pair_weights(
         self, z: Tensor, z_aug: Maybe = None, *more_views: Tensor, labels: Maybe = None, queue: Maybe = None
@@ -179,14 +180,13 @@ class AlphaCLLoss(nn.Module):
         source, tau = self._latest
         options = {} if tau is None else {"tau": tau}
         strategy = plain(dataclasses.replace(self.strategy.strategy, **options) if options else self.strategy)
-        stats: dict[str, Tensor] = statistics(strategy, source) if isinstance(source, Batch) else source.stats
+        stats: dict[str, Tensor] = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
         self._latest = stats = stats | options
         return stats
 
     def extra_repr(self) -> str:
         """Show every option."""
-        names = OPTIONS[1:] if isinstance(self.strategy, nn.Module) else OPTIONS
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return ", ".join(f"{x}={getattr(self, x)!r}" for x in OPTIONS[isinstance(self.strategy, nn.Module) :])
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies begin without the statistics of a batch, which a transform of torch.func may have left unreadable."""

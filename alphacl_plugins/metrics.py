@@ -6,8 +6,19 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_matrix, check_positive, check_same_shape
-from alphacl_plugins.functional import l2_normalize, paired_squared_distances, promote, squared_distances
+from alphacl_plugins.engines.blocks import automatic_block
+from alphacl_plugins.engines.weights import weigh
+from alphacl_plugins.functional import (
+    centre_of,
+    l2_normalize,
+    paired_squared_distances,
+    promote,
+    squared_distances,
+    without_autocast,
+)  # fmt: skip
+from alphacl_plugins.pairs import Batch
 from alphacl_plugins.sphere import wasserstein_to_uniform
+from alphacl_plugins.strategies import Strategy
 
 
 @torch.no_grad()
@@ -122,6 +133,23 @@ def batch_statistics(d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, n_negative
     """Return what a loss shows as ``last_stats``, by name; where no anchor has a negative, 0 are effective."""
     effective = entropy.exp() * (n_negatives > 0)
     return {"d2_pos": d2_pos, "d2_neg": d2_neg, "alpha_entropy": entropy, "effective_negatives": effective}
+
+
+def statistics_of(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:
+    """Return the means that a loss shows: distances, and the entropy of the α of an anchor, in nats."""
+    with torch.no_grad(), without_autocast(batch.views.device):
+        d2_pos, d2_neg, number, entropy = (batch.views.new_zeros(()) for _ in range(4))
+        block, (_, d2_of_views) = automatic_block(strategy, batch), batch.other_views()
+        for group in batch.groups(centre_of(batch.views)):
+            for start, stop in group.blocks(block):
+                found = weigh(strategy, batch, group, d2_of_views, start, stop)
+                left = found.excluded.left
+                d2_pos += (found.share * found.d2_pos).sum()
+                d2_neg += found.excluded.fill(found.d2, 0.0).sum()
+                number += left.sum() if isinstance(left, Tensor) else left * (stop - start)
+                entropy += entropy_of_rows(found.weights.neg).sum()
+        n = batch.anchor_views * batch.own
+        return batch_statistics(d2_pos / n, d2_neg / number.clamp_min(1), entropy / n, number)
 
 
 def effective_negatives(alpha: Tensor) -> Tensor:

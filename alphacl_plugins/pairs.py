@@ -41,14 +41,10 @@ class Excluded(NamedTuple):
     def fill(self, x: Tensor, value: float) -> Tensor:
         """Write ``value`` there, in place unless autograd, torch.compile or torch.func keeps track of x."""
         by_mask = self.where.dtype == torch.bool
-        if _tracked(x):
+        tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        if tracked or x.requires_grad:
             return x.masked_fill(self.where, value) if by_mask else x.scatter(1, self.where, value)
         return x.masked_fill_(self.where, value) if by_mask else x.scatter_(1, self.where, value)
-
-
-def _tracked(x: Tensor) -> bool:
-    wrapped = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
-    return wrapped or x.requires_grad
 
 
 class Positives(NamedTuple):
@@ -62,9 +58,7 @@ class Positives(NamedTuple):
         return x if self.where is None else x.gather(1, self.where)
 
     def add_to(self, weights: Tensor, pos: Tensor) -> Tensor:
-        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns, in place as `Excluded`."""
-        if _tracked(weights):
-            return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
+        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns, in place."""
         return weights.add_(pos) if self.where is None else weights.scatter_add_(1, self.where, pos)
 
 
@@ -84,11 +78,6 @@ class Batch(NamedTuple):
     own: int
     anchor_views: int
     negatives: str
-
-    @property
-    def positives_are_columns(self) -> bool:
-        """Whether the columns of every anchor have all its positives."""
-        return self.labels is not None or self.negatives in ("both", "cross")
 
     def groups(self, centre: Tensor | float) -> list[Group]:
         """Group the anchors by what they are compared with; with labels, positives lie in all views.
@@ -118,7 +107,7 @@ class Batch(NamedTuple):
     def compare(self, group: Group, start: int, stop: int) -> tuple[Excluded, Positives | None]:
         """Return which columns are not negatives of some anchors of a group, and which are positives.
 
-        Positives without labels are left to `other_views`, and None here, if they are not among the columns.
+        Without labels the latter are None where the columns do not have the other views: see `other_views`.
         """
         n_views, n, device = len(group.column_views), self.views.shape[1], self.views.device
         anchor = torch.arange(start, stop, device=device)[:, None]
@@ -126,8 +115,9 @@ class Batch(NamedTuple):
             row = anchor if self.own == n else anchor // self.own * n + anchor % self.own + self.first
             own_sample = (row + torch.arange(0, n_views * n, n, device=device)) % (n_views * n)  # first its own view
             excluded, others = Excluded(own_sample, len(group.b) - n_views), len(self.views) - 1
-            where = own_sample[:, 1:] if self.negatives == "both" else own_sample
-            return excluded, Positives(where, 1 / others) if self.positives_are_columns and others else None
+            if self.negatives not in ("both", "cross") or others == 0:
+                return excluded, None
+            return excluded, Positives(own_sample[:, n_views - others :], 1 / others)
         sample = anchor % self.own + self.first
         dtype, positive = self.views.dtype, None
         if self.classes is None or self.negatives != "both":
@@ -163,11 +153,9 @@ class Batch(NamedTuple):
         """
         if self.labels is not None:
             return [], None
-        rows = self.views if self.own == self.views.shape[1] else self.views.narrow(1, self.first, self.own)
-        gaps = [rows - rows.roll(-shift, 0) for shift in range(1, len(rows))]
-        gaps = gaps if self.anchor_views == len(rows) else [gap[: self.anchor_views] for gap in gaps]
-        d2 = [(gap * gap).sum(dim=2).mul_(0.5).view(-1, 1) for gap in gaps]
-        return gaps, d2[0] if len(d2) == 1 else torch.cat(d2, dim=1)
+        rows = self.views.narrow(1, self.first, self.own)
+        gaps = [(rows - rows.roll(-shift, 0))[: self.anchor_views] for shift in range(1, len(rows))]
+        return gaps, torch.cat([(gap * gap).sum(dim=2).mul_(0.5).view(-1, 1) for gap in gaps], dim=1)
 
     def pull_of_views(self, gaps: list[Tensor], weights: Tensor) -> Tensor:
         """Return the gradient of ``Σ_ip β_ip D_ip`` for `other_views`, ``β [M, V - 1]``: ``[V, n, D]``, 0 without."""
@@ -181,7 +169,7 @@ class Batch(NamedTuple):
         return total
 
     def subtract(self, total: Tensor | None, group: Group, of_a: Tensor | None, of_b: Tensor | None) -> Tensor:
-        """Subtract what the anchors ``[m, D]`` and moving columns of a group have from ``total [V, n, D]`` (None: 0)."""
+        """Subtract what the anchors ``[m, D]`` and moving columns of a group have from ``total [V, n, D]``, or 0."""
         if total is None and of_a is not None and of_b is None and of_a.numel() == self.views.numel():
             return of_a.neg_().view_as(self.views)
         total = self.views.new_zeros(self.views.shape) if total is None else total

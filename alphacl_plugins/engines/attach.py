@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,30 +11,23 @@ from torch import Tensor
 from alphacl_plugins.functional import without_autocast
 
 
-class Attached(torch.autograd.Function):
-    """Losses ``[M]`` with a gradient for ``rows`` attached, beside the gradients that they carry already.
+def attach(losses: Tensor, rows: Tensor, gradient: Tensor | Callable[..., Tensor], *saved: Tensor | None) -> Tensor:
+    """Attach a gradient for ``rows`` to losses ``[M]``, beside the gradients that they carry already.
 
-    ``apply(losses, rows, gradient)`` returns the mean of the losses, the gradient of whose sum is known. Or
-    ``apply(losses, rows, function, *saved)`` returns the losses; in the backward pass ``function(weights, *saved)``
-    forms the gradient of ``Σ_i weights_i losses_i``.
+    Returns: the mean of the losses, if ``gradient`` is that of their sum. If it is a function, the losses: in the
+    backward pass ``gradient(weights, *saved)`` forms the gradient of ``Σ_i weights_i losses_i``.
     """
+    in_parts = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (_AttachedInParts if in_parts else _Attached).apply(losses, rows, gradient, *saved)  # type: ignore[no-any-return]
 
-    generate_vmap_rule = True
 
+class _Attached(torch.autograd.Function):
     @staticmethod
-    def forward(
-        losses: Tensor, rows: Tensor, gradient: Tensor | Callable[..., Tensor], *saved: Tensor | None
-    ) -> Tensor:
-        """Return the mean of the losses, or the losses."""
-        return losses.mean() if isinstance(gradient, Tensor) else losses.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep what the backward pass needs."""
-        losses, rows, gradient, *saved = inputs
+    def forward(ctx: Any, losses: Tensor, rows: Tensor, gradient: Any, *saved: Tensor | None) -> Tensor:
         ctx.n, ctx.rest, known = len(losses), [None] * (1 + len(saved)), isinstance(gradient, Tensor)
         ctx.function = None if known else gradient
         ctx.save_for_backward(rows, *([gradient] if known else saved))
+        return losses.mean() if known else losses.clone()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -53,8 +45,18 @@ class Attached(torch.autograd.Function):
         return of_losses, gradient, *ctx.rest
 
 
-# Else torch works the signature out at every call, which takes longer than most operations of a small batch.
-Attached.forward.__signature__ = inspect.signature(Attached.forward)  # type: ignore[attr-defined]
+class _AttachedInParts(_Attached):
+    """The same where torch.func or torch.compile wants its two parts by themselves, which takes longer."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(losses: Tensor, rows: Tensor, gradient: Any, *saved: Tensor | None) -> Tensor:  # type: ignore[override]
+        return losses.mean() if isinstance(gradient, Tensor) else losses.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Attached.forward(ctx, *inputs)
 
 
 class _Final(torch.autograd.Function):

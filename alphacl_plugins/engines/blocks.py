@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.engines.weights import Losses, weigh
-from alphacl_plugins.functional import Laplacian, centre_of, put, without_autocast
-from alphacl_plugins.metrics import batch_statistics, entropy_of_rows
+from alphacl_plugins.functional import Laplacian, centre_of, put
 from alphacl_plugins.pairs import Batch
 from alphacl_plugins.strategies import Strategy
 
@@ -49,17 +48,14 @@ def in_blocks(
     Returns: the losses, -E only if they need it or ``with_energy``; the gradient of their sum, with ``weights [M]`` if
     given, for the views, ``[V, n, D]``, None if not ``with_gradient``.
     """
-    n, pulls = batch.anchor_views * batch.own, []
+    n = batch.anchor_views * batch.own
     size = automatic_block(strategy, batch) if isinstance(block, str) else int(block)
-    minus_energy: Tensor | None = None
-    values: Tensor | None = None
-    beta: Tensor | None = None
+    minus_energy = values = beta = gradient = None  # type: Tensor | None
     centre = centre_of(batch.views)
-    gaps, d2_of_views = ([], None) if batch.positives_are_columns else batch.other_views()
+    gaps, d2_of_views = batch.other_views() if batch.negatives in ("same", "queue") else ([], None)
     for group in batch.groups(centre):
-        blocks = group.blocks(size)
-        laplacian = Laplacian(group.a, None if group.b is group.a else group.b, group.moving)
-        for start, stop in blocks:
+        laplacian: Laplacian | None = None
+        for start, stop in group.blocks(size):
             anchors = slice(group.first + start, group.first + stop)
             d2_pos, _, d2, _, positives, (neg, pos, value, transposed) = weigh(
                 strategy, batch, group, d2_of_views, start, stop, transpose=with_gradient
@@ -83,31 +79,11 @@ def in_blocks(
                 pos = -pos
                 neg = positives.add_to(neg, pos)
                 transposed = None if transposed is None else positives.add_to(transposed.T, pos).T
+            laplacian = laplacian or Laplacian(group.a, None if group.b is group.a else group.b, group.moving)
             laplacian.add(slice(start, stop), neg, transposed)
             del neg, transposed
-        if with_gradient:
-            pulls.append((group, *laplacian.gradients()))
-    losses = Losses(minus_energy, values)
-    if not with_gradient:
-        return losses, None
-    gradient = None if beta is None else batch.pull_of_views(gaps, beta)
-    for pull in pulls:
-        gradient = batch.subtract(gradient, *pull)
-    return losses, gradient
-
-
-def statistics(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:
-    """Return the means that a loss shows: distances, and the entropy of the α of an anchor, in nats."""
-    with torch.no_grad(), without_autocast(batch.views.device):
-        d2_pos, d2_neg, number, entropy = (batch.views.new_zeros(()) for _ in range(4))
-        block, (_, d2_of_views) = automatic_block(strategy, batch), batch.other_views()
-        for group in batch.groups(centre_of(batch.views)):
-            for start, stop in group.blocks(block):
-                found = weigh(strategy, batch, group, d2_of_views, start, stop)
-                left = found.excluded.left
-                d2_pos += (found.share * found.d2_pos).sum()
-                d2_neg += found.excluded.fill(found.d2, 0.0).sum()
-                number += left.sum() if isinstance(left, Tensor) else left * (stop - start)
-                entropy += entropy_of_rows(found.weights.neg).sum()
-        n = batch.anchor_views * batch.own
-        return batch_statistics(d2_pos / n, d2_neg / number.clamp_min(1), entropy / n, number)
+        if laplacian is not None:
+            gradient = batch.subtract(gradient, group, *laplacian.gradients())
+    if gradient is not None and beta is not None:
+        gradient += batch.pull_of_views(gaps, beta)
+    return Losses(minus_energy, values), gradient

@@ -74,12 +74,7 @@ def weigh(
 
 
 def weights_of(
-    strategy: Strategy,
-    d2_pos: Tensor,
-    share: Tensor | float,
-    d2: Tensor,
-    excluded: Excluded,
-    transpose: bool = False,
+    strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2: Tensor, excluded: Excluded, transpose: bool = False
 ) -> Weights:
     """Weigh columns at distances ``d2 [m, K]`` (finite everywhere) against positives at ``d2_pos [m, P]``.
 
@@ -88,35 +83,30 @@ def weights_of(
     """
     none = excluded.left == 0 if isinstance(excluded.left, Tensor) else None  # [m, 1], anchors without negatives
     if strategy.separable and isinstance(strategy, Separable):
-        weights = _separable(strategy, d2_pos, share, d2, excluded, none, transpose)
+        weights = _separable(strategy, d2_pos, share, d2, excluded, transpose)
     else:
         seen = excluded.fill(d2.clone(), math.inf)
         weights = _asked(strategy, d2_pos, share, seen if none is None else seen.masked_fill(none, 0.0))
     if none is None:
         return weights
-    neg, pos, value, _ = weights
+    neg, pos, value, transposed = weights
     value = None if value is None else value * ~none[:, 0]  # 0, but NaN where it was: nothing is hidden
-    return Weights(neg.masked_fill(none, 0.0), pos.masked_fill(none, 0.0), value)
+    return Weights(neg.masked_fill(none, 0.0), pos.masked_fill(none, 0.0), value, transposed)
 
 
 def _separable(
-    strategy: Separable,
-    d2_pos: Tensor,
-    share: Tensor | float,
-    d2: Tensor,
-    excluded: Excluded,
-    none: Tensor | None,
-    transpose: bool,
+    strategy: Separable, d2_pos: Tensor, share: Tensor | float, d2: Tensor, excluded: Excluded, transpose: bool
 ) -> Weights:
     """Every positive leaves the same softmax over the negatives; row sums, weights and values are averaged."""
-    log_w = excluded.fill(strategy.log_weight(d2), -math.inf)
-    log_w = log_w if none is None else log_w.masked_fill(none, 0.0)
+    log_w, left = excluded.fill(strategy.log_weight(d2), -math.inf), excluded.left
     row_max = (log_w.detach() if log_w.requires_grad else log_w).amax(dim=1, keepdim=True)
+    row_max = row_max.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else row_max
     w = (log_w - row_max).exp_()
     sum_exp = w.sum(dim=1, keepdim=True)
+    sum_exp = sum_exp.masked_fill(left == 0, 1.0) if isinstance(left, Tensor) else sum_exp
     totals = Totals(d2, 0.0, 0)  # not looked at
     if strategy.uses_totals:
-        u, left = strategy.potential(d2), excluded.left
+        u = strategy.potential(d2)
         potential = 0.0 if u is None else excluded.fill(u.clone(), 0.0).sum(dim=1, keepdim=True)
         number = left.clamp_min(1).to(d2.dtype) if isinstance(left, Tensor) else left
         totals = Totals(row_max + sum_exp.log(), potential, number)
@@ -129,7 +119,7 @@ def _separable(
     if w.requires_grad:
         return Weights(w * scale, pos, value)
     neg, transposed = w.mul_(scale), None
-    if transpose and none is None:  # w_ij = w_ji, and to form it again is faster than to transpose
+    if transpose:  # w_ij = w_ji, and to form it again is faster than to transpose
         transposed = log_w.sub_(row_max.T).exp_().mul_(scale.T)
     return Weights(neg, pos, value, transposed)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alphacl_plugins.checks import check_matrix, check_same_shape
-from alphacl_plugins.functional import Laplacian, centre_of, check_alpha, promote, without_autocast
+from alphacl_plugins.checks import check_alpha, check_matrix, check_same_shape
+from alphacl_plugins.functional import Laplacian, centre_of, promote, without_autocast
 from alphacl_plugins.spectral.blocks import BlockedAlpha
 from alphacl_plugins.strategies import AnyStrategy
 

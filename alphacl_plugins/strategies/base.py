@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -99,7 +100,7 @@ class Negatives(NamedTuple):
 
 def split_excluded(d2_neg: Tensor) -> Negatives:
     """Tell excluded columns (+inf) from negatives."""
-    excluded = torch.isinf(d2_neg)
+    excluded = d2_neg == math.inf  # quicker than isinf
     return Negatives(d2_neg.masked_fill(excluded, 0.0), excluded)
 
 

@@ -1,5 +1,6 @@
 """The φ/ψ family of contrastive losses: ``L = Σ_i φ(Σ_j ψ(D_+ - D_j))`` and the α that each implies (Eq. 1, 4)."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_callable
-from alphacl_plugins.strategies.base import PairWeights, Strategy, on_copies, slope_of, split_excluded
+from alphacl_plugins.strategies.base import PairWeights, Strategy, on_copies, slope_of
 
 
 class FamilyMember(Strategy):
@@ -22,16 +23,13 @@ class FamilyMember(Strategy):
 
     @abstractmethod
     def _psi(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``ψ(x)`` and ``ψ'(x)``, element by element."""
+        """Return ``ψ(x)`` and ``ψ'(x)``, element by element; both 0 at -inf, where a column is excluded."""
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        negatives = split_excluded(d2_neg)
-        # A user's ψ may overflow at D = 0, so excluded columns get a distance that occurs.
-        closest = d2_neg.detach().amin(dim=1, keepdim=True)
-        psi, psi_slope = self._psi(d2_pos[:, None] - torch.where(negatives.excluded, closest, negatives.d2))
-        value, phi_slope = self._phi(negatives.zero_excluded(psi).sum(dim=1))
+        psi, psi_slope = self._psi(d2_pos[:, None] - d2_neg)
+        value, phi_slope = self._phi(psi.sum(dim=1))
         value = value + 0 * d2_pos  # a bounded φ or ψ does not hide a distance that is not finite
-        return PairWeights(negatives.zero_excluded(phi_slope[:, None] * psi_slope), value=value)
+        return PairWeights(phi_slope[:, None] * psi_slope, value=value)
 
 
 @dataclass(frozen=True)
@@ -70,5 +68,7 @@ class Family(FamilyMember):
         return phi(xi), slope_of(phi, xi)
 
     def _psi(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        psi = on_copies(self.psi)
-        return psi(x), slope_of(psi, x)
+        psi, excluded = on_copies(self.psi), x == -math.inf
+        largest = x.detach().amax(dim=1, keepdim=True)  # a value that occurs: at others ψ may overflow
+        x = torch.where(excluded, largest, x)
+        return psi(x).masked_fill(excluded, 0.0), slope_of(psi, x).masked_fill(excluded, 0.0)

@@ -38,7 +38,8 @@ class Triplet(FamilyMember):
         return xi, torch.ones_like(xi)
 
     def _psi(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return (x + self.eps).clamp_min(0.0), (x + self.eps > 0).to(x.dtype)
+        psi = (x + self.eps).clamp_min(0.0)
+        return psi, psi.sign()
 
 
 @dataclass(frozen=True)

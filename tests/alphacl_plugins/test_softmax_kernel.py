@@ -42,7 +42,9 @@ def test_every_combination_in_tritons_interpreter():
 
 @needs_triton
 @pytest.mark.parametrize("name", ["_sum_rows", "_pull"])
-@pytest.mark.parametrize(("capability", "precision"), [(80, "ieee"), (86, "ieee"), (90, "ieee"), (90, "tf32")])
+@pytest.mark.parametrize(
+    ("capability", "precision"), [(80, "ieee"), (80, "tf32x3"), (86, "tf32x3"), (90, "tf32x3"), (90, "tf32")]
+)
 @pytest.mark.parametrize("power", [1.0, 1.5])
 def test_kernels_compile_for_a_gpu_and_fit_its_shared_memory(name, capability, precision, power, tmp_path, monkeypatch):
     """For every width of the embeddings: it is no constant of the kernels, and `_pull` has up to `_WIDTH` at once."""
@@ -69,7 +71,7 @@ def check_compilation(name, capability, precision, power, folder, monkeypatch, w
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # the default; 3.9 warns unless it is set
-    kernel, tile = getattr(triton_tiles, name), dict(triton_tiles._TILES[precision])
+    kernel, tile = getattr(triton_tiles, name), dict(triton_tiles._TILE)
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
     constants = tile | {"POWER": power, "PRECISION": precision}
     if name == "_pull":
