@@ -115,9 +115,8 @@ class Batch(NamedTuple):
             row = anchor if self.own == n else anchor // self.own * n + anchor % self.own + self.first
             own_sample = (row + torch.arange(0, n_views * n, n, device=device)) % (n_views * n)  # first its own view
             excluded, others = Excluded(own_sample, len(group.b) - n_views), len(self.views) - 1
-            if self.negatives not in ("both", "cross") or others == 0:
-                return excluded, None
-            return excluded, Positives(own_sample[:, n_views - others :], 1 / others)
+            among_columns = self.negatives in ("both", "cross") and others > 0
+            return excluded, Positives(own_sample[:, n_views - others :], 1 / others) if among_columns else None
         sample = anchor % self.own + self.first
         dtype, positive = self.views.dtype, None
         if self.classes is None or self.negatives != "both":
@@ -168,16 +167,14 @@ class Batch(NamedTuple):
                 own[(view + shift) % len(own)] -= of_view
         return total
 
-    def subtract(self, total: Tensor | None, group: Group, of_a: Tensor | None, of_b: Tensor | None) -> Tensor:
+    def subtract(self, total: Tensor | None, group: Group, of_a: Tensor, of_b: Tensor | None) -> Tensor:
         """Subtract what the anchors ``[m, D]`` and moving columns of a group have from ``total [V, n, D]``, or 0."""
-        if total is None and of_a is not None and of_b is None and of_a.numel() == self.views.numel():
+        if total is None and of_b is None and of_a.numel() == self.views.numel():
             return of_a.neg_().view_as(self.views)
-        total = self.views.new_zeros(self.views.shape) if total is None else total
-        own = total if self.own == total.shape[1] else total.narrow(1, self.first, self.own)
+        total = of_a.new_zeros(self.views.shape) if total is None else total
+        own = total.narrow(1, self.first, self.own)
         for part, views, rows in ((own, group.anchor_views, of_a), (total, group.column_views, of_b)):
-            if rows is not None and len(views) == len(part):
-                part.sub_(rows.view_as(part))
-            elif rows is not None:
+            if rows is not None:
                 for view, of_view in zip(views, torch.split(rows, part.shape[1]), strict=True):
                     part[view].sub_(of_view)
         return total
@@ -201,6 +198,11 @@ class Rows(NamedTuple):
     def part(self, i: slice, centre: Tensor) -> Rows:
         """Return the rows i, moved by ``centre [D]``."""
         return Rows(self.z[i] - centre, self.view[i], self.sample[i], self.label[i])
+
+    def subtract(self, total: Tensor, gradient: Tensor) -> None:
+        """Subtract the gradient ``[K, D]`` of these rows from that of their block, ``total [V, n, D]``."""
+        n = total.shape[1]
+        total.flatten(0, 1).index_add_(0, self.view * n + self.sample % n, gradient, alpha=-1)
 
 
 def is_negative(a: Rows, b: Rows, negatives: str) -> Tensor:

@@ -51,9 +51,8 @@ def in_blocks(
     n = batch.anchor_views * batch.own
     size = automatic_block(strategy, batch) if isinstance(block, str) else int(block)
     minus_energy = values = beta = gradient = None  # type: Tensor | None
-    centre = centre_of(batch.views)
     gaps, d2_of_views = batch.other_views() if batch.negatives in ("same", "queue") else ([], None)
-    for group in batch.groups(centre):
+    for group in batch.groups(centre_of(batch.views)):
         laplacian: Laplacian | None = None
         for start, stop in group.blocks(size):
             anchors = slice(group.first + start, group.first + stop)

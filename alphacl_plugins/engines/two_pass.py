@@ -10,7 +10,7 @@ gradient, and W gradients of blocks, which travel with their block and home.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,6 +97,7 @@ class TwoPass:
         return losses, self._second_pass(batch, weights) if with_gradient else None
 
     def _first_pass(self, batch: Batch) -> Losses:
+        self._centre = centre_of(batch.views)
         sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b))
         none, n_negatives = sums.number == 0, sums.number.sum()
         sum_exp, row_max = sums.sum_exp.masked_fill(none, 1.0), sums.row_max.masked_fill(none, 0.0)
@@ -115,7 +116,7 @@ class TwoPass:
         """Return the sums over the positives, and the weights ``[M, P]`` of those in other views, none with labels."""
         _, d2 = batch.other_views()
         if d2 is None:
-            tiles = cast("TorchTiles", self._tiles)  # kernels are not chosen with labels
+            tiles: Any = self._tiles  # no kernels, which refuse labels
             found = self._over_tiles(batch, lambda a, b, i: tiles.positives(a, b, totals.of(i)))
             return found, totals.log_sum_exp[:, :0]
         row_sum, pos, value = self._strategy.factors(d2, totals)
@@ -124,26 +125,23 @@ class TwoPass:
 
     def _second_pass(self, batch: Batch, weights: Tensor) -> Tensor:
         travels, arriving = self._in_ring and world_size() > 1, None
-        total = batch.pull_of_views(
-            batch.other_views()[0], weights if batch.labels is not None else weights * self._beta
-        )
+        beta = weights if batch.labels is not None else weights * self._beta
+        total = batch.pull_of_views(batch.other_views()[0], beta)
         for at_home, pairs in _blocks(batch, self._in_ring):
             of_block = torch.zeros_like(batch.views) if travels else total
             for group, a, b in pairs:
                 moving = group.moving if at_home else len(b.z)
-                of_a, of_b = torch.zeros_like(a.z), torch.zeros_like(b.z[:moving])
-                for i, j, a_i, b_j in self._cut(batch, a, b, moving):
+                for i, j, a_i, b_j in self._cut(a, b, moving):
                     constants = self._constants.of(slice(group.first + i.start, group.first + i.stop), weights)
                     of_rows, of_columns = self._tiles.pulls(a_i, b_j, constants, b_moves=j.start < moving)
-                    of_a[i] += of_rows
+                    a_i.subtract(total, of_rows)
                     if of_columns is not None:
-                        of_b[j] += of_columns
-                batch.subtract(total, group, of_a, None)
-                batch.subtract(of_block, group, None, of_b if moving else None)
-                del of_a, of_b  # a ring holds as little as it can
-            if travels:
-                of_block = of_block if arriving is None else of_block.add_(arriving()[0])
-                arriving = pass_on(of_block)
+                        b_j.subtract(of_block, of_columns)
+            if arriving is not None:
+                of_block += arriving()[0]
+                del arriving
+            arriving = pass_on(of_block) if travels else None
+            del pairs, b, b_j, of_block  # a ring holds as little as it can
         return total if arriving is None else total.add_(arriving()[0])
 
     def _over_tiles(self, batch: Batch, of_tile: Callable[[Rows, Rows, slice], Any]) -> Any:
@@ -151,16 +149,16 @@ class TwoPass:
         found: dict[int, Any] = {}
         for _, pairs in _blocks(batch, self._in_ring):
             for group, a, b in pairs:
-                for i, _, a_i, b_j in self._cut(batch, a, b, len(b.z)):
+                for i, _, a_i, b_j in self._cut(a, b, len(b.z)):
                     anchors = slice(group.first + i.start, group.first + i.stop)
                     part, before = of_tile(a_i, b_j, anchors), found.get(anchors.start)
                     found[anchors.start] = part if before is None else before.merged(part)
         columns = zip(*found.values(), strict=True)
         return type(part)(*(None if column[0] is None else torch.cat(column) for column in columns))
 
-    def _cut(self, batch: Batch, a: Rows, b: Rows, moving: int) -> Iterator[tuple[slice, slice, Rows, Rows]]:
+    def _cut(self, a: Rows, b: Rows, moving: int) -> Iterator[tuple[slice, slice, Rows, Rows]]:
         """Cut the pairs of a and b into tiles near the origin, none of which has both moving and fixed columns."""
-        side, centre = self._tiles.side, centre_of(batch.views)
+        side, centre = self._tiles.side, self._centre
         for i in _pieces(0, len(a.z), side):
             a_i = a.part(i, centre)
             for j in _pieces(0, moving, side) + _pieces(moving, len(b.z), side):
@@ -185,3 +183,4 @@ def _blocks(batch: Batch, in_ring: bool) -> Iterator[tuple[bool, list[tuple[Grou
         arrived = batch._replace(views=views, labels=labels[0] if labels else None, queue=None)
         columns = [arrived.rows(group, origin * n)[1] for group in arrived.groups(0.0)]
         yield False, [(group, a, b) for (group, a, _), b in zip(own, columns, strict=True)]
+        del views, arrived, columns  # the next block is on its way

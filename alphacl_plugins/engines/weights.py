@@ -37,7 +37,7 @@ class Weighed(NamedTuple):
     share: Tensor | float  # of each positive in the anchor's mean
     d2: Tensor  # [m, K]
     excluded: Excluded
-    positives: Positives | None  # which columns are positives; None without labels
+    positives: Positives | None  # which columns are positives; None if d2_pos is of `Batch.other_views`
     weights: Weights
 
 
