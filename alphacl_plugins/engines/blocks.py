@@ -77,7 +77,8 @@ def in_blocks(
             else:
                 pos = -pos
                 neg = positives.add_to(neg, pos)
-                transposed = None if transposed is None else positives.add_to(transposed.T, pos).T
+                if transposed is not None:
+                    positives.add_to(transposed.T, pos)
             laplacian = laplacian or Laplacian(group.a, None if group.b is group.a else group.b, group.moving)
             laplacian.add(slice(start, stop), neg, transposed)
             del neg, transposed

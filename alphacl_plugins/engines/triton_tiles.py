@@ -241,4 +241,5 @@ def _weights(log_w, top, scale, anchors, n_anchors, AXIS: tl.constexpr):
     """``scale_i exp(log w - top_i)``, anchors along the rows (axis 1 is the columns') or along the columns (0)."""
     tops = tl.load(top + anchors, mask=anchors < n_anchors, other=0.0)
     scales = tl.load(scale + anchors, mask=anchors < n_anchors, other=0.0)
-    return tl.expand_dims(scales, AXIS) * tl.exp(log_w - tl.expand_dims(tops, AXIS))
+    log_w = tl.minimum(log_w - tl.expand_dims(tops, AXIS), 0.0, propagate_nan=tl.PropagateNan.ALL)  # D_ij, D_ji differ
+    return tl.expand_dims(scales, AXIS) * tl.exp(log_w)

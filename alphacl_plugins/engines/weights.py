@@ -116,12 +116,10 @@ def _separable(
         value = None if value is None else (share * value).sum(dim=1, keepdim=True)
     value = None if value is None else value[:, 0]
     scale = row_sum / sum_exp
-    if w.requires_grad:
-        return Weights(w * scale, pos, value)
-    neg, transposed = w.mul_(scale), None
-    if transpose:  # w_ij = w_ji, and to form it again is faster than to transpose
-        transposed = log_w.sub_(row_max.T).exp_().mul_(scale.T)
-    return Weights(neg, pos, value, transposed)
+    # w_ij = w_ji: formed again, faster than to transpose; at most 1, though D_ij and D_ji may round apart
+    transpose = transpose and not w.requires_grad
+    transposed = log_w.sub_(row_max.T).clamp_max_(0.0).exp_().mul_(scale.T) if transpose else None
+    return Weights(w * scale if w.requires_grad else w.mul_(scale), pos, value, transposed)
 
 
 def _asked(strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2_neg: Tensor) -> Weights:

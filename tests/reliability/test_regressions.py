@@ -6,6 +6,7 @@ from oracles import random_views, relative_error
 
 from alphacl_plugins import AlphaCLLoss, squared_distances
 from alphacl_plugins.strategies import (
+    Direct,
     Entropy,
     InverseExact,
     LiftedStructured,
@@ -41,6 +42,16 @@ def test_a_nan_shows_where_no_anchor_has_negatives(options, reduction):
 def test_an_infinite_distance_shows_in_the_loss_of_a_triplet(strategy, symmetric):
     z, z_aug = torch.tensor([[-torch.inf], [0.3]]), torch.tensor([[0.0], [0.5]])
     assert not AlphaCLLoss(strategy, l2_normalize=False, symmetric=symmetric)(z, z_aug).isfinite()
+
+
+@pytest.mark.parametrize("options", [{}, {"block_size": 1}, {"block_size": None}], ids=str)
+def test_weights_of_huge_distances_from_both_sides(options):
+    """D_ij and D_ji round apart; by the tenth power of D / τ one of two equal weights became inf."""
+    strategy = Direct(tau=0.1, p=20.0, normalize=False)
+    for seed in range(20):
+        views = random_views(seed, n=3, d=8, dtype=torch.float32)
+        AlphaCLLoss(strategy, l2_normalize=False, **options)(*views).backward()
+        assert all(view.grad.isfinite().all() for view in views)
 
 
 def test_the_mean_distance_to_no_negatives_is_zero():
