@@ -64,10 +64,8 @@ def _tasks(cells: list[Cell], jobs: int, end: float, outcome: Outcome) -> Iterat
         if len(cell.done()) == len(cell.settings.milestones):
             print(f"done already: {cell.kept}")
             continue
-        seconds, left = (
-            None if end == float("inf") else Speeds(load(cell.results)).seconds(cell),
-            end - time.monotonic(),
-        )
+        left = end - time.monotonic()
+        seconds = None if left == float("inf") else Speeds(load(cell.results)).seconds(cell)
         if left <= 0 or (seconds is not None and seconds > left):
             print("left out: " + ("no time left" if left <= 0 else in_words(seconds)), flush=True)
             outcome.left_out.append(f"  {cell.name}: not begun")
