@@ -88,7 +88,7 @@ def _host_syncs(call: Call, device: str) -> int | None:
             call()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in found)
+    return sum("called a synchronizing" in str(warning.message) for warning in found)
 
 
 def _graph(loss: Callable[..., Tensor], views: list[Tensor], device: str) -> Row:

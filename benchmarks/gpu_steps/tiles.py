@@ -9,6 +9,7 @@ import torch
 from alphacl_plugins import AlphaCLLoss
 from gpu_steps.cells import Cell, Row
 from gpu_steps.timing import forward_backward, milliseconds, two_views
+from gpu_steps.worker import one_line
 
 TILES = [
     {"ROWS": rows, "COLUMNS": columns, "CHUNK": chunk, "num_warps": warps, "num_stages": stages}
@@ -58,5 +59,9 @@ def measure(
     triton_tiles._TILE.update(tile)
     triton_tiles._PROGRAMS = programs
     call = forward_backward(AlphaCLLoss("infonce", block_size="kernel"), two_views(n, width, device))
-    spent = milliseconds(call, device, seconds=0.15)
-    yield {"N": n, "D": width, "precision": precision, **tile, "programs": programs, "ms": spent}
+    row: Row = {"N": n, "D": width, "precision": precision, **tile, "programs": programs}
+    try:
+        row["ms"] = milliseconds(call, device, seconds=0.15)
+    except Exception as error:  # a tile that is too large for this GPU is a result
+        row["failed"] = one_line(error)
+    yield row
