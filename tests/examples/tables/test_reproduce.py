@@ -362,9 +362,11 @@ def test_more_epochs_go_on_with_the_run(tmp_path, monkeypatch):
     assert list(run.content["evaluations"]) == ["100", "300"]
 
 
-def test_a_run_on_other_images_is_kept_as_a_try(tmp_path, monkeypatch):
-    Runs(monkeypatch, train=400)
+def test_a_run_on_other_images_is_kept_as_a_try_and_done_once(tmp_path, monkeypatch):
+    runs = Runs(monkeypatch, train=400)
     reproduce.main(some(tmp_path, seeds=1))
+    reproduce.main(some(tmp_path, seeds=1))
+    assert len(runs.commands) == 1
     (run,) = load(tmp_path / "results")
     assert run.path.as_posix() == "tries/lightly/cifar10_resnet18/direct-train=400-seed0.json"
 
@@ -433,6 +435,18 @@ def test_what_does_not_fit_into_the_minutes_is_left_out_and_named(tmp_path, monk
     assert printed.count("left out: estimate: 1:00:00") == 2
     reproduce.main(some(tmp_path, device="cpu", minutes=61, jobs=2))
     assert len(runs.commands) == 3
+
+
+def test_the_time_of_a_cell_on_other_images_is_that_of_its_images(tmp_path, monkeypatch):
+    Runs(monkeypatch, train=1000)  # instead of 50,000
+    reproduce.main(some(tmp_path, seeds=1, device="cpu"))
+    (run,) = load(tmp_path / "results")
+    values = run.content | {"environments": [environment()]}
+    values["settings"]["device"], values["times"]["images_per_second"] = "cpu", 7 * 128.0
+    (tmp_path / "results" / run.path).write_text(json.dumps(values), encoding="utf-8")
+    ended, to_do = some(tmp_path, seeds=2, device="cpu").cells()
+    speeds = Speeds(load(tmp_path / "results"))
+    assert (speeds.seconds(ended), speeds.seconds(to_do)) == (0, 100)  # seven batches, a hundred epochs
 
 
 def test_a_cell_that_the_end_of_the_time_stops_is_named_and_not_a_failure(tmp_path, monkeypatch, capsys):
