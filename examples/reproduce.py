@@ -1,9 +1,10 @@
-"""The α-CL paper's Tables 1 and 2: run their cells, one after another, and write ours beside the paper's.
+"""The α-CL paper's Tables 1 and 2: run their cells, and write ours beside the paper's.
 
     python examples/reproduce.py --table 1 --dataset cifar10 --data-root DIR      five seeds of each row, 100 epochs
     python examples/reproduce.py --table 1 --row infonce direct --epochs 500      two rows, to the end
     python examples/reproduce.py --table 2 --dry-run                              what is done and what is to do
     python examples/reproduce.py --table 1 --host solo-learn                      by solo-learn, from a clone of it
+    python examples/reproduce.py --table 1 --dataset cifar10 --jobs 8 --minutes 60    eight runs at once, for an hour
     python examples/reproduce.py --report                                         write the report anew, run nothing
 
 Each run is a process of its own (python examples/<data set>_<backbone>.py), so one that fails leaves the others. After
@@ -13,8 +14,7 @@ other images, --limit, or another batch size or backbone than the paper's is no 
 results/tries/ and listed apart, with what differs.
 """
 
-import os
-import shlex
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,17 +23,14 @@ from typing import Literal
 
 import tyro
 
-from provenance import replace_file
 from recipe import protocol
 from recipe.settings import Settings
-from tables.cells import EXAMPLES, Cell, Host
-from tables.children import run_child
+from tables.cells import Cell, Host
 from tables.estimate import Speeds, in_words
 from tables.kept import load
 from tables.paper import ROWS, TABLES
-from tables.plots import draw
-from tables.report import markdown
-from tables.solo_host import SoloLearn, solo_learn_home
+from tables.running import run_cells, write_report
+from tables.solo_host import SoloLearn
 
 BACKBONES = ("resnet18", "resnet50")
 
@@ -60,6 +57,11 @@ class Reproduction:
     """List the cells, and how long they may take; run nothing."""
     report: bool = False
     """Write the report and its pictures from the results that there are; run nothing."""
+    jobs: int = 1
+    """Runs at once on one GPU, which a single ResNet-18 does not fill."""
+    minutes: float | None = None
+    """Stop after so many minutes; the same command goes on. A cell that cannot end in time, by the speed of earlier
+    runs on this hardware, is not begun, and named. None: run all."""
     results: Path = Path("results")
     """Folder of what is kept."""
     runs: Path = Path(".runs/reproduce")
@@ -96,9 +98,11 @@ class Reproduction:
     """solo-learn: processes that load images."""
 
     def __post_init__(self) -> None:
-        for name, low in (("seeds", 1), ("first_seed", 0)):
+        for name, low in (("seeds", 1), ("first_seed", 0), ("jobs", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: expected an int >= {low}, got {getattr(self, name)}")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes: expected a finite number > 0, got {self.minutes}")
         if not list(self.cells()):
             rows = ", ".join(self.row) or "any row"
             raise ValueError(
@@ -156,30 +160,13 @@ def main(reproduction: Reproduction) -> None:
     elif reproduction.dry_run:
         list_cells(list(reproduction.cells()), reproduction.results)
     else:
-        failed = run_cells(list(reproduction.cells()))
+        minutes = math.inf if reproduction.minutes is None else reproduction.minutes
+        outcome = run_cells(list(reproduction.cells()), jobs=reproduction.jobs, minutes=minutes)
+        left_out, failed = outcome.left_out, outcome.failed
+        if left_out:
+            print("\n".join(["", f"left out: {len(left_out)}; the same command goes on with them", *left_out]))
         if failed:
             sys.exit("\n".join(["", f"failed: {len(failed)}; the same command tries them again", *failed]))
-
-
-def run_cells(cells: list[Cell]) -> list[str]:
-    """Run what is not done; return what has failed."""
-    if cells[0].host == "solo-learn":
-        solo_learn_home()
-    failed = []
-    for number, cell in enumerate(cells, start=1):
-        print(f"\n[{number}/{len(cells)}] {cell.name}", flush=True)
-        if len(cell.done()) == len(cell.settings.milestones):
-            print(f"done already: {cell.kept}")
-            continue
-        print(shlex.join(cell.command), flush=True)
-        code = run_child(cell.command, {"PYTHONPATH": _with_examples()})
-        if code:
-            failed.append(f"  {cell.name}: exit code {code}")
-            print(f"failed with exit code {code}", flush=True)
-            continue
-        print(f"kept: {cell.keep()}", flush=True)
-        write_report(cell.results)
-    return failed
 
 
 def list_cells(cells: list[Cell], results: Path) -> None:
@@ -199,21 +186,6 @@ def list_cells(cells: list[Cell], results: Path) -> None:
         print(f"all that is measured: {in_words(total)}")
     if unknown:
         print(f"no measurement yet of this backbone, image size and hardware: {unknown} of {len(cells)} cells")
-
-
-def write_report(results: Path) -> None:
-    """Write README.md and the pictures from the JSON files in the folder."""
-    runs = load(results)
-    pictures = draw(runs, results)
-    text = markdown(runs, pictures)
-    path = results / "README.md"
-    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
-    print(f"report: {path}", flush=True)
-
-
-def _with_examples() -> str:
-    """PYTHONPATH for `python -m tables...`."""
-    return os.pathsep.join([str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 if __name__ == "__main__":

@@ -63,8 +63,10 @@ class Cell:
 
     @property
     def kept(self) -> Path:
-        """The file that is kept of it, if its images are the data set's."""
-        return kept_path(self.results, self.host, self.dataset, self.settings, self.changes)
+        """The file that is kept of it; before its result tells which images it has, as if they are the data set's."""
+        content = read(self.result)
+        changes = differences(content) if content else self.changes
+        return kept_path(self.results, self.host, self.dataset, self.settings, changes)
 
     @property
     def command(self) -> list[str]:
@@ -84,14 +86,17 @@ class Cell:
         judged = {int(epochs) for epochs in read(self.kept).get("evaluations", {})}
         return sorted(judged.intersection(self.settings.milestones))
 
-    def keep(self) -> Path:
-        """Copy the result to where it is kept, whole or not at all; return that place.
+    def images(self) -> int | None:
+        """Return how many images an epoch has, by this run or else others in the same folder; None if there is none."""
+        others = sorted(self.result.parents[1].glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for content in map(read, [self.result, *others]):
+            if content and content["settings"]["limit"] == self.settings.limit:
+                return int(content["data"]["train"] + content["data"]["unlabeled"])
+        return None
 
-        Images that are not the paper's data set, which only the result can tell, make it a try.
-        """
-        content = read(self.result)
-        changes = differences(content)
-        kept = kept_path(self.results, self.host, self.dataset, self.settings, changes)
+    def keep(self) -> Path:
+        """Copy the result to where it is kept, whole or not at all; return that place."""
+        kept = self.kept
         replace_file(kept, lambda part: shutil.copyfile(self.result, part))
         return kept
 

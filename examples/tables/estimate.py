@@ -7,7 +7,7 @@ from statistics import median
 from provenance import environment
 from recipe import protocol
 from recipe.training import device_of
-from tables.cells import Cell, Content
+from tables.cells import Cell, Content, read
 from tables.kept import Run
 
 Key = tuple[str, str, int, str]
@@ -37,9 +37,10 @@ class Speeds:
         if not speeds:
             return None
         limit = settings.limit or dataset.train + dataset.unlabeled
-        images = min(dataset.train, limit) + min(dataset.unlabeled, limit)
+        images = cell.images() or min(dataset.train, limit) + min(dataset.unlabeled, limit)
         batches = images // settings.batch_size
-        epochs = settings.epochs - max([0, *map(int, cell.done())])
+        judged = read(cell.result).get("evaluations", {})
+        epochs = max(0, settings.epochs - max([0, *cell.done(), *map(int, judged)]))
         return epochs * batches * settings.batch_size / median(speeds)
 
 

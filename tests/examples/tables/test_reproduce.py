@@ -22,8 +22,9 @@ from recipe import protocol
 from recipe.settings import Settings
 from recipe.stopping import Stopped
 from reproduce import Reproduction
+from tables import running
 from tables.cells import arguments, differences, read
-from tables.children import run_child
+from tables.children import Task, run_child, run_children
 from tables.estimate import Speeds, in_words
 from tables.kept import load, repetitions
 from tables.paper import ROWS, reported
@@ -311,11 +312,15 @@ class Runs:
         self.commands = []
         self.exit_codes = list(exit_codes)
         self.changes = changes
-        monkeypatch.setattr(reproduce, "run_child", self)
+        monkeypatch.setattr(running, "run_children", self)
 
-    def __call__(self, command, environment):
-        self.commands.append(command)
+    def __call__(self, tasks, *, jobs, environment, end):
         assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(EXAMPLES)
+        for task in tasks:
+            yield task.name, self.run(task.command)
+
+    def run(self, command):
+        self.commands.append(command)
         code = self.exit_codes.pop(0) if self.exit_codes else 0
         if not code:
             settings = tyro.cli(Settings, args=command[2:])
@@ -357,9 +362,11 @@ def test_more_epochs_go_on_with_the_run(tmp_path, monkeypatch):
     assert list(run.content["evaluations"]) == ["100", "300"]
 
 
-def test_a_run_on_other_images_is_kept_as_a_try(tmp_path, monkeypatch):
-    Runs(monkeypatch, train=400)
+def test_a_run_on_other_images_is_kept_as_a_try_and_done_once(tmp_path, monkeypatch):
+    runs = Runs(monkeypatch, train=400)
     reproduce.main(some(tmp_path, seeds=1))
+    reproduce.main(some(tmp_path, seeds=1))
+    assert len(runs.commands) == 1
     (run,) = load(tmp_path / "results")
     assert run.path.as_posix() == "tries/lightly/cifar10_resnet18/direct-train=400-seed0.json"
 
@@ -371,9 +378,108 @@ def test_a_child_s_exit_code():
     assert run_child([sys.executable, "-c", check], {"ONE": "two"}) == 0
 
 
+def python(name, code, log=None):
+    return Task(name, [sys.executable, "-c", code], log)
+
+
+def test_several_run_at_once_each_with_its_log(tmp_path):
+    wait = f"""
+import pathlib, sys, time
+here = pathlib.Path({str(tmp_path)!r})
+(here / sys.argv[1]).touch()
+stop = time.monotonic() + 100
+while len(list(here.glob("[ab]"))) < 2 and time.monotonic() < stop:
+    time.sleep(0.01)
+print("both are here")
+raise SystemExit(len(list(here.glob("[ab]"))))
+"""
+    tasks = [Task(name, [sys.executable, "-c", wait, name], tmp_path / "logs" / name) for name in "ab"]
+    assert sorted(run_children(iter(tasks), jobs=2)) == [("a", 2), ("b", 2)]
+    assert [task.log.read_text() for task in tasks] == 2 * ["both are here\n"]
+
+
+def test_after_the_end_of_the_time_what_runs_is_terminated_and_nothing_begins():
+    tasks = iter([python("a", "import signal; signal.pause()"), python("b", ""), python("c", "")])
+    assert list(run_children(tasks, jobs=1, end=time.monotonic() + 0.5)) == [("a", -signal.SIGTERM)]
+    assert [task.name for task in tasks] == ["b", "c"]
+
+
+def test_children_that_nobody_waits_for_are_ended(tmp_path):
+    pid = "import os, signal, sys; print(os.getpid(), flush=True); signal.pause()"
+    running_on = run_children(iter([python("a", pid, tmp_path / "a"), python("b", "")]), jobs=2)
+    assert next(running_on) == ("b", 0)
+    while not (tmp_path / "a").read_text():
+        time.sleep(0.01)
+    running_on.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "a").read_text()), 0)
+
+
+def test_what_does_not_fit_into_the_minutes_is_left_out_and_named(tmp_path, monkeypatch, capsys):
+    runs = Runs(monkeypatch)
+    reproduce.main(some(tmp_path, seeds=1, device="cpu"))
+    path = tmp_path / "results" / load(tmp_path / "results")[0].path
+    values = read(path)  # as if measured here: 100 epochs in an hour
+    values["environments"], values["settings"]["device"] = [environment()], "cpu"
+    values["times"]["images_per_second"] = 390 * 128 / 36
+    path.write_text(json.dumps(values), encoding="utf-8")
+    capsys.readouterr()
+    reproduce.main(some(tmp_path, device="cpu", minutes=59, jobs=2))
+    assert len(runs.commands) == 1  # and the one that is done was not run again
+    printed = capsys.readouterr().out
+    assert printed.endswith(
+        "left out: 2; the same command goes on with them\n"
+        "  lightly cifar10 resnet18 direct seed 1: not begun\n"
+        "  lightly cifar10 resnet18 direct seed 2: not begun\n"
+    )
+    assert printed.count("left out: estimate: 1:00:00") == 2
+    reproduce.main(some(tmp_path, device="cpu", minutes=61, jobs=2))
+    assert len(runs.commands) == 3
+
+
+def test_the_time_of_a_cell_on_other_images_is_that_of_its_images(tmp_path, monkeypatch):
+    Runs(monkeypatch, train=1000)  # instead of 50,000
+    reproduce.main(some(tmp_path, seeds=1, device="cpu"))
+    (run,) = load(tmp_path / "results")
+    values = run.content | {"environments": [environment()]}
+    values["settings"]["device"], values["times"]["images_per_second"] = "cpu", 7 * 128.0
+    (tmp_path / "results" / run.path).write_text(json.dumps(values), encoding="utf-8")
+    ended, to_do = some(tmp_path, seeds=2, device="cpu").cells()
+    speeds = Speeds(load(tmp_path / "results"))
+    assert (speeds.seconds(ended), speeds.seconds(to_do)) == (0, 100)  # seven batches, a hundred epochs
+
+
+def test_a_cell_that_the_end_of_the_time_stops_is_named_and_not_a_failure(tmp_path, monkeypatch, capsys):
+    def stopped(tasks, *, jobs, environment, end):
+        first = next(tasks)
+        assert first.log == tmp_path / "runs/lightly/cifar10_resnet18/direct-seed0.log"
+        monkeypatch.setattr(time, "monotonic", lambda: end)
+        yield first.name, 143
+
+    monkeypatch.setattr(running, "run_children", stopped)
+    reproduce.main(some(tmp_path, seeds=2, minutes=1, jobs=2))
+    assert capsys.readouterr().out.endswith(
+        "left out: 2; the same command goes on with them\n"
+        "  lightly cifar10 resnet18 direct seed 0: stopped\n"
+        "  lightly cifar10 resnet18 direct seed 1: not begun\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"jobs": 0}, "jobs: expected an int >= 1, got 0"),
+        ({"minutes": 0.0}, "minutes: expected a finite number > 0, got 0.0"),
+    ],
+)
+def test_jobs_and_minutes_that_run_nothing_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Reproduction(**change)
+
+
 PARENT = """
 import sys
-from tables.children import run_child
+from tables.children import Task, run_child, run_children
 run_child([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 print("not reached")
 """
@@ -409,10 +515,10 @@ def test_a_signal_reaches_the_child_once_and_ends_both(which, tmp_path):
 
 
 def test_a_stopped_run_stops_the_others(tmp_path, monkeypatch):
-    def stopped(command, environment):
+    def stopped(tasks, **options):
         raise Stopped(143)
 
-    monkeypatch.setattr(reproduce, "run_child", stopped)
+    monkeypatch.setattr(running, "run_children", stopped)
     with pytest.raises(Stopped, match="143"):
         reproduce.main(some(tmp_path))
     assert not (tmp_path / "results").exists()
