@@ -46,7 +46,9 @@ def spread(strategy: str, fixed: dict[str, Any], option: str, trials: int) -> tu
 
     Raises: ValueError if the strategy takes no value between 1e-7 and 1000.
     """
-    found = {float(value): _effective(strategy, {**_of_the_strategy(fixed), option: float(value)}) for value in SEARCHED}
+    found = {
+        float(value): _effective(strategy, {**_of_the_strategy(fixed), option: float(value)}) for value in SEARCHED
+    }
     reached = {value: number for value, number in found.items() if number is not None and number >= 1}
     if not reached:
         raise ValueError(f"strategies: expected values of {option} that {strategy} takes, got none; give some")

@@ -44,7 +44,8 @@ def load(dataset: str | None, root: Path, image_size: int | None, limit: int | N
         image_size: side that the images of a folder are brought to; None: 32, or that of the data set.
         limit: at most so many training and so many test images.
 
-    Raises: FileNotFoundError if images are missing; ValueError for broken images or a limit below the number of classes.
+    Raises: FileNotFoundError if images are missing; ValueError for broken images, or a limit below the number of
+        classes.
     """
     described = _folder(root, image_size or SMALL_SIZE) if dataset is None else protocol.DATASETS[dataset]
     if dataset is not None and image_size not in (None, described.image_size):
@@ -77,7 +78,9 @@ def split(data: Data, limit: int | None, augmentation: protocol.Augmentation) ->
     nothing = _pick(data.train, np.arange(0))
     test = _pick(data.test, np.sort(take(data.test.labels.numpy(), limit)))
     return Parts(
-        Data(_pick(data.train, fitted), _pick(data.train, held_out), nothing, data.classes, f"{data.source}, train only"),
+        Data(
+            _pick(data.train, fitted), _pick(data.train, held_out), nothing, data.classes, f"{data.source}, train only"
+        ),
         Data(_pick(data.train, chosen), test, nothing, data.classes, data.source),
         augmentation,
     )

@@ -51,7 +51,9 @@ class Run:
         return f"{self.kind}/{self.loss.label}-seed{self.seed}"
 
 
-def execute(run: Run, protocol: Protocol, parts: Parts, epoch_done: Callable[[], object] = lambda: None) -> dict[str, Any]:
+def execute(
+    run: Run, protocol: Protocol, parts: Parts, epoch_done: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
     """Train and judge; return the content of the run's JSON.
 
     Args:

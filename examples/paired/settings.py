@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from paired.losses import Row, paper_rows, parse_rows
+from paired.losses import Loss, Row, paper_rows, parse_rows
 from recipe import protocol
 
 Step = Literal["tuning", "paper", "tuned"]
@@ -93,6 +93,11 @@ class Settings:
     def paper(self) -> list[Row]:
         """The rows as in the paper; none if that is no step."""
         return paper_rows() if "paper" in self.steps else []
+
+    @property
+    def any_loss(self) -> Loss:
+        """One of the losses, to try what they have in common."""
+        return (self.rows + self.paper)[0].trials[0]
 
     @property
     def tunes(self) -> bool:

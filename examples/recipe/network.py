@@ -25,7 +25,8 @@ class Network(nn.Module):
         self.normalize = v2.Normalize(list(mean), list(std))
         self.backbone = create_backbone(backbone, image_size=image_size)
         open_residuals(self.backbone)  # as the paper's network starts
-        self.head = projection_head(self.backbone.num_features)
+        width: int = self.backbone.num_features  # type: ignore[assignment]
+        self.head = projection_head(width)
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
