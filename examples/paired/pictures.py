@@ -12,6 +12,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from paired.differences import Judged, compare
 from paired.records import Records
+from paired.report import tuning_runs
 from provenance import replace_file
 
 DIFFERENCES, SHARPNESS = "differences.png", "sharpness.png"
@@ -69,7 +70,7 @@ def _difference(axes: Axes, place: int, row: Judged, baseline: Judged, name: str
 def sharpness(records: Records) -> Figure:
     """Draw accuracy on held-out training images against the effective negatives at the end, a line for each row."""
     lines: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for content in records.of("tuning"):
+    for content in tuning_runs(records):
         if content["effective_negatives"] and content["diverged"] is None:
             lines[content["row"]][str(content["loss"])].append(content)
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -82,7 +83,7 @@ def sharpness(records: Records) -> Figure:
             colour = COLOURS[number] if number < len(COLOURS) else colormaps["turbo"](number / len(lines))
             marker = MARKERS[number % len(MARKERS)]
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=row)
-        axes.set(xscale="log", xlabel="effective negatives in the last epoch", ylabel="%", title=title)
+        axes.set(xscale="log", xlabel="effective negatives in the last epoch", ylabel="accuracy, %", title=title)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)

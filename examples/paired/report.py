@@ -1,10 +1,13 @@
 """The table of a study on the terminal."""
 
+from typing import Any
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from paired.differences import Interval, Judged, compare
+from paired.losses import BASELINE
 from paired.records import Records
 
 HEADINGS = (
@@ -62,10 +65,24 @@ def difference(found: Interval | None) -> str:
     return f"{found.mean:+.2f}" if found.half is None else f"{found.mean:+.2f} ± {found.half:.2f}"
 
 
+def tuning_runs(records: Records) -> list[dict[str, Any]]:
+    """Return the tuning runs, InfoNCE first, each row's by the values that were tried."""
+
+    def key(content: dict[str, Any]) -> tuple[bool, str, list[str], int]:
+        values = content["loss"]["options"].values()
+        return content["row"] != BASELINE, content["row"], [_sortable(value) for value in values], content["seed"]
+
+    return sorted(records.of("tuning"), key=key)
+
+
+def _sortable(value: object) -> str:
+    return f"{value:020.6f}" if isinstance(value, float) else str(value)
+
+
 def tried(records: Records) -> list[str]:
     """Return one line for each tuned row: its values, accuracy on held-out training images, effective negatives."""
     lines: dict[str, list[str]] = {}
-    for content in records.of("tuning"):
+    for content in tuning_runs(records):
         options = _short(content["loss"]["options"], content["row"])
         number = content["effective_negatives"]
         shown = "diverged" if number is None else f"{content['probe']:.1f} % ({number:.0f})"

@@ -2,17 +2,15 @@
 
 import time
 from dataclasses import asdict, replace
-from datetime import timedelta
 from functools import partial
-from statistics import mean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from paired.budget import FEWEST_EPOCHS, GRACE, Costs, Left, Plan, make_plan, steps_of
+from paired.budget import FEWEST_EPOCHS, Costs, Left, Plan, make_plan, steps_of
 from paired.images import Parts
 from paired.losses import Loss, Row
+from paired.progress import Bar, clock
 from paired.records import Records
 from paired.run import Protocol, Run
 from paired.settings import Settings
@@ -114,14 +112,14 @@ class Study:
                 f"(of {settings.seeds})"
             )
         left = plan.left
-        if sum(left):
-            tell.append(
-                f"to do: {left.tuning} tuning runs, up to {left.extension} more where the best value is at an end, "
-                f"{left.judged} judged runs (seeds {seeds[0]} to {seeds[-1]}); {plan.epochs} epochs each, "
-                f"{jobs} at once: at most {_clock(plan.seconds)}"
-            )
-        else:
-            tell.append("everything is done already")
+        parts = [f"{left.tuning} tuning runs"] if left.tuning else []
+        parts += [f"up to {left.extension} more where the best value is at an end"] if left.extension else []
+        parts += [f"{left.judged} judged runs (seeds {seeds[0]} to {seeds[-1]})"] if left.judged else []
+        tell.append(
+            f"to do: {', '.join(parts)}; {plan.epochs} epochs each, {jobs} at once: at most {clock(plan.seconds)}"
+            if parts
+            else "everything is done already"
+        )
         for line in tell:
             self.console.print(line, highlight=False)
 
@@ -177,60 +175,3 @@ class Study:
     def _request(self) -> dict[str, Any]:
         values = asdict(self.settings)
         return {name: list(value) if isinstance(value := values[name], tuple) else value for name in REQUEST}
-
-
-class Bar:
-    """What is done, on the terminal: a line for each run and a bar with the time that is left; and the clock.
-
-    Args:
-        console: where to.
-        records: get each run.
-        protocol: of the study.
-        plan: what is announced.
-        run_seconds: expected of a run.
-    """
-
-    def __init__(self, console: Console, records: Records, protocol: Protocol, plan: Plan, run_seconds: float) -> None:
-        self.console, self.records, self.protocol, self.plan = console, records, protocol, plan
-        self.total, self.finished = sum(plan.left), 0
-        self.expected, self.seen = run_seconds, list[float]()
-        self.began = time.perf_counter()
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TextColumn("{task.fields[left]}"))
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.task: TaskID = self.progress.add_task("", total=self.total * protocol.epochs, left="")
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def may_begin(self) -> bool:
-        """Whether another run would end within the announced time and a tenth."""
-        usual = max(self.expected, mean(self.seen) if self.seen else 0.0)
-        return time.perf_counter() + usual <= self.began + GRACE * self.plan.seconds
-
-    def tick(self, epochs: int) -> None:
-        """Show the epochs that are done, and the time that is left at the speed so far."""
-        elapsed, total = time.perf_counter() - self.began, self.total * self.protocol.epochs
-        left = self.plan.seconds - elapsed if epochs == 0 else elapsed * (total - epochs) / epochs
-        self.progress.update(self.task, completed=epochs, left=f"{_clock(max(0.0, left))} left")
-
-    def done(self, run: Run, content: dict[str, Any]) -> None:
-        """Keep a run, and tell of it."""
-        self.records.save(run, content)
-        self.finished += 1
-        self.seen.append(sum(content["seconds"].values()))
-        number = content["effective_negatives"]
-        what = "diverged" if number is None else f"{number:.0f} effective negatives"
-        elapsed = time.perf_counter() - self.began
-        self.console.print(
-            f"[{self.finished}/{self.total}] {run.name}: probe {content['probe']:.1f} %, kNN {content['knn']:.1f} %, "
-            f"{what}; {_clock(elapsed)} of at most {_clock(self.plan.seconds)}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
