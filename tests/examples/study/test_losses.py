@@ -10,7 +10,6 @@ from paired.grids import _reference, beyond, sharpness_option, spread
 from paired.losses import Loss, paper_rows, parse_row, parse_rows
 from tables.paper import ROWS
 
-
 NEAREST = """
 from dataclasses import dataclass
 

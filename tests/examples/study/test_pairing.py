@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from alphacl_plugins import AlphaCLLoss
+from alphacl_lightly import AlphaCLLoss
 from paired.images import Parts, split
 from paired.losses import Loss
 from paired.run import Run, build, execute
