@@ -69,8 +69,7 @@ def protocol_of(settings: Settings) -> Protocol:
     Raises: ValueError if there is no such device.
     """
     gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not gpu:
-        raise ValueError("device: expected a GPU for cuda, got none that PyTorch can use")
+    check_device(settings.device)
     return Protocol(
         dataset=settings.dataset,
         image_size=settings.image_size,
@@ -82,6 +81,12 @@ def protocol_of(settings: Settings) -> Protocol:
         device="cuda" if gpu and settings.device != "cpu" else "cpu",
         precision=settings.precision,
     )
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError if this machine does not have the device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: expected a GPU for cuda, got none that PyTorch can use")
 
 
 def report(records: Records, console: Console) -> None:
@@ -99,6 +104,7 @@ def repeat(path: Path, data_root: Path, console: Console) -> None:
     """
     content = read_run(path)
     one, protocol = from_settings(content)
+    check_device(protocol.device)
     parts = images.load(protocol.dataset, data_root, protocol.image_size, protocol.limit)
     data = parts.tuning if one.kind == "tuning" else parts.judging
     if data.as_dict()["sha256"] != content["data"]["sha256"]:

@@ -40,6 +40,11 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def expect(self, left: int) -> None:
+        """Count on so many more runs: a phase that has ended says how many the next one has."""
+        self.total = self.finished + left
+        self.progress.update(self.task, total=self.total * self.protocol.epochs)
+
     def may_begin(self) -> bool:
         """Whether another run would end within the announced time and a tenth."""
         usual = max(self.expected, mean(self.seen) if self.seen else 0.0)

@@ -58,6 +58,7 @@ class Study:
 
     def _phases(self, workers: Workers, protocol: Protocol, plan: Plan, bar: "Bar") -> None:
         for phase in (self._grid, self._extensions, partial(self._judged, plan.seeds)):
+            bar.expect(sum(self._left(plan.seeds)))
             runs = phase()
             for run in runs:
                 self.records.check(run, protocol)

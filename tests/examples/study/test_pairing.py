@@ -135,6 +135,12 @@ def test_a_run_gives_the_same_numbers_again_and_another_seed_others(parts, proto
     assert [row["epoch"] for row in first["curve"]] == [1, 2]
 
 
+def test_any_timm_model_can_be_trained(parts, protocol, tuned):
+    content = execute(tuned(), replace(protocol, backbone="test_resnet", precision="bf16", epochs=1), parts)
+    assert content["protocol"]["backbone"] == "test_resnet"
+    assert content["diverged"] is None
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_training_that_diverges_counts_as_a_guess(parts, protocol, tuned, monkeypatch):
     original = AlphaCLLoss.forward
