@@ -65,7 +65,8 @@ def make_plan(
     jobs: int,
     epochs: range,
     seeds: int,
-    available: float,
+    minutes: float,
+    spent: float,
 ) -> Plan:
     """Return the most that fits: fewer epochs first, then fewer seeds.
 
@@ -75,7 +76,8 @@ def make_plan(
         jobs: runs at once.
         epochs: the fewest up to the most.
         seeds: the most.
-        available: seconds.
+        minutes: for everything.
+        spent: seconds that are gone already.
 
     Raises: ValueError if not even the least fits.
     """
@@ -89,12 +91,12 @@ def make_plan(
     choices = [plan(n, seeds) for n in reversed(epochs)]
     choices += [plan(epochs[0], n) for n in range(seeds - 1, min(FEWEST_SEEDS, seeds) - 1, -1)]
     for choice in choices:
-        if choice.seconds <= available:
+        if choice.seconds + spent <= 60 * minutes:
             return choice
     least = choices[-1]
     raise ValueError(
-        f"minutes: expected at least {least.seconds / 60 + 0.1:.1f} more for {least.epochs} epochs and {least.seeds} "
-        f"seeds, got {max(0.0, available / 60):.1f}; fewer --strategies or --trials, or a lower --limit, take less"
+        f"minutes: expected at least {(least.seconds + spent) / 60 + 0.1:.1f} for {least.epochs} epochs and "
+        f"{least.seeds} seeds, got {minutes:g}; fewer --strategies or --trials, or a lower --limit, take less"
     )
 
 

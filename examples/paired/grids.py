@@ -18,6 +18,8 @@ SPREAD = 0.25
 """Standard deviation of the cosine of two samples in the reference batch; trained networks have 0.15 to 0.35."""
 SHARPNESS = {"inverse": "gamma", "kcl": "t", "modified_triplet": "c"}
 """The option that says how sharp α is, where τ is not the one that does."""
+LONGEST_STEP = 5.0
+"""Largest ratio of the value beyond an end to the value at that end."""
 SEARCHED = np.geomspace(1e-7, 1e3, 401)
 
 
@@ -74,7 +76,8 @@ def beyond(values: tuple[float, ...], best: float) -> float | None:
     if len(ordered) < 2 or best not in (ordered[0], ordered[-1]):
         return None
     neighbour = ordered[1] if best == ordered[0] else ordered[-2]
-    return float(f"{best * best / neighbour:.2g}")
+    step = min(max(best / neighbour, 1 / LONGEST_STEP), LONGEST_STEP)
+    return float(f"{best * step:.2g}")
 
 
 def _of_the_strategy(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, replace
 from functools import partial
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -47,7 +48,7 @@ class Study:
         jobs = self._jobs()
         with Workers(jobs, self.parts) as workers:
             protocol, costs = self._protocol(workers)
-            plan = self._plan(protocol, costs, jobs, self.settings.minutes * 60 - (time.perf_counter() - began))
+            plan = self._plan(protocol, costs, jobs, time.perf_counter() - began)
             self._announce(plan, jobs)
             protocol = replace(protocol, epochs=plan.epochs)
             self.records.set_protocol(protocol, costs)
@@ -82,20 +83,29 @@ class Study:
         precision = min(choices, key=lambda each: measured[each].step)
         return replace(self.asked, precision=precision), measured[precision]
 
-    def _plan(self, protocol: Protocol, costs: Costs, jobs: int, available: float) -> Plan:
+    def _plan(self, protocol: Protocol, costs: Costs, jobs: int, spent: float) -> Plan:
         """Return what is run: as planned if the same was asked for before, else what fits into the time."""
-        epochs, seeds = self.settings.epochs, self.settings.seeds
+        epochs, seeds, minutes = self.settings.epochs, self.settings.seeds, self.settings.minutes
         fewest = min(FEWEST_EPOCHS, epochs)
         if self.records.protocol is not None:
             fewest = epochs = protocol.epochs
         known = self.records.planned_seeds(self._request())
         if known is not None:
-            seeds, available = known, float("inf")
+            seeds, minutes = known, float("inf")
         return make_plan(
-            self._left, lambda n: self._run_seconds(costs, n), jobs, range(fewest, epochs + 1), seeds, available
+            self._left,
+            lambda n: self._run_seconds(costs, n),
+            jobs,
+            epochs=range(fewest, epochs + 1),
+            seeds=seeds,
+            minutes=minutes,
+            spent=spent,
         )
 
     def _run_seconds(self, costs: Costs, epochs: int) -> float:
+        """Return the time of a run: that of the runs in the folder, which have the same epochs, or else as measured."""
+        if self.records.runs:
+            return mean(sum(content["seconds"].values()) for content in self.records.runs.values())
         return costs.run(steps_of(self.asked, self.parts.judging), epochs)
 
     def _announce(self, plan: Plan, jobs: int) -> None:

@@ -78,6 +78,7 @@ def test_one_step_beyond_an_end():
     assert beyond((0.4, 0.2, 0.1), 0.4) == 0.8
     assert beyond((0.4, 0.2, 0.1), 0.1) == 0.05
     assert beyond((0.4, 0.2, 0.1), 0.2) is None
+    assert beyond((100.0, 1.0), 100.0) == 500
 
 
 def test_paper_rows_are_those_of_table_1():
