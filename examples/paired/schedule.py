@@ -105,7 +105,7 @@ class Study:
     def _run_seconds(self, costs: Costs, epochs: int) -> float:
         """Return the time of a run: that of the runs in the folder, which have the same epochs, or else as measured."""
         if self.records.runs:
-            return mean(sum(content["seconds"].values()) for content in self.records.runs.values())
+            return mean(float(sum(content["seconds"].values())) for content in self.records.runs.values())
         return costs.run(steps_of(self.asked, self.parts.judging), epochs)
 
     def _announce(self, plan: Plan, jobs: int) -> None:
