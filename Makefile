@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-full reliability audit lint types docs clean
+.PHONY: help demo study test test-full reliability audit lint types docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -18,6 +18,9 @@ $(INSTALLED): pyproject.toml
 
 demo: $(INSTALLED)  ## train alpha-CL and InfoNCE on real images, print the table, draw the picture
 	$(RUN) examples/quickstart.py $(ARGS)
+
+study: $(INSTALLED)  ## which loss helps on an image folder? (ARGS="--data-root DIR --minutes 60"; docs/study.md)
+	$(RUN) examples/study.py $(ARGS)
 
 test: $(INSTALLED)  ## the tests, under 10 minutes on two cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 -m "not slow" $(ARGS)

@@ -25,12 +25,8 @@ class Network(nn.Module):
         self.normalize = v2.Normalize(list(mean), list(std))
         self.backbone = create_backbone(backbone, image_size=image_size)
         open_residuals(self.backbone)  # as the paper's network starts
-        self.head = ProjectionHead(
-            [
-                (self.backbone.num_features, HIDDEN_WIDTH, nn.BatchNorm1d(HIDDEN_WIDTH, affine=False), nn.ReLU(), True),
-                (HIDDEN_WIDTH, EMBEDDING_WIDTH, None, None),
-            ]
-        )
+        width: int = self.backbone.num_features  # type: ignore[assignment]
+        self.head = projection_head(width)
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
@@ -43,3 +39,13 @@ class Network(nn.Module):
         """Return the embeddings."""
         embeddings: Tensor = self.head(self.features(images))
         return embeddings
+
+
+def projection_head(width: int) -> ProjectionHead:
+    """Return the paper's head for features of a width: ``[N, width] -> [N, 128]``."""
+    return ProjectionHead(
+        [
+            (width, HIDDEN_WIDTH, nn.BatchNorm1d(HIDDEN_WIDTH, affine=False), nn.ReLU(), True),
+            (HIDDEN_WIDTH, EMBEDDING_WIDTH, None, None),
+        ]
+    )

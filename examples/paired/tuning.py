@@ -1,0 +1,60 @@
+"""Choosing the best of the values that are tried: by held-out training images, with as many trials for every row."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from paired.grids import beyond, sharpness_option
+from paired.losses import Loss, Row
+from paired.run import Run
+
+
+def tuning_runs(row: Row, losses: Sequence[Loss], seeds: int) -> list[Run]:
+    """Return the runs that try some losses of a row."""
+    return [Run("tuning", row.name, loss, seed) for loss in losses for seed in range(seeds)]
+
+
+def scores_of(losses: Sequence[Loss], seeds: int, probes: Mapping[tuple[Loss, int], float]) -> dict[Loss, float]:
+    """Return the mean accuracy over the tuning seeds of the losses that were tried on all of them.
+
+    Args:
+        losses: of one row.
+        seeds: tuning seeds, 0, 1, ...
+        probes: accuracy of the probe on held-out training images, by loss and seed.
+    """
+    complete = [loss for loss in losses if all((loss, seed) in probes for seed in range(seeds))]
+    return {loss: mean(probes[loss, seed] for seed in range(seeds)) for loss in complete}
+
+
+def best_of(scores: Mapping[Loss, float]) -> Loss:
+    """Return the loss with the highest accuracy, the earliest of equals."""
+    return max(scores, key=lambda loss: scores[loss])
+
+
+def extension(row: Row, scores: Mapping[Loss, float]) -> Loss | None:
+    """Return the one further loss to try if the best lies at an end of the grid; None if it lies inside.
+
+    This is done once for each row, and only for the option that sets the sharpness (or else the first that is tuned).
+
+    Args:
+        row: with its grid.
+        scores: of all its trials.
+    """
+    grid = dict(row.grid)
+    if not grid:
+        return None
+    sharpness = sharpness_option(row.strategy, dict(row.fixed))
+    option = sharpness if sharpness in grid else next(iter(grid))
+    numbers = tuple(value for value in grid[option] if isinstance(value, float))
+    best = dict(best_of(scores).options)
+    value = best[option]
+    if not isinstance(value, float) or len(numbers) < len(grid[option]):
+        return None
+    further = beyond(numbers, value)
+    if further is None:
+        return None
+    loss = row.with_values({name: further if name == option else best[name] for name in grid})
+    try:
+        loss.build()
+    except ValueError:  # out of the range of the option
+        return None
+    return loss

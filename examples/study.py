@@ -1,0 +1,142 @@
+"""Which α helps on this data? A paired study of contrastive losses, each tuned, against tuned InfoNCE.
+
+    python examples/study.py --data-root DIR                                  an image folder, an hour on two cores
+    python examples/study.py --data-root DIR --strategies direct square my_module.MyAlpha --seeds 8 --minutes 120
+    python examples/study.py --data-root DIR --steps paper                    Table 1's rows with the paper's options
+    python examples/study.py --data-root DIR --run .runs/study/runs/tuned/NAME.json     one run again, compared
+
+Within a seed every loss has the same first weights, batches and views. Each row's temperature is chosen on held-out
+training images, with as many trials for every row, from values that span about 200 to 4 effective negatives; then the
+row is judged once on the test images by a linear probe and nearest neighbours. A table and two pictures show the
+differences to tuned InfoNCE. Each run is a JSON; after Ctrl-C or a crash the same command goes on where it stopped.
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import torch
+import tyro
+from rich.console import Console
+
+from paired import images
+from paired.differences import judged_rows
+from paired.pictures import draw
+from paired.records import Records, describe, read_run
+from paired.report import print_report
+from paired.run import Protocol, build, execute, from_settings
+from paired.schedule import Study
+from paired.settings import Settings
+from recipe.stopping import held
+
+REPEATED = ("pairing", "probe", "knn", "effective_negatives")
+"""Numbers that a repeated run has in common with its JSON."""
+
+
+def main(settings: Settings) -> None:
+    """Run a study, or what its options say instead.
+
+    Raises: ValueError, TypeError, ImportError, OSError that name the option and what was expected of it.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if settings.run is not None:
+        repeat(settings.run, settings.data_root, console)
+    elif settings.report:
+        report(Records(settings.output), console)
+    else:
+        with held(settings.output):
+            run(settings, console)
+
+
+def run(settings: Settings, console: Console) -> None:
+    """Plan, tune, judge and report."""
+    began = time.perf_counter()
+    _ = settings.rows  # a mistake in a row is told before the images are read
+    asked = protocol_of(settings)
+    parts = images.load(asked.dataset, settings.data_root, asked.image_size, asked.limit)
+    records = Records(settings.output)
+    records.begin(asked, describe(parts))
+    build(settings.any_loss, 0, asked, parts.tuning, parts)  # of batch size and backbone too
+    Study(settings, asked, parts, records, console).run(began)
+    report(records, console)
+
+
+def protocol_of(settings: Settings) -> Protocol:
+    """Return what the runs are asked to have in common; the precision may still be "auto".
+
+    Raises: ValueError if there is no such device.
+    """
+    gpu = torch.cuda.is_available()
+    check_device(settings.device)
+    return Protocol(
+        dataset=settings.dataset,
+        image_size=settings.image_size,
+        limit=settings.limit,
+        backbone=settings.backbone,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        device="cuda" if gpu and settings.device != "cpu" else "cpu",
+        precision=settings.precision,
+    )
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError if this machine does not have the device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: expected a GPU for cuda, got none that PyTorch can use")
+
+
+def report(records: Records, console: Console) -> None:
+    """Print the table and draw the pictures of all runs in a folder."""
+    rows = judged_rows(records.of("tuned", "paper"))
+    print_report(console, records, rows)
+    for picture in draw(records, rows):
+        console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+
+
+def repeat(path: Path, data_root: Path, console: Console) -> None:
+    """Run one run again, and compare.
+
+    Raises: SystemExit with code 1 if a number differs; ValueError if the images do.
+    """
+    content = read_run(path)
+    one, protocol = from_settings(content)
+    check_device(protocol.device)
+    parts = images.load(protocol.dataset, data_root, protocol.image_size, protocol.limit)
+    data = parts.tuning if one.kind == "tuning" else parts.judging
+    if data.as_dict()["sha256"] != content["data"]["sha256"]:
+        raise ValueError(f"data_root: expected the images of {path.name}, got others in {data_root}")
+    torch.set_num_threads(content["threads"])
+    again = execute(one, protocol, parts)
+    same = {name: again[name] == content[name] for name in REPEATED}
+    for name in REPEATED[1:]:
+        shown = "the same" if same[name] else f"other; in the JSON {content[name]}"
+        console.print(f"{name} {again[name]}: {shown}", highlight=False)
+    if not all(same.values()):
+        here = again["environment"]["processor"], again["environment"]["versions"]["torch"]
+        there = content["environment"]["processor"], content["environment"]["versions"]["torch"]
+        sys.exit(f"run: expected the numbers of {path.name}, got others (here {here}, there {there})")
+
+
+def command_line() -> None:
+    """Read the options; end with one line where a user can do something about an error, and at Ctrl-C."""
+    settings = tyro.cli(Settings, description=__doc__)
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        main(settings)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _as_interrupt(received: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    command_line()
