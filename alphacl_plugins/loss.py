@@ -24,7 +24,7 @@ from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
 from alphacl_plugins.pairs import Batch
 from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, Strategy, resolve_strategy
-from alphacl_plugins.strategies.guarded import Guarded, plain
+from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.registry import reserve_options
 from alphacl_plugins.strategies.separable import Separable
 
@@ -140,9 +140,7 @@ class AlphaCLLoss(nn.Module):
                 return value.mean() if self.reduction == "mean" else value  # type: ignore[no-any-return]
             in_tiles = self.gather_distributed == "ring" or self.block_size == "kernel"
             engine = self._two_pass(strategy, batch) if in_tiles else engine
-            learns = isinstance(self.strategy, nn.Module) or isinstance(strategy, Guarded)  # others need no graph
-            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-                losses, gradient = engine(batch, with_gradient=differentiable and self.reduction == "mean")
+            losses, gradient = engine(batch, with_gradient=differentiable and self.reduction == "mean")
             if gradient is not None:
                 gradient = through_normalization(gradient, batch.views, length)
 

@@ -51,15 +51,15 @@ class Positives(NamedTuple):
     """Positives of m anchors among their columns: all columns, or the columns at indices ``[m, P]``."""
 
     where: Tensor | None
-    share: Tensor | float  # [m, P], weight of each in the anchor's mean; 0 for a column that is not a positive
+    share: Tensor  # [m, P], weight of each in the anchor's mean; 0 for a column that is not a positive
 
     def of(self, x: Tensor) -> Tensor:
         """Return the entries of ``x [m, K]`` at the positives, ``[m, P]``."""
         return x if self.where is None else x.gather(1, self.where)
 
     def add_to(self, weights: Tensor, pos: Tensor) -> Tensor:
-        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns, in place."""
-        return weights.add_(pos) if self.where is None else weights.scatter_add_(1, self.where, pos)
+        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns."""
+        return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
 
 
 class Batch(NamedTuple):
@@ -105,19 +105,13 @@ class Batch(NamedTuple):
         return found
 
     def compare(self, group: Group, start: int, stop: int) -> tuple[Excluded, Positives | None]:
-        """Return which columns are not negatives of some anchors of a group, and which are positives.
-
-        Without labels the latter are None where the columns do not have the other views: see `other_views`.
-        """
+        """Return which columns are not negatives of some anchors of a group and, with labels, which are positives."""
         n_views, n, device = len(group.column_views), self.views.shape[1], self.views.device
         anchor = torch.arange(start, stop, device=device)[:, None]
+        sample = anchor % self.own + self.first if self.first else anchor % self.own
         if self.labels is None:
-            row = anchor if self.own == n else anchor // self.own * n + anchor % self.own + self.first
-            own_sample = (row + torch.arange(0, n_views * n, n, device=device)) % (n_views * n)  # first its own view
-            excluded, others = Excluded(own_sample, len(group.b) - n_views), len(self.views) - 1
-            among_columns = self.negatives in ("both", "cross") and others > 0
-            return excluded, Positives(own_sample[:, n_views - others :], 1 / others) if among_columns else None
-        sample = anchor % self.own + self.first
+            own_sample = sample + torch.arange(0, n_views * n, n, device=device)
+            return Excluded(own_sample, len(group.b) - n_views), None
         dtype, positive = self.views.dtype, None
         if self.classes is None or self.negatives != "both":
             a, b = self.rows(group)
@@ -152,12 +146,17 @@ class Batch(NamedTuple):
         """
         if self.labels is not None:
             return [], None
-        rows = self.views.narrow(1, self.first, self.own)
-        gaps = [(rows - rows.roll(-shift, 0))[: self.anchor_views] for shift in range(1, len(rows))]
-        return gaps, torch.cat([(gap * gap).sum(dim=2).mul_(0.5).view(-1, 1) for gap in gaps], dim=1)
+        rows = self.views if self.own == self.views.shape[1] else self.views.narrow(1, self.first, self.own)
+        gaps = [rows - rows.roll(-shift, 0) for shift in range(1, len(rows))]
+        gaps = gaps if self.anchor_views == len(rows) else [gap[: self.anchor_views] for gap in gaps]
+        d2 = [(gap * gap).sum(dim=2).mul_(0.5).view(-1, 1) for gap in gaps]
+        return gaps, d2[0] if len(d2) == 1 else torch.cat(d2, dim=1)
 
     def pull_of_views(self, gaps: list[Tensor], weights: Tensor) -> Tensor:
         """Return the gradient of ``Σ_ip β_ip D_ip`` for `other_views`, ``β [M, V - 1]``: ``[V, n, D]``, 0 without."""
+        if len(gaps) == 1 and gaps[0].shape == self.views.shape:  # two views, all of them anchors
+            pull = weights.view(2, -1, 1) * gaps[0]
+            return pull - pull.roll(1, 0)
         total = weights.new_zeros(self.views.shape)
         own = total.narrow(1, self.first, self.own)
         for shift, gap in enumerate(gaps, start=1):
@@ -167,17 +166,15 @@ class Batch(NamedTuple):
                 own[(view + shift) % len(own)] -= of_view
         return total
 
-    def subtract(self, total: Tensor | None, group: Group, of_a: Tensor, of_b: Tensor | None) -> Tensor:
-        """Subtract what the anchors ``[m, D]`` and moving columns of a group have from ``total [V, n, D]``, or 0."""
-        if total is None and of_b is None and of_a.numel() == self.views.numel():
-            return of_a.neg_().view_as(self.views)
-        total = of_a.new_zeros(self.views.shape) if total is None else total
-        own = total.narrow(1, self.first, self.own)
+    def subtract(self, total: Tensor, group: Group, of_a: Tensor, of_b: Tensor | None) -> None:
+        """Subtract what the anchors ``[m, D]`` and the moving columns of a group have from ``total [V, n, D]``."""
+        own = total if self.own == total.shape[1] else total.narrow(1, self.first, self.own)
         for part, views, rows in ((own, group.anchor_views, of_a), (total, group.column_views, of_b)):
-            if rows is not None:
+            if rows is not None and len(views) == len(part):
+                part.sub_(rows.view_as(part))
+            elif rows is not None:
                 for view, of_view in zip(views, torch.split(rows, part.shape[1]), strict=True):
                     part[view].sub_(of_view)
-        return total
 
 
 class Rows(NamedTuple):

@@ -48,10 +48,10 @@ def in_blocks(
     Returns: the losses, -E only if they need it or ``with_energy``; the gradient of their sum, with ``weights [M]`` if
     given, for the views, ``[V, n, D]``, None if not ``with_gradient``.
     """
-    n = batch.anchor_views * batch.own
+    n, pulls = batch.anchor_views * batch.own, []
     size = automatic_block(strategy, batch) if isinstance(block, str) else int(block)
-    minus_energy = values = beta = gradient = None  # type: Tensor | None
-    gaps, d2_of_views = batch.other_views() if batch.negatives in ("same", "queue") else ([], None)
+    minus_energy = values = beta = None  # type: Tensor | None
+    gaps, d2_of_views = batch.other_views()
     for group in batch.groups(centre_of(batch.views)):
         laplacian: Laplacian | None = None
         for start, stop in group.blocks(size):
@@ -75,15 +75,17 @@ def in_blocks(
             if positives is None:
                 beta = put(beta, anchors, pos, n)
             else:
-                pos = -pos
-                neg = positives.add_to(neg, pos)
-                if transposed is not None:
-                    positives.add_to(transposed.T, pos)
+                neg = positives.add_to(neg, -pos)
+                transposed = None if transposed is None else positives.add_to(transposed.T, -pos).T
             laplacian = laplacian or Laplacian(group.a, None if group.b is group.a else group.b, group.moving)
             laplacian.add(slice(start, stop), neg, transposed)
             del neg, transposed
         if laplacian is not None:
-            gradient = batch.subtract(gradient, group, *laplacian.gradients())
-    if gradient is not None and beta is not None:
-        gradient += batch.pull_of_views(gaps, beta)
+            pulls.append((group, *laplacian.gradients()))
+    if not with_gradient:
+        return Losses(minus_energy, values), None
+    like = batch.views if weights is None else weights
+    gradient = batch.pull_of_views(gaps, like if beta is None else beta)
+    for pull in pulls:
+        batch.subtract(gradient, *pull)
     return Losses(minus_energy, values), gradient

@@ -13,6 +13,8 @@ from alphacl_plugins.pairs import Batch, Excluded, Group, Positives
 from alphacl_plugins.strategies import Strategy
 from alphacl_plugins.strategies.separable import Separable, Totals
 
+_FEW = 128  # rows: so small a matrix is quickly transposed
+
 
 class Losses(NamedTuple):
     """What every engine finds: the losses of the M anchors of a batch."""
@@ -37,7 +39,7 @@ class Weighed(NamedTuple):
     share: Tensor | float  # of each positive in the anchor's mean
     d2: Tensor  # [m, K]
     excluded: Excluded
-    positives: Positives | None  # which columns are positives; None if d2_pos is of `Batch.other_views`
+    positives: Positives | None  # which columns are positives; None without labels
     weights: Weights
 
 
@@ -53,22 +55,22 @@ def weigh(
 ) -> Weighed:
     """Measure the anchors start, ..., stop - 1 of a group of a batch and ask for their weights.
 
-    ``d2_of_views`` are the distances of the positives of all anchors, by `Batch.other_views`; None: the positives are
-    columns. Distances keep the graph of the embeddings; weights have one only if not ``detach``.
+    ``d2_of_views`` are the distances of the positives of all anchors without labels, by `Batch.other_views`. Distances
+    keep the graph of the embeddings; weights have one only if not ``detach``.
     """
     a = group.a if stop - start == len(group.a) else group.a[start:stop]
     d2 = distances(a, group.b)
     excluded, positives = batch.compare(group, start, stop)
     share: Tensor | float
     if d2_of_views is None:
-        assert positives is not None  # as the batch says
+        assert positives is not None  # as there are labels
         d2_pos, share = positives.of(d2), positives.share
     else:
         whole = len(a) == len(d2_of_views)
         d2_pos = d2_of_views if whole else d2_of_views[group.first + start : group.first + stop]
-        share, positives = 1 / d2_pos.shape[1], None
+        share = 1 / d2_pos.shape[1]
     seen = (d2_pos.detach(), d2.detach()) if detach and d2.requires_grad else (d2_pos, d2)
-    transpose = transpose and group.b is group.a and a is group.a
+    transpose = transpose and group.b is group.a and a is group.a and len(a) > _FEW
     weights = weights_of(strategy, seen[0], share, seen[1], excluded, transpose)
     return Weighed(d2_pos, share, d2, excluded, positives, weights)
 

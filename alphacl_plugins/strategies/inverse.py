@@ -103,7 +103,7 @@ class InverseExact(Strategy):
         with torch.no_grad():
             shifts = shifts_of(d2_neg.detach()) / self.tau
             w = self._root(shifts)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or not _tracked(d2_neg, self.tau):
             return self._alpha(shifts, w)
         negatives = split_excluded(d2_neg)
         shifts = above_closest(negatives) / self.tau
@@ -140,3 +140,10 @@ class InverseExact(Strategy):
             newton = torch.exp(-g) - sums / terms.div_(ratio).sum(dim=1, keepdim=True) * torch.expm1(-g)
             w = w + (g + torch.log(newton)) / self.gamma
         return w
+
+
+def _tracked(d2: Tensor, tau: float | Tensor) -> bool:
+    """Whether a derivative may be asked for: autograd knows by the tensors, compiled code and torch.func do not say."""
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(d2):
+        return True
+    return d2.requires_grad or (isinstance(tau, Tensor) and tau.requires_grad)

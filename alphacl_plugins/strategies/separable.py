@@ -62,7 +62,10 @@ class Separable(Strategy):
 
     @abstractmethod
     def log_weight(self, d2: Tensor) -> Tensor:
-        """Return ``log w(D)``, element by element, finite for every finite D, in a new tensor."""
+        """Return ``log w(D)``, element by element, finite for every finite D, in a new tensor.
+
+        Engines rely on it: for two rows ``w(D_ij) = w(D_ji)``.
+        """
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         """Return row sum, weight of the positive and value for each positive by itself, ``[M, P]`` each."""

@@ -12,6 +12,7 @@ import alphacl_plugins as acl
 from alphacl_plugins import AlphaCLLoss, EmbeddingQueue, PairWeights, metrics, strategy_names
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.spectral import ContrastiveCovariance, contrastive_pca, leading_eigenvectors, take_turns
+from alphacl_plugins.strategies import InfoNCE, Strategy
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.separable import RowFactors, Separable
 
@@ -390,3 +391,59 @@ def test_a_hessian_of_the_default_loss_says_what_it_needs():
     loss = AlphaCLLoss("infonce", block_size="autograd")
     hessian = torch.autograd.functional.hessian(lambda x: loss(x, Z_AUG.double()), Z.double())
     assert hessian.isfinite().all()
+
+
+@pytest.mark.parametrize("negatives", ["both", "cross"])
+def test_positives_that_lie_close_are_measured_by_their_difference(negatives):
+    """Weights of a singular kernel see D_+; by the product of the whole matrix it would be off by 1e-7 in float32."""
+    z = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    results = []
+    for dtype, block_size in ((torch.float32, "auto"), (torch.float32, 7), (torch.float64, "autograd")):
+        views = [z.to(dtype, copy=True).requires_grad_() for _ in range(2)]
+        value = AlphaCLLoss("kcl", kernel="riesz", t=1.0, negatives=negatives, block_size=block_size)(*views)
+        results.append(torch.stack([value.double(), torch.autograd.grad(value, views)[0].double().norm()]))
+    torch.testing.assert_close(results[0], results[2], rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(results[1], results[2], rtol=1e-4, atol=0.0)
+
+
+class KeepsItsAnswer(Strategy):
+    """Pure, and gives the same tensor each time."""
+
+    pure = True
+    alpha = None
+
+    def __call__(self, d2_pos, d2_neg):
+        if self.alpha is None:
+            self.alpha = torch.ones_like(d2_neg).masked_fill(d2_neg.isinf(), 0.0)
+        return PairWeights(self.alpha, torch.ones_like(d2_pos))
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(6) % 2], ids=["no labels", "labels"])
+def test_weights_that_a_strategy_keeps_are_not_written_to(labels):
+    views = [torch.randn(6, 4, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(2)]
+    for options in ({}, {"block_size": "autograd"}):
+        loss = AlphaCLLoss(KeepsItsAnswer(), **options)
+        first = loss(*(view.requires_grad_() for view in views), labels=labels)
+        assert loss(*views, labels=labels) == first
+
+
+class AsksAutograd(Strategy):
+    """Pure, with weights that autograd gives inside the call."""
+
+    pure = True
+
+    def __call__(self, d2_pos, d2_neg):
+        d2 = d2_neg.detach().masked_fill(d2_neg.isinf(), 1.0).requires_grad_()
+        (slope,) = torch.autograd.grad(d2.square().sum(), d2)
+        return PairWeights(slope.masked_fill(d2_neg.isinf(), 0.0))
+
+
+@pytest.mark.parametrize("block_size", ["auto", 3, "autograd"])
+def test_autograd_is_on_within_a_strategy_and_for_its_temperature(block_size):
+    views = [torch.randn(6, 4, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(2)]
+    AlphaCLLoss(AsksAutograd(), block_size=block_size)(*(view.requires_grad_() for view in views)).backward()
+    slopes = []
+    for tau in (torch.tensor(0.5, dtype=torch.float64, requires_grad=True), 0.5 + 1e-6, 0.5 - 1e-6):
+        value = AlphaCLLoss(InfoNCE(tau=tau), block_size=block_size)(*views)
+        slopes.append(torch.autograd.grad(value, tau)[0] if isinstance(tau, torch.Tensor) else value.detach())
+    torch.testing.assert_close(slopes[0], (slopes[1] - slopes[2]) / 2e-6, rtol=1e-6, atol=0.0)
