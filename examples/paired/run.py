@@ -116,7 +116,7 @@ def build(loss: Loss, seed: int, protocol: Protocol, data: Data, parts: Parts) -
 
 
 def fit(training: Training, protocol: Protocol, callbacks: list[Callback], max_steps: int = -1) -> None:
-    """Train with Lightning, which takes about a millisecond of a step."""
+    """Train with Lightning, as the recipes do."""
     trainer = L.Trainer(
         max_epochs=protocol.epochs,
         max_steps=max_steps,

@@ -1,8 +1,8 @@
 """Several runs at once, each in a process that computes with one thread (on a CPU), and dies with its parent."""
 
+import io
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +19,8 @@ import torch
 from paired.budget import Costs, measure
 from paired.images import Parts
 from paired.run import Protocol, Run, execute
+from recipe.data import Data, Images
+from recipe.protocol import Augmentation, Jitter
 
 THREADS = 1
 """CPU threads of a run, part of what makes it repeatable."""
@@ -41,8 +43,9 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         self.jobs = jobs
         self.epochs: Synchronized[int] = context.Value("i", 0)
-        images = pickle.dumps(parts)  # as bytes: no shared memory, of which a container may have little
-        self.pool = ProcessPoolExecutor(jobs, context, _start, (images, self.epochs))
+        images = io.BytesIO()  # bytes take no shared memory, of which a container may have little
+        torch.save(parts, images)
+        self.pool = ProcessPoolExecutor(jobs, context, _start, (images.getvalue(), self.epochs))
         self.others = multiprocessing.active_children()
 
     def __enter__(self) -> "Workers":
@@ -128,7 +131,8 @@ def _without_interrupts() -> Iterator[None]:
 def _start(images: bytes, epochs: "Synchronized[int]") -> None:
     global _parts, _epochs
     torch.set_num_threads(THREADS)
-    _parts, _epochs = pickle.loads(images), epochs
+    torch.serialization.add_safe_globals([Parts, Data, Images, Augmentation, Jitter])
+    _parts, _epochs = torch.load(io.BytesIO(images), weights_only=True), epochs
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
