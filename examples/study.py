@@ -29,7 +29,8 @@ from paired.report import print_report
 from paired.run import Protocol, build, execute, from_settings
 from paired.schedule import Study
 from paired.settings import Settings
-from recipe.stopping import held
+from recipe.stopping import held, in_one_line
+from recipe.training import check_gpu
 
 REPEATED = ("pairing", "probe", "knn", "effective_negatives")
 """Numbers that a repeated run has in common with its JSON."""
@@ -69,7 +70,7 @@ def protocol_of(settings: Settings) -> Protocol:
     Raises: ValueError if there is no such device.
     """
     gpu = torch.cuda.is_available()
-    check_device(settings.device)
+    check_gpu(settings.device)
     return Protocol(
         dataset=settings.dataset,
         image_size=settings.image_size,
@@ -81,12 +82,6 @@ def protocol_of(settings: Settings) -> Protocol:
         device="cuda" if gpu and settings.device != "cpu" else "cpu",
         precision=settings.precision,
     )
-
-
-def check_device(device: str) -> None:
-    """Raise ValueError if this machine does not have the device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: expected a GPU for cuda, got none that PyTorch can use")
 
 
 def report(records: Records, console: Console) -> None:
@@ -104,7 +99,7 @@ def repeat(path: Path, data_root: Path, console: Console) -> None:
     """
     content = read_run(path)
     one, protocol = from_settings(content)
-    check_device(protocol.device)
+    check_gpu(protocol.device)
     parts = images.load(protocol.dataset, data_root, protocol.image_size, protocol.limit)
     data = parts.tuning if one.kind == "tuning" else parts.judging
     if data.as_dict()["sha256"] != content["data"]["sha256"]:
@@ -125,13 +120,8 @@ def command_line() -> None:
     """Read the options; end with one line where a user can do something about an error, and at Ctrl-C."""
     settings = tyro.cli(Settings, description=__doc__)
     signal.signal(signal.SIGTERM, _as_interrupt)
-    try:
+    with in_one_line(TypeError, ImportError, goes_on="the same command goes on"):
         main(settings)
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
 
 
 def _as_interrupt(received: int, frame: FrameType | None) -> None:

@@ -241,5 +241,6 @@ def _weights(log_w, top, scale, anchors, n_anchors, AXIS: tl.constexpr):
     """``scale_i exp(log w - top_i)``, anchors along the rows (axis 1 is the columns') or along the columns (0)."""
     tops = tl.load(top + anchors, mask=anchors < n_anchors, other=0.0)
     scales = tl.load(scale + anchors, mask=anchors < n_anchors, other=0.0)
-    log_w = tl.minimum(log_w - tl.expand_dims(tops, AXIS), 0.0, propagate_nan=tl.PropagateNan.ALL)  # D_ij, D_ji differ
+    # At most 0, but D_ij and D_ji may round apart.
+    log_w = tl.minimum(log_w - tl.expand_dims(tops, AXIS), 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.expand_dims(scales, AXIS) * tl.exp(log_w)

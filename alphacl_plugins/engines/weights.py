@@ -1,4 +1,4 @@
-"""α of some anchors: the one place that measures pairs and asks a strategy, which knows one positive, about them."""
+"""α of some anchors: the one place that measures pairs and asks a strategy, which knows one positive at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Weights(NamedTuple):
     neg: Tensor  # [m, K], 0 where excluded
     pos: Tensor  # [m, P], each times its share
     value: Tensor | None  # [m]; None stands for -E
-    transposed: Tensor | None = None  # negᵀ, if it was asked for and is at hand
+    transposed: Tensor | None = None  # negᵀ; None if not asked for, or not known without transposing
 
 
 class Weighed(NamedTuple):
@@ -80,8 +80,8 @@ def weights_of(
 ) -> Weights:
     """Weigh columns at distances ``d2 [m, K]`` (finite everywhere) against positives at ``d2_pos [m, P]``.
 
-    An anchor has the mean, with ``share [m, P]`` or one number, of what each of its positives would give by itself. An
-    anchor without negatives has nothing.
+    An anchor gets the mean, with ``share [m, P]`` or one number, of the weights that each of its positives would give
+    by itself. All weights of an anchor without negatives are 0.
     """
     none = excluded.left == 0 if isinstance(excluded.left, Tensor) else None  # [m, 1], anchors without negatives
     if strategy.separable and isinstance(strategy, Separable):
@@ -118,7 +118,7 @@ def _separable(
         value = None if value is None else (share * value).sum(dim=1, keepdim=True)
     value = None if value is None else value[:, 0]
     scale = row_sum / sum_exp
-    # w_ij = w_ji: formed again, faster than to transpose; at most 1, though D_ij and D_ji may round apart
+    # w is symmetric: computing negᵀ is faster than transposing. The clamp is for D_ij and D_ji that round apart.
     transpose = transpose and not w.requires_grad
     transposed = log_w.sub_(row_max.T).clamp_max_(0.0).exp_().mul_(scale.T) if transpose else None
     return Weights(w * scale if w.requires_grad else w.mul_(scale), pos, value, transposed)

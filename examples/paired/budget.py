@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import Callback
 
 from paired.images import Parts
 from paired.losses import BASELINE, Loss
-from paired.run import Protocol, build, fit, judge, quiet
+from paired.run import Protocol, build, fit, judge
 from recipe.data import Data, Images
+from recipe.training import quiet
 
 STEPS = 14
 NOT_TIMED = 3

@@ -1,5 +1,6 @@
 """Which values to try of a strategy: from nearly all negatives down to a few, for every strategy alike."""
 
+import inspect
 import math
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from alphacl_lightly import AlphaCLLoss
 from alphacl_plugins import build_strategy, metrics
 
 MOST, FEWEST = 200.0, 4.0
@@ -82,7 +84,8 @@ def beyond(values: tuple[float, ...], best: float) -> float | None:
 
 def _of_the_strategy(options: dict[str, Any]) -> dict[str, Any]:
     """Leave out the options of the loss."""
-    return {name: value for name, value in options.items() if name not in ("detach_alpha", "negatives", "symmetric")}
+    own = inspect.signature(AlphaCLLoss).parameters
+    return {name: value for name, value in options.items() if name not in own}
 
 
 def _effective(strategy: str, options: dict[str, Any]) -> float | None:

@@ -1,8 +1,6 @@
 """One run: a loss, a seed and the protocol of the study, from first weights to the numbers in its JSON."""
 
-import logging
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from paired.training import Training, pairing
 from provenance import environment
 from recipe.data import Data
 from recipe.evaluation import extract, knn_accuracy, probe
+from recipe.training import quiet
 
 Kind = Literal["tuning", "paper", "tuned"]
 
@@ -157,11 +156,3 @@ class EpochDone(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Call it."""
         self.call()
-
-
-def quiet() -> None:
-    """Keep Lightning to what a user of the study can act on."""
-    for name in ("lightning.pytorch", "pytorch_lightning"):  # lightly brings the second, which then logs for the first
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 under PyTorch 2.15: theirs to mend
-    warnings.filterwarnings("ignore", ".*GPU available but not used")

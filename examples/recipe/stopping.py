@@ -23,14 +23,20 @@ class Stopped(SystemExit):
 
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
-    """End the program with one line where a user can do something about an error."""
+def in_one_line(*more: type[Exception], goes_on: str = "--resume goes on") -> Iterator[None]:
+    """End the program with one line where a user can do something about an error.
+
+    Args:
+        *more: further kinds of such errors.
+        goes_on: what to do after an interrupt.
+    """
+    errors: tuple[type[Exception], ...] = (ValueError, OSError, *more)
     try:
         yield
-    except (ValueError, OSError, ChildProcessError) as error:
+    except errors as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:  # between the trainings, each of which has its own answer
-        print("interrupted; --resume goes on", file=sys.stderr)
+        print(f"interrupted; {goes_on}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -115,13 +115,18 @@ def device_of(settings: Settings) -> torch.device:
 
 def check_device(settings: Settings) -> None:
     """Raise ValueError if this machine does not have what the settings ask for."""
+    check_gpu(settings.device)
     found = torch.cuda.device_count()
-    if settings.device == "cuda" and found == 0:
-        raise ValueError("device: expected a GPU for cuda, got none that PyTorch can use")
     if device_of(settings).type == "cuda" and found < settings.devices:
         raise ValueError(f"devices: expected at most the {found} GPUs of this machine, got {settings.devices}")
     if settings.precision == "16" and device_of(settings).type == "cpu":
         raise ValueError("precision: expected 32 or bf16 on a CPU, got 16")
+
+
+def check_gpu(device: str) -> None:
+    """Raise ValueError if the device is "cuda" and this machine has no GPU."""
+    if device == "cuda" and torch.cuda.device_count() == 0:
+        raise ValueError("device: expected a GPU for cuda, got none that PyTorch can use")
 
 
 def precision_of(settings: Settings) -> Any:

@@ -109,3 +109,8 @@ def test_mistakes_are_named(texts, message):
 
 def test_a_label_is_a_file_name():
     assert Loss("infonce", (("tau", 0.1), ("detach_alpha", False))).label == "infonce-tau=0.1-detach_alpha=false"
+
+
+@pytest.mark.parametrize("option", ["l2_normalize=false", "symmetric=false", "negatives=cross", "reduction=mean"])
+def test_a_row_with_an_option_of_the_loss_is_tuned_all_the_same(option):
+    assert len(parse_row(f"infonce:{option}", 5).trials) == 5

@@ -32,15 +32,15 @@ def test_weights_batches_and_views_are_equal_across_losses_and_differ_across_see
 
 def test_the_hashes_are_of_what_the_networks_see(parts, protocol, tuned, monkeypatch):
     """By another way: what goes into the network in training, and the weights then."""
-    from paired.network import SmallNetwork
+    from recipe.network import BackboneWithHead
 
-    original, seen = SmallNetwork.forward, []
+    original, seen = BackboneWithHead.forward, []
 
     def forward(self, images):
         seen.append((images.clone(), [value.clone() for value in self.state_dict().values()]))
         return original(self, images)
 
-    monkeypatch.setattr(SmallNetwork, "forward", forward)
+    monkeypatch.setattr(BackboneWithHead, "forward", forward)
     runs = {}
     for strategy in ("infonce", "square"):
         seen.clear()

@@ -411,7 +411,7 @@ def test_children_that_nobody_waits_for_are_ended(tmp_path):
     while not (tmp_path / "a").read_text():
         time.sleep(0.01)
     running_on.close()
-    with pytest.raises(ProcessLookupError):
+    with pytest.raises(ProcessLookupError, match="No such process"):
         os.kill(int((tmp_path / "a").read_text()), 0)
 
 
