@@ -5,7 +5,7 @@ from torch import nn
 from recipe.network import BackboneWithHead, Network
 
 SMALL = "small"
-WIDTHS = ((32, 64), (64, 128), (128, 256))
+WIDTHS = ((32, 32), (64, 64), (128, 256))
 """Of the 3x3 convolutions; each pair but the last is followed by pooling."""
 
 
