@@ -132,7 +132,7 @@ def check_batch(views: Sequence[Any], labels: Tensor | None, queue: Any, negativ
         check_labels("labels", labels, len(views[0]))
     if queue is not None:
         check_width("queue", queue, "z", views[0])
-    n, n_queue = ranks * len(views[0]), 0 if queue is None else len(queue)
+    n, n_queue = ranks * views[0].shape[0], 0 if queue is None else queue.shape[0]
     if negatives is None:
         return
     if n == 0:

@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from alphacl_plugins.checks import check_alpha, check_matrix, check_same_shape, check_two_rows, check_width
 from alphacl_plugins.strategies import AnyStrategy, Strategy, resolve_strategy
@@ -124,7 +125,7 @@ class Laplacian:
 
     def __init__(self, a: Tensor, b: Tensor | None = None, moving: int | None = None) -> None:
         self.a, self.b, self.one_set = a, a if b is None else b, b is None
-        self.moving = len(self.b) if moving is None else moving
+        self.moving = self.b.shape[0] if moving is None else moving
         self._of_rows: Tensor | None = None
         self._sums: Tensor | None = None  # Wᵀ 1
         self._product: Tensor | None = None  # Wᵀ a
@@ -134,12 +135,13 @@ class Laplacian:
 
         Rows and columns that are one set take one product. ``transposed`` is Wᵀ if it is at hand, and is overwritten.
         """
+        tiny = torch.finfo(weights.dtype).tiny  # smaller numbers can make a product on a CPU take fifty times as long
         if self.one_set and weights.shape[0] == weights.shape[1]:
             transposed = weights.T.clone(memory_format=torch.contiguous_format) if transposed is None else transposed
-            both_ways = transposed.add_(weights)
+            both_ways = hardshrink(transposed.add_(weights), tiny)
             self._of_rows = torch.addmm(both_ways.sum(dim=1, keepdim=True) * self.a, both_ways, self.a, alpha=-1)
             return
-        a = self.a if len(weights) == len(self.a) else self.a[i]
+        a, weights = self.a if len(weights) == len(self.a) else self.a[i], hardshrink(weights, tiny)
         of_rows = torch.addmm(weights.sum(dim=1, keepdim=True) * a, weights, self.b, alpha=-1)
         self._of_rows = put(self._of_rows, i, of_rows, len(self.a))
         if self.moving == 0:
@@ -162,7 +164,7 @@ class Laplacian:
 
 def put(rows: Tensor | None, i: slice, part: Tensor, n: int) -> Tensor:
     """Write ``part`` into rows i of n, allocated once: small results between large temporaries fragment the heap."""
-    if len(part) == n:
+    if part.shape[0] == n:
         return part
     if rows is None:
         rows = part.new_empty(n, *part.shape[1:])

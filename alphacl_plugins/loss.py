@@ -199,7 +199,7 @@ class AlphaCLLoss(nn.Module):
         self, strategy: Strategy, views: list[Tensor], labels: Any, queue: Any, graph: bool = False, whole: bool = False
     ) -> tuple[Tensor, Tensor | None, Batch, bool]:
         """Return the views with their graph, their lengths, what engines see, and if some rank wants a gradient."""
-        dtype, n, first, length = views[0].dtype, len(views[0]), 0, None
+        dtype, n, first, length = views[0].dtype, views[0].shape[0], 0, None
         *views, last = promote(*views, *(views[:1] if queue is None else [queue.detach()]))
         rows, queue = torch.stack(views), None if queue is None else last
         labels, differentiable = None if labels is None else labels.long(), torch.is_grad_enabled()
@@ -220,7 +220,7 @@ class AlphaCLLoss(nn.Module):
         classes, asked = None, strategy.uses_positive and not strategy.separable
         if labels is not None and (asked or labels.device.type == "cpu"):  # on a GPU it is worth a host sync to few
             classes = ClassMembers.of(labels)
-        anchor_views = len(rows) if self.symmetric else 1
+        anchor_views = len(views) if self.symmetric else 1
         return rows, length, Batch(unit, queue, labels, classes, first, n, anchor_views, self.negatives), differentiable
 
     def _two_pass(self, strategy: Strategy, batch: Batch) -> TwoPass:

@@ -25,9 +25,9 @@ class Group(NamedTuple):
 
     def blocks(self, size: int) -> list[tuple[int, int]]:
         """Cut the anchors into blocks: the first of each, and the one after its last."""
-        found, stop = [], 0
-        while stop < len(self.a):  # no range, for which torch.compile would make a graph for each number of anchors
-            start, stop = stop, min(stop + size, len(self.a))
+        found, stop, n = [], 0, self.a.shape[0]
+        while stop < n:  # no range, for which torch.compile would make a graph for each number of anchors
+            start, stop = stop, min(stop + size, n)
             found.append((start, stop))
         return found
 
@@ -111,7 +111,7 @@ class Batch(NamedTuple):
         sample = anchor % self.own + self.first if self.first else anchor % self.own
         if self.labels is None:
             own_sample = sample + torch.arange(0, n_views * n, n, device=device)
-            return Excluded(own_sample, len(group.b) - n_views), None
+            return Excluded(own_sample, group.b.shape[0] - n_views), None
         dtype, positive = self.views.dtype, None
         if self.classes is None or self.negatives != "both":
             a, b = self.rows(group)
@@ -147,16 +147,16 @@ class Batch(NamedTuple):
         if self.labels is not None:
             return [], None
         rows = self.views if self.own == self.views.shape[1] else self.views.narrow(1, self.first, self.own)
-        gaps = [rows - rows.roll(-shift, 0) for shift in range(1, len(rows))]
-        gaps = gaps if self.anchor_views == len(rows) else [gap[: self.anchor_views] for gap in gaps]
+        n_views = self.views.shape[0]
+        gaps = [rows - rows.roll(-shift, 0) for shift in range(1, n_views)]
+        gaps = gaps if self.anchor_views == n_views else [gap[: self.anchor_views] for gap in gaps]
         d2 = [(gap * gap).sum(dim=2).mul_(0.5).view(-1, 1) for gap in gaps]
         return gaps, d2[0] if len(d2) == 1 else torch.cat(d2, dim=1)
 
     def pull_of_views(self, gaps: list[Tensor], weights: Tensor) -> Tensor:
         """Return the gradient of ``Σ_ip β_ip D_ip`` for `other_views`, ``β [M, V - 1]``: ``[V, n, D]``, 0 without."""
         if len(gaps) == 1 and gaps[0].shape == self.views.shape:  # two views, all of them anchors
-            pull = weights.view(2, -1, 1) * gaps[0]
-            return pull - pull.roll(1, 0)
+            return weights.view(2, -1, 1).sum(dim=0) * gaps[0]  # the other anchor pulls at the same, negated gap
         total = weights.new_zeros(self.views.shape)
         own = total.narrow(1, self.first, self.own)
         for shift, gap in enumerate(gaps, start=1):
@@ -170,7 +170,7 @@ class Batch(NamedTuple):
         """Subtract what the anchors ``[m, D]`` and the moving columns of a group have from ``total [V, n, D]``."""
         own = total if self.own == total.shape[1] else total.narrow(1, self.first, self.own)
         for part, views, rows in ((own, group.anchor_views, of_a), (total, group.column_views, of_b)):
-            if rows is not None and len(views) == len(part):
+            if rows is not None and len(views) == part.shape[0]:
                 part.sub_(rows.view_as(part))
             elif rows is not None:
                 for view, of_view in zip(views, torch.split(rows, part.shape[1]), strict=True):

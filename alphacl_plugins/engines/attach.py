@@ -18,16 +18,16 @@ def attach(losses: Tensor, rows: Tensor, gradient: Tensor | Callable[..., Tensor
     backward pass ``gradient(weights, *saved)`` forms the gradient of ``Σ_i weights_i losses_i``.
     """
     in_parts = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return (_AttachedInParts if in_parts else _Attached).apply(losses, rows, gradient, *saved)  # type: ignore[no-any-return]
+    needed = () if isinstance(gradient, Tensor) else saved
+    return (_AttachedInParts if in_parts else _Attached).apply(losses, rows, gradient, *needed)  # type: ignore[no-any-return]
 
 
 class _Attached(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, losses: Tensor, rows: Tensor, gradient: Any, *saved: Tensor | None) -> Tensor:
-        ctx.n, ctx.rest, known = len(losses), [None] * (1 + len(saved)), isinstance(gradient, Tensor)
-        ctx.function = None if known else gradient
-        ctx.save_for_backward(rows, *([gradient] if known else saved))
-        return losses.mean() if known else losses.clone()
+        ctx.n, ctx.function = losses.shape[0], None if isinstance(gradient, Tensor) else gradient
+        ctx.save_for_backward(rows, *(saved if ctx.function else [gradient]))
+        return losses.clone() if ctx.function else losses.mean()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -42,7 +42,7 @@ class _Attached(torch.autograd.Function):
         gradient = gradient.to(rows.dtype)
         if torch.is_grad_enabled():
             gradient = _Final.apply(rows, gradient)
-        return of_losses, gradient, *ctx.rest
+        return of_losses, gradient, *[None] * (len(ctx.needs_input_grad) - 2)
 
 
 class _AttachedInParts(_Attached):

@@ -24,8 +24,8 @@ _LEAST_ROWS = 128  # smaller blocks make slow products
 
 def automatic_block(strategy: Strategy, batch: Batch) -> int:
     """Return how many anchors to compare at once: all, if the matrix of distances is small."""
-    n_anchors, n_queue = batch.anchor_views * batch.own, 0 if batch.queue is None else len(batch.queue)
-    n_columns = len(batch.views) * batch.views.shape[1] + n_queue
+    n_anchors, n_queue = batch.anchor_views * batch.own, 0 if batch.queue is None else batch.queue.shape[0]
+    n_columns = batch.views.shape[0] * batch.views.shape[1] + n_queue
     at_once, n_blocks = _AT_ONCE if batch.views.device.type == "cpu" else _AT_ONCE_ON_GPU, 1
     if not strategy.separable:  # one that solves for its weights has more matrices of that size
         at_once //= 2

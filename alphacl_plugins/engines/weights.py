@@ -58,7 +58,8 @@ def weigh(
     ``d2_of_views`` are the distances of the positives of all anchors without labels, by `Batch.other_views`. Distances
     keep the graph of the embeddings; weights have one only if not ``detach``.
     """
-    a = group.a if stop - start == len(group.a) else group.a[start:stop]
+    m = stop - start
+    a = group.a if m == group.a.shape[0] else group.a[start:stop]
     d2 = distances(a, group.b)
     excluded, positives = batch.compare(group, start, stop)
     share: Tensor | float
@@ -66,11 +67,10 @@ def weigh(
         assert positives is not None  # as there are labels
         d2_pos, share = positives.of(d2), positives.share
     else:
-        whole = len(a) == len(d2_of_views)
-        d2_pos = d2_of_views if whole else d2_of_views[group.first + start : group.first + stop]
+        d2_pos = d2_of_views if m == d2_of_views.shape[0] else d2_of_views[group.first + start : group.first + stop]
         share = 1 / d2_pos.shape[1]
     seen = (d2_pos.detach(), d2.detach()) if detach and d2.requires_grad else (d2_pos, d2)
-    transpose = transpose and group.b is group.a and a is group.a and len(a) > _FEW
+    transpose = transpose and group.b is group.a and a is group.a and m > _FEW
     weights = weights_of(strategy, seen[0], share, seen[1], excluded, transpose)
     return Weighed(d2_pos, share, d2, excluded, positives, weights)
 

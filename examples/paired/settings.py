@@ -43,7 +43,7 @@ class Settings:
     limit: int | None = 10_000
     """Use at most so many training and so many test images, every class in its proportion."""
     backbone: str = "small"
-    """small: a CNN of six layers and 0.6 M parameters; or any timm model."""
+    """small: a CNN of six layers and 0.4 M parameters; or any timm model."""
     epochs: int = 10
     """Passes over the training images, at most."""
     batch_size: int = protocol.BATCH_SIZE
