@@ -1,11 +1,11 @@
 """results/README.md, from the JSON files beside it alone: the paper's tables with ours, and where ours come from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tables.estimate import hardware
 from tables.kept import Measure, Repetitions, Run, repetitions
-from tables.paper import ROWS, TABLES, Accuracy
+from tables.paper import EPOCHS, ROWS, TABLES, Accuracy, reported
 
 NAMES = {
     "cifar10": "CIFAR-10",
@@ -14,16 +14,20 @@ NAMES = {
     "resnet18": "ResNet-18",
     "resnet50": "ResNet-50",
 }
-NONE = "–"
 INTRODUCTION = """# The tables of the α-CL paper, theirs and ours
 
 Written by `python examples/reproduce.py` from the JSON files in this folder, and from nothing else; do not edit.
-Paper: Tian (2022), arXiv:2201.12680, Tables 1 and 2, mean ± standard deviation of 5 seeds.
+All numbers are accuracies in % on the test images, mean ± standard deviation over the seeds.
+"""
+OURS = """
+*ours*: linear probe after the best of its 50 epochs, as the paper reports it; *difference*: ours - paper, in points;
+*last*: the probe after its last epoch; *kNN*: 200 nearest neighbours; *from*: host, data, hardware and commit,
+[below](#from).
 
-All numbers are accuracies in % on the test images. *ours*: linear probe after the best of its 50 epochs, as the paper
-reports it, mean ± sample standard deviation over the seeds; *difference*: ours - paper, in points; *last*: the probe
-after its last epoch; *kNN*: 200 nearest neighbours. *from*: host, data, hardware and commit, [below](#from). – is a
-cell without a result. Runs that differ from the paper's protocol are in none of these cells, but [apart](#tries).
+"""
+PAPER = """
+Tian (2022), arXiv:2201.12680, Tables 1 and 2: linear probe after the best of its epochs, 5 seeds{ours}.
+
 """
 
 
@@ -36,14 +40,13 @@ def markdown(runs: Sequence[Run], pictures: Iterable[Path] = ()) -> str:
     """
     cells = repetitions(runs)
     sources = _Sources()
-    parts = [INTRODUCTION]
-    for number in TABLES:
-        parts += _table(number, cells, sources)
+    parts = [INTRODUCTION, "\n## Ours\n", *_ours(cells, sources)]
+    parts += ["\n## The paper's\n", PAPER.format(ours="; **bold**: ours" if cells else ""), *_papers(cells)]
     parts += ["\n## Pictures\n", *(f"\n![{path.stem}]({path.as_posix()})\n" for path in pictures)] if pictures else []
     tries = [run for run in runs if run.differences]
-    parts += _tries(tries, sources)
+    parts += ["\n## Tries\n\n", *_tries(tries, sources)] if tries else []
     parts += _host_linear(runs)
-    parts += ["\n## From\n\n", *(sources.lines() or ["No runs yet.\n"])]
+    parts += ["\n## From\n\n", *sources.lines()] if runs else []
     return "".join(parts)
 
 
@@ -58,8 +61,6 @@ class _Sources:
         return ", ".join(sorted(letters, key=lambda letter: (len(letter), letter)))
 
     def lines(self) -> list[str]:
-        if not self.letters:
-            return []
         head = ("", "host", "data", "images", "hardware", "precision", "commit")
         return [_line(*head), _rule(len(head)), *(_line(letter, *key) for key, letter in self.letters.items())]
 
@@ -90,43 +91,67 @@ def _short_commit(commit: str | None) -> str:
     return "unknown" if commit is None else commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
-def _table(number: int, cells: Sequence[Repetitions], sources: _Sources) -> list[str]:
-    head = ("loss", "epochs", "paper", "ours", "difference", "seeds", "last", "kNN", "from")
-    parts = [f"\n## Table {number}\n"]
-    for (dataset, backbone), rows in TABLES[number].items():
-        parts += [f"\n### {NAMES[dataset]}, {NAMES[backbone]}\n\n", _line(*head), _rule(len(head))]
-        for row, reported in rows.items():
-            mine = [cell for cell in cells if (cell.dataset, cell.backbone, cell.row) == (dataset, backbone, row)]
-            for epochs, paper in reported.items():
-                found = [cell for cell in mine if cell.after(epochs)]
-                start = (ROWS[row].title, str(epochs), in_words(paper))
-                parts += [_line(*start, *_ours(cell, epochs, paper, sources)) for cell in found]
-                if not found:
-                    parts.append(_line(*start, *[NONE] * 6))
-    return parts
+def _ours(cells: Sequence[Repetitions], sources: _Sources) -> list[str]:
+    """Return a line for each cell that was run."""
+    head = ("data", "loss", "epochs", "paper", "ours", "difference", "seeds", "last", "kNN", "from")
+    lines = [
+        _line(*_place(cell.dataset, cell.backbone, row), str(epochs), *_measured(cell, epochs, sources))
+        for dataset, backbone, row, papers in _cells()
+        for epochs in papers
+        for cell in cells
+        if (cell.dataset, cell.backbone, cell.row) == (dataset, backbone, row) and cell.after(epochs)
+    ]
+    return [OURS, _line(*head), _rule(len(head)), *lines] if lines else ["\nNo cell has been run yet.\n"]
 
 
-def _ours(cell: Repetitions, epochs: int, paper: Accuracy, sources: _Sources) -> tuple[str, ...]:
+def _measured(cell: Repetitions, epochs: int, sources: _Sources) -> tuple[str, ...]:
     runs = cell.after(epochs)
-    best = cell.accuracy(epochs)
-    difference = NONE if best is None else f"{best.mean - paper.mean:+.2f}"
+    best, paper = cell.accuracy(epochs), reported(cell.dataset, cell.backbone, cell.row)[epochs]
+    assert best is not None  # as there are runs
     seeds = ", ".join(f"[{run.content['seed']}]({run.path.as_posix()})" for run in runs)
     others: tuple[Measure, ...] = ("probe_last", "knn")
     return (
+        in_words(paper),
         in_words(best),
-        difference,
+        f"{best.mean - paper.mean:+.2f}",
         f"n = {len(runs)}: {seeds}",
         *(in_words(cell.accuracy(epochs, measure)) for measure in others),
         sources.of(runs),
     )
 
 
+def _papers(cells: Sequence[Repetitions]) -> list[str]:
+    """Return the paper's numbers, a line for each data set, backbone and loss, with ours where there are any."""
+    head = ("data", "loss", *(f"{epochs} epochs" for epochs in EPOCHS))
+    lines = [_line(*head), _rule(len(head))]
+    for dataset, backbone, row, papers in _cells():
+        mine = [cell for cell in cells if (cell.dataset, cell.backbone, cell.row) == (dataset, backbone, row)]
+        numbers = []
+        for epochs, paper in papers.items():
+            ours = [f"**{in_words(cell.accuracy(epochs))}**" for cell in mine if cell.after(epochs)]
+            numbers.append(" ".join([in_words(paper), *ours]))
+        lines.append(_line(*_place(dataset, backbone, row), *numbers))
+    return lines
+
+
+def _cells() -> Iterator[tuple[str, str, str, dict[int, Accuracy]]]:
+    """Yield data set, backbone, row and the paper's numbers; what is in both tables comes once."""
+    seen = set()
+    for table in TABLES.values():
+        for (dataset, backbone), rows in table.items():
+            for row, papers in rows.items():
+                if (dataset, backbone, row) not in seen:
+                    seen.add((dataset, backbone, row))
+                    yield dataset, backbone, row, papers
+
+
+def _place(dataset: str, backbone: str, row: str) -> tuple[str, str]:
+    return f"{NAMES[dataset]}, {NAMES[backbone]}", ROWS[row].title
+
+
 def _tries(runs: Sequence[Run], sources: _Sources) -> list[str]:
-    title = "\n## Tries\n\n"
-    if not runs:
-        return [title, "None.\n"]
     head = ("run", "what differs", "epochs", "best", "last", "kNN", "from")
-    lines = [title, "None of these is a cell of the paper's tables.\n\n", _line(*head), _rule(len(head))]
+    lines = ["None of these is a cell of the paper's tables.\n\n", _line(*head), _rule(len(head))]
     for run in runs:
         for epochs, judged in run.content["evaluations"].items():
             numbers = (f"{judged[measure]:.2f}" for measure in ("probe_best", "probe_last", "knn"))
@@ -170,7 +195,7 @@ def in_words(accuracy: Accuracy | None) -> str:
     '84.06 ± 0.30'
     """
     if accuracy is None:
-        return NONE
+        return ""
     return f"{accuracy.mean:.2f}" + ("" if accuracy.std is None else f" ± {accuracy.std:.2f}")
 
 

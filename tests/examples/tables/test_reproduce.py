@@ -27,7 +27,7 @@ from tables.cells import arguments, differences, read
 from tables.children import Task, run_child, run_children
 from tables.estimate import Speeds, in_words
 from tables.kept import load, repetitions
-from tables.paper import ROWS, reported
+from tables.paper import ROWS, TABLES, reported
 from tables.plots import draw
 from tables.report import markdown
 
@@ -154,6 +154,7 @@ def test_a_result_of_anything_else_is_a_try_that_says_why(values, expected, tmp_
     runs = load(tmp_path)
     assert repetitions(runs) == []
     before, _, tries = markdown(runs).partition("## Tries")
+    assert "No cell has been run yet." in before
     assert f"| {expected[0]} | 100 | 80.00 | 79.00 | 78.00 |" in tries
     assert "one.json" not in before
 
@@ -172,18 +173,24 @@ def test_the_report_sets_ours_beside_the_papers(tmp_path):
     text = markdown(load(tmp_path))
     mean, std = statistics.fmean(best), statistics.stdev(best)
     seeds = ", ".join(f"[{seed}](lightly/direct-seed{seed}.json)" for seed in range(3))
-    assert line(text, "α-CL-direct", "100") == [
-        "α-CL-direct", "100", "85.11 ± 0.19", f"{mean:.2f} ± {std:.2f}", f"{mean - 85.11:+.2f}", f"n = 3: {seeds}",
-        f"{mean - 1:.2f} ± {std:.2f}", f"{mean - 2:.2f} ± {std:.2f}", "A",
+    place = "CIFAR-10, ResNet-18"
+    assert line(text, place, "α-CL-direct", "100") == [
+        place, "α-CL-direct", "100", "85.11 ± 0.19", f"{mean:.2f} ± {std:.2f}", f"{mean - 85.11:+.2f}",
+        f"n = 3: {seeds}", f"{mean - 1:.2f} ± {std:.2f}", f"{mean - 2:.2f} ± {std:.2f}", "A",
     ]  # fmt: skip
-    assert line(text, "α-CL-direct", "300")[3] == f"{mean + 2:.2f} ± {std:.2f}"
-    assert line(text, "α-CL-direct", "500") == ["α-CL-direct", "500", "88.09 ± 0.13", *6 * ["–"]]
-    assert line(text, "L_nce", "100")[3:6] == ["84.00", "-0.06", "n = 1: [7](lightly/infonce-seed0.json)"]
+    assert line(text, place, "α-CL-direct", "300")[4] == f"{mean + 2:.2f} ± {std:.2f}"
+    assert line(text, place, "L_nce", "100")[4:7] == ["84.00", "-0.06", "n = 1: [7](lightly/infonce-seed0.json)"]
+    assert f"| {place} | α-CL-direct | 500 |" not in text  # no line for a cell that was not run
+    paper = text.partition("## The paper's")[2]
+    assert line(paper, place, "α-CL-direct") == [
+        place, "α-CL-direct", f"85.11 ± 0.19 **{mean:.2f} ± {std:.2f}**",
+        f"87.93 ± 0.16 **{mean + 2:.2f} ± {std:.2f}**", "88.09 ± 0.13",
+    ]  # fmt: skip
     assert line(text, "A") == [
         "A", "lightly", "torchvision cifar10, sha256 ababababab", "50,000 train + 10,000 test", "test processor", "32",
         "cccccccccc",
     ]  # fmt: skip
-    assert "## Tries\n\nNone.\n" in text
+    assert "## Tries" not in text
 
 
 def test_hosts_and_data_are_never_averaged(tmp_path):
@@ -193,10 +200,9 @@ def test_hosts_and_data_are_never_averaged(tmp_path):
     save(tmp_path, "b", folder)
     save(tmp_path, "c", content(seed=1, host="solo-learn", accuracy={100: 70.0}), host="solo-learn")
     text = markdown(load(tmp_path))
-    rows = [
-        row.split(" | ") for row in text.partition("## Table 2")[0].splitlines() if "| α-CL-direct | 100 | 85" in row
-    ]
-    assert [(row[3], row[8].strip(" |")) for row in rows] == [("80.00", "A"), ("60.00", "B"), ("70.00", "C")]
+    rows = [row.split(" | ") for row in text.splitlines() if "| α-CL-direct | 100 | 85" in row]
+    assert [(row[4], row[9].strip(" |")) for row in rows] == [("80.00", "A"), ("60.00", "B"), ("70.00", "C")]
+    assert "| α-CL-direct | 85.11 ± 0.19 **80.00** **60.00** **70.00** |" in text
 
 
 def test_two_files_of_one_seed_are_an_error(tmp_path):
@@ -230,12 +236,14 @@ def test_the_host_s_own_evaluation_has_its_table(tmp_path):
     assert line(text, link) == [link, "100", "61.50", "60.25", "50", "224 px"]
 
 
-def test_every_number_of_the_paper_is_in_the_report_without_any_result():
-    text = markdown([])
-    for row in ROWS.values():
-        for epochs, number in reported("stl10", "resnet18", row.name).items():
-            assert f"| {row.title} | {epochs} | {number.mean:.2f} ± {number.std:.2f} | – |" in text
-    assert "No runs yet." in text
+def test_every_number_of_the_paper_is_in_the_report_once_without_any_result():
+    lines = markdown([]).splitlines()
+    for (dataset, backbone), rows in (TABLES[1] | TABLES[2]).items():
+        for row in rows:
+            numbers = " | ".join(f"{n.mean:.2f} ± {n.std:.2f}" for n in reported(dataset, backbone, row).values())
+            assert sum(line.endswith(f"| {ROWS[row].title} | {numbers} |") for line in lines) == 1
+    assert "No cell has been run yet." in lines
+    assert not any("–" in line or "| |" in line for line in lines)
 
 
 def test_pictures_of_what_there_is(tmp_path):
