@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": commit(Path(__file__).parent),
+        "commit": COMMIT,
     }
 
 
@@ -69,3 +69,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+COMMIT = commit(Path(__file__).parent)
+"""Of the code that runs, from its import: the checkout may have moved on when a long run ends."""
