@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from paired.differences import Judged, compare
 from paired.records import Records
@@ -84,6 +84,7 @@ def sharpness(records: Records) -> Figure:
             marker = MARKERS[number % len(MARKERS)]
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=row)
         axes.set(xscale="log", xlabel="effective negatives in the last epoch", ylabel="accuracy, %", title=title)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
