@@ -25,7 +25,7 @@ from paired import images
 from paired.differences import judged_rows
 from paired.pictures import draw
 from paired.records import Records, describe, read_run
-from paired.report import print_report
+from paired.report import print_report, write_report
 from paired.run import Protocol, build, execute, from_settings
 from paired.schedule import Study
 from paired.settings import Settings
@@ -85,11 +85,12 @@ def protocol_of(settings: Settings) -> Protocol:
 
 
 def report(records: Records, console: Console) -> None:
-    """Print the table and draw the pictures of all runs in a folder."""
+    """Print the table, draw the pictures and write both as Markdown, of all runs in a folder."""
     rows = judged_rows(records.of("tuned", "paper"))
     print_report(console, records, rows)
-    for picture in draw(records, rows):
-        console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+    pictures = draw(records, rows)
+    for path in (*pictures, write_report(records, rows, pictures)):
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 def repeat(path: Path, data_root: Path, console: Console) -> None:

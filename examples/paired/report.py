@@ -1,5 +1,7 @@
-"""The table of a study on the terminal."""
+"""The table of a study, on the terminal and as Markdown."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -9,7 +11,10 @@ from rich.table import Table
 from paired.differences import Interval, Judged, compare
 from paired.losses import BASELINE
 from paired.records import Records
+from provenance import replace_file
 
+REPORT = "README.md"
+TRIED = "Tuning: probe on held-out training images (effective negatives)"
 HEADINGS = (
     "effective\nnegatives", "probe\n%", "probe,\ndifference", "\nwins", "kNN\n%", "kNN,\ndifference", "\nwins"
 )  # fmt: skip
@@ -24,34 +29,58 @@ def print_report(console: Console, records: Records, rows: list[Judged]) -> None
         rows: the judged rows, from `paired.differences.judged_rows`.
     """
     if rows:
+        table = Table(title=_title(rows), box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        table.add_column("loss")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(f"{row.title}\n  {_options(row)}", *_cells(row, rows[0]))
         console.print()
-        console.print(_table(rows))
-    for line in tried(records):
-        console.print(line, highlight=False)
+        console.print(table)
+    values = tried(records)
+    if values:
+        console.print(f"\n{TRIED}")
+    for name, each in values.items():
+        console.print(f"  {name}   {'   '.join(each)}", highlight=False)
 
 
-def _table(rows: list[Judged]) -> Table:
-    baseline = rows[0]
-    table = Table(
-        title=f"Test images; differences to {baseline.title} within a seed, in points, with 95 % intervals",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-    )
-    table.add_column("loss")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        cells = [f"{row.title}\n  {_options(row)}", f"{row.average('effective_negatives'):.0f}"]
-        for name in ("probe", "knn"):
-            found = None if row is baseline else compare(row, baseline, name)
-            cells += [
-                f"{row.average(name):.1f}",
-                difference(found),
-                "" if found is None else f"{found.wins} of {found.n}",
-            ]
-        table.add_row(*cells)
-    return table
+def write_report(records: Records, rows: list[Judged], pictures: list[Path]) -> Path:
+    """Write the same as Markdown beside the runs; return the file.
+
+    Args:
+        records: of the study.
+        rows: the judged rows.
+        pictures: to show, in the folder of the records.
+    """
+    parts = ["# A paired study of losses\n\nWritten by `examples/study.py` from the JSON files in this folder.\n"]
+    if rows:
+        headings = (" ".join(heading.split()) for heading in HEADINGS)
+        parts += [f"\n{_title(rows)}.\n\n", *_lines([("loss", "options", *headings), ["---"] * (len(HEADINGS) + 2)])]
+        parts += _lines((row.title, _options(row), *_cells(row, rows[0])) for row in rows)
+    parts += [f"\n![{picture.stem}]({picture.name})\n" for picture in pictures]
+    values = tried(records)
+    if values:
+        parts += [f"\n{TRIED}.\n\n", *_lines([("loss", "tried"), ("---", "---")])]
+        parts += _lines((name, ", ".join(each)) for name, each in values.items())
+    path = records.folder / REPORT
+    replace_file(path, lambda part: part.write_text("".join(parts), encoding="utf-8"))
+    return path
+
+
+def _lines(rows: Iterable[Iterable[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |\n" for row in rows]
+
+
+def _title(rows: list[Judged]) -> str:
+    return f"Test images; differences to {rows[0].title} within a seed, in points, with 95 % intervals"
+
+
+def _cells(row: Judged, baseline: Judged) -> list[str]:
+    cells = [f"{row.average('effective_negatives'):.0f}"]
+    for name in ("probe", "knn"):
+        found = None if row is baseline else compare(row, baseline, name)
+        cells += [f"{row.average(name):.1f}", difference(found), "" if found is None else f"{found.wins} of {found.n}"]
+    return cells
 
 
 def difference(found: Interval | None) -> str:
@@ -79,16 +108,15 @@ def _sortable(value: object) -> str:
     return f"{value:020.6f}" if isinstance(value, float) else str(value)
 
 
-def tried(records: Records) -> list[str]:
-    """Return one line for each tuned row: its values, accuracy on held-out training images, effective negatives."""
+def tried(records: Records) -> dict[str, list[str]]:
+    """Return of each tuned row its values, each with accuracy on held-out training images and effective negatives."""
     lines: dict[str, list[str]] = {}
     for content in tuning_runs(records):
         options = _short(content["loss"]["options"], content["row"])
         number = content["effective_negatives"]
         shown = "diverged" if number is None else f"{content['probe']:.1f} % ({number:.0f})"
         lines.setdefault(content["row"], []).append(f"{options or 'nothing to tune'}: {shown}")
-    title = ["", "Tuning: probe on held-out training images (effective negatives)"] if lines else []
-    return title + [f"  {row}   {'   '.join(values)}" for row, values in lines.items()]
+    return lines
 
 
 def _options(row: Judged) -> str:

@@ -43,7 +43,12 @@ def test_a_study_leaves_table_pictures_and_a_json_for_each_run(settings, in_proc
         (row, seed) for row in ("infonce", "square") for seed in (1, 2)
     }
     assert "Test images; differences to infonce within a seed" in out.replace("\n", " ")
-    assert re.search(r"[+-]\d+\.\d\d ± \d+\.\d\d", out)
+    differences = re.findall(r"[+-]\d+\.\d\d ± \d+\.\d\d", out)
+    assert len(differences) == 2  # probe and kNN
+    written = (settings.output / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"[+-]\d+\.\d\d ± \d+\.\d\d", written) == differences
+    assert "](differences.png)" in written
+    assert "](sharpness.png)" in written
     assert "at most 0:0" in out
     for picture in ("differences.png", "sharpness.png"):
         assert (settings.output / picture).read_bytes()[:4] == b"\x89PNG"
