@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from paired.differences import Interval, interval
 from provenance import environment, replace_file
 from quickstart_evaluation import FEW, Features, Scores
 
@@ -22,6 +23,7 @@ COLUMNS = {
     "uniformity": "uniformity\n(↓ wider)",
     "effective_rank": "effective\nrank",
 }
+ACCURACIES = {"probe_all": "probe, all labels", "probe_few": f"probe, {FEW} per class", "knn": "kNN"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def methods_of(runs: list[Run]) -> list[str]:
 
 
 def print_table(console: Console, runs: list[Run]) -> None:
-    """Print one row per method, then how far α-CL is above the floor."""
+    """Print one row per method, then how α-CL compares with InfoNCE."""
     seeds = len({run.seed for run in runs})
     spread = f"mean ± standard error over n = {seeds} seeds" if seeds > 1 else "n = 1 seed, so no standard error"
     table = Table(title=f"Held-out images, {spread}", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
@@ -71,21 +73,25 @@ def _cell(runs: list[Run], method: str, column: str) -> str:
     return f"{mean:.{digits}f}" if np.isnan(error) else f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
-def margin(runs: list[Run], column: str) -> tuple[float, float]:
-    """Return α-CL's mean minus the untrained one's, and the standard error of that difference: √(error² + error²)."""
-    trained, trained_error = mean_and_error(runs, methods_of(runs)[-1], column)
-    floor, floor_error = mean_and_error(runs, UNTRAINED, column)
-    return trained - floor, float(np.hypot(trained_error, floor_error))
+def differences(runs: list[Run]) -> dict[str, Interval]:
+    """Return how far α-CL is above InfoNCE within a seed, by column: the mean over the seeds and its 95 % interval."""
+    infonce, alpha_cl = ([run for run in runs if run.method == method] for method in methods_of(runs)[-2:])
+    pairs = list(zip(alpha_cl, infonce, strict=True))
+    return {
+        column: interval([getattr(one.scores, column) - getattr(other.scores, column) for one, other in pairs])
+        for column in ACCURACIES
+    }
 
 
 def verdict(runs: list[Run]) -> str:
-    """Say in words how far the α-CL probe is above the untrained one."""
-    parts = []
-    for column, labels in (("probe_all", "all labels"), ("probe_few", f"{FEW} per class")):
-        gain, error = margin(runs, column)
-        certainty = f" = {gain / error:.1f} standard errors of the difference" if error > 0 else ""
-        parts.append(f"{gain:+.1f} points{certainty} ({labels})")
-    return f"{methods_of(runs)[-1]} against {UNTRAINED}, linear probe: " + "; ".join(parts) + "."
+    """Say in words how α-CL compares with InfoNCE."""
+    found = differences(runs)
+    parts = (f"{found[column].text} points ({name})" for column, name in ACCURACIES.items())
+    known = [difference.half is not None and abs(difference.mean) > difference.half for difference in found.values()]
+    infonce, alpha_cl = methods_of(runs)[-2:]
+    intervals = ", 95 % intervals" if len(runs) > len(methods_of(runs)) else ""
+    end = "" if any(known) else " No difference is shown."
+    return f"{alpha_cl} against {infonce} from the same start{intervals}: {', '.join(parts)}.{end}"
 
 
 def save_json(path: Path, runs: list[Run], *, settings: dict[str, Any], data: str, seconds: float) -> None:
@@ -95,6 +101,7 @@ def save_json(path: Path, runs: list[Run], *, settings: dict[str, Any], data: st
         "data": data,
         "seeds": sorted({run.seed for run in runs}),
         "summary": {method: _summary(runs, method) for method in methods_of(runs)},
+        "differences": {column: asdict(difference) for column, difference in differences(runs).items()},
         "verdict": verdict(runs),
         "runs": [_run_as_json(run) for run in runs],
         "seconds": round(seconds, 1),

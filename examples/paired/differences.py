@@ -23,6 +23,15 @@ class Interval:
     wins: int
     n: int
 
+    @property
+    def text(self) -> str:
+        """For a table.
+
+        >>> Interval(1.25, 0.5, 3, 3).text
+        '+1.25 ± 0.50'
+        """
+        return f"{self.mean:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
+
 
 @dataclass(frozen=True)
 class Judged:

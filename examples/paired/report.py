@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from paired.differences import Interval, Judged, compare
+from paired.differences import Judged, compare
 from paired.losses import BASELINE
 from paired.records import Records
 from provenance import replace_file
@@ -79,19 +79,9 @@ def _cells(row: Judged, baseline: Judged) -> list[str]:
     cells = [f"{row.average('effective_negatives'):.0f}"]
     for name in ("probe", "knn"):
         found = None if row is baseline else compare(row, baseline, name)
-        cells += [f"{row.average(name):.1f}", difference(found), "" if found is None else f"{found.wins} of {found.n}"]
+        cells.append(f"{row.average(name):.1f}")
+        cells += ["", ""] if found is None else [found.text, f"{found.wins} of {found.n}"]
     return cells
-
-
-def difference(found: Interval | None) -> str:
-    """Return a difference for a table.
-
-    >>> difference(Interval(1.25, 0.5, 3, 3))
-    '+1.25 ± 0.50'
-    """
-    if found is None:
-        return ""
-    return f"{found.mean:+.2f}" if found.half is None else f"{found.mean:+.2f} ± {found.half:.2f}"
 
 
 def tuning_runs(records: Records) -> list[dict[str, Any]]:

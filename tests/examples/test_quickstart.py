@@ -19,7 +19,7 @@ from provenance import replace_file
 from quickstart import Settings
 from quickstart_data import load_digits, load_folder
 from quickstart_evaluation import Scores, evaluate
-from quickstart_report import Run, margin, mean_and_error, print_table, verdict
+from quickstart_report import Run, differences, mean_and_error, print_table, verdict
 from quickstart_training import Network, augmentation, fingerprint
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
@@ -129,7 +129,7 @@ def test_the_terminal_shows_table_and_verdict_in_plain_text(tmp_path, capfd, mon
     assert "\x1b" not in shown.out
     assert "\r" not in shown.out
     assert "n = 2 seeds" in shown.out
-    assert "standard errors of the difference" in " ".join(shown.out.split())
+    assert "α-CL direct against InfoNCE from the same start, 95 % intervals: " in " ".join(shown.out.split())
     for word in ("untrained", "InfoNCE", "α-CL direct", "kNN", "alignment", "uniformity", "±"):
         assert word in shown.out
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # Lightning leaves no folders behind
@@ -140,19 +140,24 @@ def run_with(method: str, seed: int, accuracy: float) -> Run:
     return Run(method, seed, "", 1.0, scores, [], np.zeros((2, 2), dtype=np.float32))
 
 
-def test_the_verdict_counts_standard_errors_of_the_difference():
-    floor = [run_with("untrained", seed, accuracy) for seed, accuracy in enumerate((57.0, 60.0, 63.0))]
-    trained = [run_with("α-CL direct", seed, accuracy) for seed, accuracy in enumerate((76.0, 80.0, 84.0))]
-    gain, error = margin([*floor, *trained], "probe_all")
-    assert gain == pytest.approx(20)
-    assert error == pytest.approx(math.sqrt(3**2 / 3 + 4**2 / 3))
-    assert f"+20.0 points = {20 / error:.1f} standard errors" in verdict([*floor, *trained])
+def test_the_verdict_is_the_paired_difference_to_infonce():
+    accuracies = {"untrained": (50.0, 50.0, 50.0), "InfoNCE": (57.0, 60.0, 63.0), "α-CL direct": (58.0, 62.0, 66.0)}
+    runs = [run_with(method, seed, values[seed]) for seed in range(3) for method, values in accuracies.items()]
+    found = differences(runs)["probe_all"]
+    assert (found.mean, found.wins, found.n) == (2.0, 3, 3)
+    assert found.half == pytest.approx(4.302653 / math.sqrt(3))  # Student's t with 2 degrees of freedom, times 1/√3
+    assert "+2.00 ± 2.48 points (probe, all labels)" in verdict(runs)
+    assert verdict(runs).endswith("No difference is shown.")
+    sure = [run_with(run.method, run.seed, run.scores.probe_all + 9 * ("direct" in run.method)) for run in runs]
+    assert "No difference" not in verdict(sure)
 
 
-def test_one_seed_claims_no_standard_error():
-    runs = [run_with("untrained", 0, 50.0), run_with("α-CL direct", 0, 60.0)]
-    assert "standard error" not in verdict(runs)
-    assert "+10.0 points (all labels)" in verdict(runs)
+def test_one_seed_claims_no_interval():
+    runs = [run_with("untrained", 0, 50.0), run_with("InfoNCE", 0, 58.0), run_with("α-CL direct", 0, 60.0)]
+    assert "±" not in verdict(runs)
+    assert "interval" not in verdict(runs)
+    assert "+2.00 points (probe, all labels)" in verdict(runs)
+    assert verdict(runs).endswith("No difference is shown.")
 
 
 def test_evaluation_changes_no_weight_and_no_random_state():
@@ -227,7 +232,7 @@ def test_the_table_fits_a_terminal_of_80_columns(runs):
     print_table(console, runs)
     shown = console.export_text()
     assert "…" not in shown
-    assert shown.count("±") == 3 * 6 + shown.count("mean ±")
+    assert shown.count("±") == 3 * 6 + 3 + shown.count("mean ±")
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
@@ -369,5 +374,5 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_alpha_cl_learns_more_than_three_standard_errors_above_the_floor(tmp_path):
     runs = quickstart.main(Settings(output=tmp_path, first_seed=30))
     for column in ("probe_all", "probe_few"):
-        gain, error = margin(runs, column)
-        assert gain > 3 * error > 0
+        (floor, error), (trained, other) = (mean_and_error(runs, name, column) for name in ("untrained", "α-CL direct"))
+        assert trained - floor > 3 * math.hypot(error, other) > 0
