@@ -29,8 +29,10 @@ class Interval:
 
         >>> Interval(1.25, 0.5, 3, 3).text
         '+1.25 ± 0.50'
+        >>> Interval(-0.001, None, 0, 1).text
+        '+0.00'
         """
-        return f"{self.mean:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
+        return f"{round(self.mean, 2) + 0.0:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
 
 
 @dataclass(frozen=True)
