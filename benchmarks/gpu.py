@@ -33,6 +33,7 @@ from gpu_steps import trainings  # noqa: E402
 from gpu_steps.cells import OutOfTime, measured  # noqa: E402
 from gpu_steps.report import Report  # noqa: E402
 from gpu_steps.worker import one_line  # noqa: E402
+from provenance import check_writable  # noqa: E402
 from recipe.stopping import in_one_line  # noqa: E402
 
 GRACE = 4.0
@@ -101,7 +102,7 @@ def main(settings: Settings, began: float) -> None:
         raise ValueError("device: expected a GPU that PyTorch can use, got none; --device cpu is a try without one")
     if "trainings" in settings.steps:
         trainings.check_data(settings.data_root)
-    settings.output.mkdir(parents=True, exist_ok=True)
+    check_writable(settings.output)
     told = asdict(settings) | {"data_root": settings.data_root.name, "output": settings.output.name}
     with terminated_in_order(), (settings.output / "gpu.log").open("w", encoding="utf-8") as log:
         report = Report(settings.output, told)

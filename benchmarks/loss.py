@@ -27,7 +27,8 @@ from loss_peers import ON_A_GPU, OURS, PEERS, peer_versions
 from loss_report import goals, markdown, plot
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from provenance import environment, replace_file
+from provenance import check_writable, environment, replace_file
+from recipe.stopping import in_one_line
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def main(settings: Settings) -> None:
         sys.exit(f"--losses: expected names among {', '.join(OURS | PEERS)}, got {', '.join(unknown)}")
     torch.set_num_threads(settings.threads)
     torch.set_float32_matmul_precision(settings.matmul_precision)
+    check_writable(settings.output.parent)
     rate = measure_rate()
     results = []
     for width in settings.widths:
@@ -100,4 +102,6 @@ def _write_text(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    options = tyro.cli(Settings)
+    with in_one_line():
+        main(options)

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import recipe_pipelines as pipelines
-from provenance import environment, replace_file
+from provenance import check_writable, environment, replace_file
 from recipe import data as data_sets
 from recipe import protocol
 from recipe.pretraining import Pretraining
@@ -192,6 +192,7 @@ def rows(report: dict[str, Any]) -> tuple[list[Sequence[str]], list[Sequence[str
 
 def main(settings: Settings) -> dict[str, Any]:
     """Measure, print the tables, and write them as JSON and Markdown."""
+    check_writable(settings.output)
     quiet()
     warnings.filterwarnings("ignore", ".*does not have many workers")  # the recipe needs none
     warnings.filterwarnings("ignore", ".*pin_memory.* no accelerator")  # solo-learn pins in any case

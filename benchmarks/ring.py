@@ -26,7 +26,8 @@ from alphacl_plugins import AlphaCLLoss
 from live_bytes import LiveBytes
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from provenance import environment
+from provenance import check_writable, environment
+from recipe.stopping import in_one_line
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def measure(rank: int, world: int, folder: str, settings: Settings) -> None:
 
 def main(settings: Settings) -> None:
     """Measure for every number of ranks and print the table."""
+    if settings.output is not None:
+        check_writable(settings.output.parent)
     block = 2 * settings.rows * settings.width * 4
     title = (
         f"per rank, in blocks of {block / 2**20:g} MiB (two views of {settings.rows} rows), tiles of {settings.side}"
@@ -97,4 +100,6 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    options = tyro.cli(Settings)
+    with in_one_line():
+        main(options)

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ def commit(folder: Path) -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and raise OSError unless a file can be written in it: before hours go into what it is for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"output: expected a folder that can be written, got {folder} ({error.strerror})") from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

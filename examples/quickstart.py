@@ -26,6 +26,8 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from alphacl_lightly import AlphaCLLoss
+from launched import check_launched
+from provenance import check_writable
 from quickstart_data import Images, load_digits, load_folder
 from quickstart_evaluation import evaluate
 from quickstart_picture import draw_picture
@@ -88,6 +90,8 @@ def prepare(settings: Settings) -> Images:
     if not 0 < settings.learning_rate < math.inf:
         raise ValueError(f"learning_rate: expected a finite number > 0, got {settings.learning_rate}")
     losses(settings)
+    check_launched(1, "processes")
+    check_writable(settings.output)
     if settings.data_root is None:
         images = load_digits(settings.image_size or 8, settings.limit)
     else:

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from alphacl_lightly import AlphaCLLoss
 from alphacl_timm import create_backbone
+from launched import one_process
 from quickstart_data import Images
 
 WEIGHT_DECAY = 1e-4
@@ -123,13 +124,10 @@ def fit(training: Training, images: Images, epochs: int, batch_size: int, seed: 
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator=accelerator,
-        devices=1,
         deterministic=True,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
         enable_progress_bar=interactive,
         callbacks=[RichProgressBar(leave=False)] if interactive else [],
+        **one_process(),
     )
     trainer.fit(training, loader)
 

@@ -23,6 +23,7 @@ from typing import Literal
 
 import tyro
 
+from provenance import check_writable
 from recipe import protocol
 from recipe.settings import Settings
 from tables.cells import Cell, Host
@@ -160,6 +161,7 @@ def main(reproduction: Reproduction) -> None:
     elif reproduction.dry_run:
         list_cells(list(reproduction.cells()), reproduction.results)
     else:
+        check_writable(reproduction.results)
         minutes = math.inf if reproduction.minutes is None else reproduction.minutes
         outcome = run_cells(list(reproduction.cells()), jobs=reproduction.jobs, minutes=minutes)
         left_out, failed = outcome.left_out, outcome.failed
@@ -192,7 +194,7 @@ if __name__ == "__main__":
     options = tyro.cli(Reproduction, description=__doc__)
     try:
         main(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:  # between two runs; within one, `run_child` answers
         sys.exit("interrupted; the same command goes on")

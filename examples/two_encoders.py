@@ -36,7 +36,8 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from alphacl_plugins import AlphaCLLoss
 from alphacl_plugins.strategies import StrategyOptions
-from provenance import environment, replace_file
+from launched import check_launched, one_process
+from provenance import check_writable, environment, replace_file
 from quickstart_data import load_digits
 
 HIDDEN, EMBEDDING, DROPOUT = 256, 64, 0.2
@@ -187,11 +188,8 @@ def fit(model: TwoEncoders, pairs: Pairs, epochs: int, batch_size: int, seed: in
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
         enable_progress_bar=False,
+        **one_process(),
     )
     trainer.fit(model.train(), DataLoader(TensorDataset(*pairs), sampler=batches, batch_size=None))
 
@@ -211,6 +209,8 @@ def main(settings: Settings) -> list[Run]:
     """Train, judge, report; returns the runs, seed by seed: untrained, then each strategy."""
     started = time.perf_counter()
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    check_launched(1, "processes")
+    check_writable(settings.output)
     train, test = load_pairs()
     data = f"halves of scikit-learn's digits: {len(train.left)} training and {len(test.left)} held-out pairs"
     console.print(data)
@@ -272,4 +272,8 @@ def cell(mean: float | None, standard_error: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    settings = tyro.cli(Settings, description=__doc__)
+    try:
+        main(settings)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

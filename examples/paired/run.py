@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from launched import one_process
 from paired.images import Parts
 from paired.losses import Loss
 from paired.training import Training, pairing
@@ -120,14 +121,11 @@ def fit(training: Training, protocol: Protocol, callbacks: list[Callback], max_s
         max_epochs=protocol.epochs,
         max_steps=max_steps,
         accelerator=protocol.device,
-        devices=1,
         precision={"32": "32-true", "bf16": "bf16-mixed"}[protocol.precision],  # type: ignore[arg-type]
         deterministic=protocol.device == "cpu",
-        logger=False,
         callbacks=callbacks,
-        enable_checkpointing=False,
         enable_progress_bar=False,
-        enable_model_summary=False,
+        **one_process(),
     )
     trainer.fit(training.train())
 

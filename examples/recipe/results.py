@@ -130,6 +130,11 @@ def _check_same_run(earlier: dict[str, Any], content: dict[str, Any], folder: Pa
         if name not in HARMLESS and old.get(name) != value
     ]
     if earlier["data"]["sha256"] != content["data"]["sha256"]:
-        other.append(f"other images ({earlier['data']['source']}, now {content['data']['source']})")
+        other.append(f"other images ({_images(earlier['data'])}; now {_images(content['data'])})")
     if other:
         raise ValueError(f"resume: expected the settings of the run in {folder}, got others: {', '.join(other)}")
+
+
+def _images(data: dict[str, Any]) -> str:
+    counts = " + ".join(f"{data[split]:,} {split}" for split in ("train", "test", "unlabeled") if data[split])
+    return f"{data['source']}, {counts}, sha256 of the pixels {data['sha256'][:10]}"

@@ -15,7 +15,10 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from provenance import replace_file
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+"""SIGUSR1 is what SLURM is usually told to send before a job's time is over."""
 
 
 class Stopped(SystemExit):
@@ -62,20 +65,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint to a local path."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with part.open("wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # of torch's own writer
-                raise OSError(f"{path} cannot be written: {error}") from error
+        replace_file(path, lambda part: _save(checkpoint, part))
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch's own writer hides the system's answer
+        cause = error if isinstance(error, OSError) else error.__context__
+        why = cause.strerror if isinstance(cause, OSError) else error
+        raise OSError(f"output: expected room for a checkpoint in {path.parent}: {why}") from error
 
 
 class StopAfterStep(Callback):
-    """On SIGTERM or Ctrl-C, on whichever process, end all of them after the current step, with a checkpoint.
+    """On SIGTERM, SIGUSR1 or Ctrl-C, on whichever process, end all of them after the current step, with a checkpoint.
 
     Args:
         checkpoint: where to write it.

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from launched import check_launched, without_requeue
 from recipe.pretraining import Pretraining
 from recipe.settings import Settings
 from recipe.stopping import AtomicCheckpointIO, StopAfterStep
@@ -66,7 +67,8 @@ def train(module: Pretraining, folder: Path, epochs: int, loggers: list[Logger])
         use_distributed_sampler=False,  # each process takes its own part of a batch
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *without_requeue()],
+        default_root_dir=folder,
         enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
@@ -114,7 +116,8 @@ def device_of(settings: Settings) -> torch.device:
 
 
 def check_device(settings: Settings) -> None:
-    """Raise ValueError if this machine does not have what the settings ask for."""
+    """Raise ValueError if this machine, or what has started the process, does not have what the settings ask for."""
+    check_launched(settings.world_size, "devices x num_nodes")
     check_gpu(settings.device)
     found = torch.cuda.device_count()
     if device_of(settings).type == "cuda" and found < settings.devices:

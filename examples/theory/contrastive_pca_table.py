@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from alphacl_plugins.strategies import AnyStrategy, build_strategy
 from alphacl_sklearn import ContrastivePCA
 from image_folder import take
-from provenance import environment, replace_file
+from provenance import check_writable, environment, replace_file
 from quickstart_data import load_digits
 from recipe.data import load
 from recipe.network import Network
@@ -292,6 +292,7 @@ def _width(row: dict[str, Any]) -> str:
 
 def main(settings: Settings) -> list[dict[str, Any]]:
     """Print and save a table for each data set."""
+    check_writable(settings.output)
     reports = []
     for problem in problems(settings):
         n, width = problem.train.shape

@@ -1,7 +1,6 @@
 """What the paper's experiments share: their options, their tables, their result files, the look of their pictures."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -18,7 +17,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from provenance import environment, replace_file
+from provenance import check_writable, environment, replace_file
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 INK = "#333333"
@@ -48,9 +47,7 @@ def command_line(settings: type[Options], main: Callable[[Options], object], des
     """Run an experiment with the options of the command line; a mistake in them, or Ctrl-C, is one line."""
     try:
         options = tyro.cli(settings, description=description)
-        options.output.mkdir(parents=True, exist_ok=True)
-        if not os.access(options.output, os.W_OK):
-            raise PermissionError(f"output: expected a folder that can be written, got {options.output}")
+        check_writable(options.output)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     try:

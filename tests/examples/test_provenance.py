@@ -3,8 +3,14 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import provenance
+import quickstart
+import reproduce
+import two_encoders
 
 SCRIPT = """
 import pathlib, subprocess, provenance
@@ -26,3 +32,31 @@ def test_the_commit_is_that_of_the_code_that_runs(tmp_path, monkeypatch):
     before, after, now = done.stdout.split()
     assert before == after != now
     assert len(before) == len(now) == 40
+
+
+STARTS = {
+    "quickstart": lambda output: quickstart.prepare(quickstart.Settings(output=output)),
+    "two_encoders": lambda output: two_encoders.main(two_encoders.Settings(output=output)),
+    "reproduce": lambda output: reproduce.main(reproduce.Reproduction(results=output)),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        OSError, match=r"^output: expected a folder that can be written, got .*file/x \(Not a directory\)"
+    ):
+        STARTS[name](tmp_path / "file" / "x")
+
+
+def test_a_read_only_disk_is_refused_and_a_checked_folder_stays_empty(tmp_path, monkeypatch):
+    provenance.check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+    def read_only(dir: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    with pytest.raises(OSError, match=r"got .*new \(Read-only file system\)"):
+        provenance.check_writable(tmp_path / "new")

@@ -15,6 +15,7 @@ OPTIONS += ["--augment-ahead", "3"]  # so that steps are resumed in the middle o
 KILLS = [  # when, by what, the step from which the run then goes on
     ("step:1:3", "SIGTERM", STEPS + 4),
     ("step:1:3", "SIGINT", STEPS + 4),
+    ("step:1:3", "SIGUSR1", STEPS + 4),  # SLURM's, before a job's time is over
     ("step:1:3", "SIGKILL", STEPS),
     ("step:0:0", "SIGTERM", 1),
     ("step:1:7", "SIGTERM", 2 * STEPS),  # the last step of an epoch, which is then evaluated

@@ -1,0 +1,48 @@
+"""Processes that something else has started: torchrun's and SLURM's, and what Lightning does under SLURM by itself."""
+
+import os
+from typing import Any
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+
+def check_launched(expected: int, option: str) -> None:
+    """Refuse to start beside processes that would each train the same run.
+
+    Args:
+        expected: how many processes share this run.
+        option: what sets that number, for the message.
+
+    Raises: ValueError if torchrun or SLURM has started another number.
+    """
+    launchers = ("torchrun", TorchElasticEnvironment, "WORLD_SIZE"), ("SLURM", SLURMEnvironment, "SLURM_NTASKS")
+    for launcher, environment, number in launchers:
+        if environment.detect():
+            started = int(os.environ[number])
+            if started != expected:
+                raise ValueError(
+                    f"{option}: expected the number of processes that {launcher} has started, {started}, got {expected}"
+                )
+            return
+
+
+def without_requeue() -> list[SLURMEnvironment]:
+    """Return plugins for a Trainer that keeps its own checkpoints: under SLURM, Lightning does not resume by itself."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def one_process() -> dict[str, Any]:
+    """Return options for a Trainer of one process that keeps no checkpoint.
+
+    Under SLURM Lightning would go on from ``hpc_ckpt_*`` in the current folder, whichever job left it.
+    """
+    return {
+        "devices": 1,
+        "plugins": [LightningEnvironment()],
+        "default_root_dir": os.devnull,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }

@@ -1,0 +1,119 @@
+"""Under torchrun and SLURM a run is trained once, from its own start, and stops where it could not be so."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+from launched import check_launched, one_process, without_requeue
+
+SLURM = {
+    "SLURM_JOB_NAME": "train",
+    "SLURM_JOB_ID": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+
+OPTIONS = "--backbone test_resnet --device cpu --epochs 1 --eval-epochs 1 --batch-size 32 --knn-every 0".split()  # noqa: SIM905
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    for name, value in (SLURM | {"SLURM_NTASKS": "1"}).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "variables"),
+    [
+        ("SLURM", {**SLURM, "SLURM_NTASKS": "2"}),
+        ("torchrun", {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}),
+    ],
+)
+def test_another_number_of_processes_is_an_error(launcher, variables, monkeypatch):
+    check_launched(1, "devices")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    check_launched(2, "devices")
+    with pytest.raises(ValueError, match=f"^devices: expected .* that {launcher} has started, 2, got 1$"):
+        check_launched(1, "devices")
+
+
+def test_an_interactive_job_starts_its_processes_itself(monkeypatch):
+    for name, value in (SLURM | {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "bash"}).items():
+        monkeypatch.setenv(name, value)
+    check_launched(1, "devices")
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about its own demo
+@pytest.mark.parametrize("options", [lambda: one_process(), lambda: {"plugins": without_requeue()}])
+def test_lightning_takes_no_requeue_signal_and_no_checkpoint_of_another_job(options, slurm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"not": "of this run"}, tmp_path / "hpc_ckpt_1.ckpt")
+    own = {"default_root_dir": tmp_path / "run", "enable_checkpointing": False, "logger": False} | options()
+    handlers = []
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer, module):
+            handlers.append(signal.getsignal(signal.SIGUSR1))
+
+    before = signal.getsignal(signal.SIGUSR1)
+    quiet = {"accelerator": "cpu", "max_steps": 1, "enable_progress_bar": False, "callbacks": [Look()]}
+    trainer = L.Trainer(**(quiet | {"enable_model_summary": False} | own))
+    trainer.fit(BoringModel())
+    assert trainer.global_step == 1
+    assert handlers == [before]
+
+
+def start(examples, digits, output, *options, launcher=(), **variables):
+    recipe = examples / "cifar10_resnet18.py"
+    command = [*launcher, recipe, "--data-root", digits, "--output", output, *OPTIONS, *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def weights(output):
+    (path,) = output.rglob("epoch-1.ckpt")
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_torchrun_with_and_without_devices(examples, digits_folder, tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
+    lost = start(examples, digits_folder, tmp_path / "lost", launcher=torchrun)
+    assert lost.returncode == 1
+    assert (
+        "error: devices x num_nodes: expected the number of processes that torchrun has started, 2, got 1"
+        in lost.stderr
+    )
+    assert not (tmp_path / "lost").exists()
+    told = start(examples, digits_folder, tmp_path / "told", "--devices", "2", launcher=torchrun)
+    assert told.returncode == 0, told.stderr
+    alone = start(examples, digits_folder, tmp_path / "alone", "--devices", "2")
+    assert alone.returncode == 0, alone.stderr
+    for name, value in weights(tmp_path / "alone").items():
+        assert torch.equal(value, weights(tmp_path / "told")[name]), name
+
+
+@pytest.mark.slow
+def test_a_fresh_run_under_slurm_starts_fresh(examples, digits_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = start(examples, digits_folder, tmp_path / "plain", "--seed", "1")
+    assert plain.returncode == 0, plain.stderr
+    (last,) = (tmp_path / "plain").rglob("last.ckpt")
+    Path("hpc_ckpt_1.ckpt").write_bytes(last.read_bytes())  # what another job has left where this one starts
+    expected = start(examples, digits_folder, tmp_path / "expected", "--seed", "2")
+    assert expected.returncode == 0, expected.stderr
+    done = start(examples, digits_folder, tmp_path / "slurm", "--seed", "2", **SLURM, SLURM_NTASKS="1")
+    assert done.returncode == 0, done.stderr
+    for name, value in weights(tmp_path / "expected").items():
+        assert torch.equal(value, weights(tmp_path / "slurm")[name]), name
