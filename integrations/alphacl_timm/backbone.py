@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -231,7 +232,8 @@ def _load(model: nn.Module, name: str, checkpoint: Any) -> None:
         load_checkpoint(model, checkpoint)
     except Exception as error:  # of any kind that torch.load raises for a file that is none
         raise ValueError(
-            f"checkpoint_path: expected weights of timm's {name} without a classifier, got {checkpoint}: {error}"
+            f"checkpoint_path: expected weights of timm's {name} without a classifier, got {checkpoint}: "
+            f"{shorten(str(error), 300)}"
         ) from error
 
 
