@@ -56,6 +56,10 @@ def criterion_of(monkeypatch):
         (["tau=0.2"], {"strategy": Direct(tau=0.2)}),
         (["strategy=inverse", "gamma=3", "tau=0.7"], {"strategy": Inverse(tau=0.7, gamma=3)}),
         (["strategy=alphacl_plugins.strategies.Direct", "p=6"], {"strategy": Direct(p=6)}),
+        (
+            ['strategy={"class_path": "alphacl_plugins.strategies.Direct", "init_args": {"p": 6}}'],
+            {"strategy": Direct(p=6)},
+        ),
         (["tau=0.2", "negatives=cross", "block_size=64"], {"negatives": "cross", "block_size": 64}),
         (["tau=0.2", "block_size=autograd", "symmetric=false"], {"block_size": "autograd", "symmetric": False}),
         (["tau=0.2", "strategy=infonce", "gather_distributed=ring"], {"gather_distributed": "ring"}),
