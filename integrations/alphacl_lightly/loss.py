@@ -29,10 +29,14 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
     ``out1`` enters the bank while ``out0`` requires a gradient. The bank is an `alphacl_plugins.EmbeddingQueue`: filled
     as lightly's, but part of the state dict, so that a run resumes exactly. lightly itself need not be installed.
 
+    A strategy without a loss of its own, such as "direct", has the value -E / M: negative as a rule, and no measure of
+    progress for a learning rate finder, a plateau scheduler or early stopping. The manual has a value to watch.
+
     Args:
         strategy: a registered name, an import path or a strategy object.
         memory_bank_size: rows of the bank, 0 for none; (rows, width), or an int: the first batch or the state dict sets
-            the width.
+            the width. Give the width if the model is copied before the first batch, as by an exponential moving average
+            (``AveragedModel``, timm's ``ModelEmaV3``, Lightning's ``WeightAveraging``).
         gather_distributed: negatives from all ranks, gathered (True) or passed round ("ring", for some strategies, as
             in the core); with a memory bank, ranks instead share what enters the bank.
         negatives: as in `alphacl_plugins.AlphaCLLoss`, and so are the options below.
