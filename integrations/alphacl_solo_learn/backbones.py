@@ -18,7 +18,8 @@ STEMS = ("auto", "keep", "small")
 class Backbones(dict[str, Any]):
     """solo-learn's table of backbones, in which every name that begins with ``timm/`` is present.
 
-    A backbone from this table refuses a checkpoint that would leave weights of it random, as ``main_linear.py`` allows.
+    A backbone from this table refuses a checkpoint that would leave some of its weights random, which
+    ``main_linear.py`` accepts.
     """
 
     def __contains__(self, name: object) -> bool:
@@ -124,17 +125,14 @@ def _build_to_load_whole(build: Callable[..., nn.Module], *args: Any, **kwargs: 
     return backbone
 
 
-def _check_whole(
-    backbone: nn.Module, state_dict: dict[str, Tensor], prefix: str, _: Any, strict: bool, *__: Any
-) -> None:
-    """Refuse a checkpoint without a weight that the backbone has; a strict load is torch's to refuse."""
-    missing = [name for name, _ in backbone.named_parameters() if f"{prefix}{name}" not in state_dict]
-    if missing and not strict:
-        kept = ", such as " + next(iter(state_dict)) if state_dict else ""
+def _check_whole(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Refuse a checkpoint without a weight that the backbone has, also where the load is not strict."""
+    names = [name for name, _ in backbone.named_parameters()]
+    missing = [name for name in names if f"{prefix}{name}" not in state_dict]
+    if missing:
         raise ValueError(
-            f"checkpoint: expected every weight of the backbone, under the name backbone.{missing[0]} and so on, got "
-            f"one without {len(missing)} of {len(list(backbone.parameters()))}, which would stay random (what it has "
-            f"of a backbone: {len(state_dict)} tensors{kept})"
+            f"checkpoint: expected every weight of the backbone under its name, backbone.{missing[0]} and so on, got "
+            f"one without {len(missing)} of {len(names)}, which would stay random"
         )
 
 

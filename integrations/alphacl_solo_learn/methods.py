@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         backbone: nn.Module
         num_crops: int
         features_dim: int
+        cfg: Any
         scheduler: str
 
         @property
@@ -118,16 +119,18 @@ class ContrastiveMethod(AnyMethod):
             checkpoint[NAME] = self.trained_with
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with a run of another loss, as ``auto_resume`` would.
+        """Refuse what ``auto_resume`` finds if another loss trained it: it cannot tell such runs apart.
 
-        Raises: ValueError if training goes on from weights that another loss trained.
+        A checkpoint that ``resume_from_checkpoint`` names is taken, whatever its loss was.
         """
         super().on_load_checkpoint(checkpoint)
+        found = self.cfg.get("auto_resume", {}).get("enabled") and "resume_from_checkpoint" in self.cfg
         saved = checkpoint.get(NAME)
-        if self._trainer is not None and saved != self.trained_with:  # without a trainer, weights are only read
+        if found and saved != self.trained_with:
             own = "solo-learn's own loss"
             raise ValueError(
-                f"loss: expected that of the checkpoint to go on from, {saved or own}, got {self.trained_with or own}"
+                f"auto_resume: expected a run with {self.trained_with or own}, found one with {saved or own}; give "
+                "each run a checkpoint.dir of its own"
             )
 
 
