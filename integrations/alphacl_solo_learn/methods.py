@@ -6,6 +6,7 @@ Each class here is mixed in before solo-learn's own class of that method (see `a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -43,6 +44,9 @@ ONE_DIRECTION = MappingProxyType({"negatives": "cross", "symmetric": False})
 TRAINED_WITH = ("strategy", "negatives", "symmetric", "l2_normalize", "detach_alpha")
 """The options that decide what is learned; the others, how it is computed."""
 
+ADDRESS = " at 0x[0-9a-f]+"
+"""What Python writes for an object without words of its own, another in each process."""
+
 LOOK_EVERY = 50
 """Steps from one look at the loss's statistics to the next, as Lightning's own ``log_every_n_steps``."""
 
@@ -77,7 +81,7 @@ class ContrastiveMethod(AnyMethod):
         forget_unset(cfg.get("loss"))
         super().__init__(cfg)
         self.criterion = criterion
-        self.trained_with = None if criterion is None else _options(criterion, TRAINED_WITH)
+        self.trained_with = None if criterion is None else re.sub(ADDRESS, "", _options(criterion, TRAINED_WITH))
         if criterion is not None:
             _announce(criterion, cfg)
 

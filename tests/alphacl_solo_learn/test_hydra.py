@@ -98,6 +98,13 @@ def test_the_group_holds_every_option_and_its_default(compose):
 
 
 @needs_clone
+def test_the_group_without_solo_learn_imported_is_hydras_error(compose, monkeypatch):
+    monkeypatch.delitem(sys.modules, "solo.methods")
+    with pytest.raises(hydra.errors.MissingConfigException, match="Could not find 'loss/alpha_cl'"):
+        compose("users", [], USERS.format(defaults="[_self_, loss: alpha_cl]", loss=""))
+
+
+@needs_clone
 def test_what_nobody_set_is_not_recorded(compose):
     cfg = compose("users", ["loss.p=6"], USERS.format(defaults="[_self_, loss: alpha_cl]", loss=""))
     build(load_solo().METHODS["simclr"], cfg)
@@ -257,6 +264,7 @@ def test_a_program_with_hydra_alone_shows_no_trace(tmp_path):
 
 
 @needs_clone
+@pytest.mark.slow
 def test_a_misspelt_strategy_ends_the_real_script_before_data_load(tmp_path):
     text = USERS.format(defaults="[_self_]", loss="loss: {name: alpha_cl, strategy: infonc}")
     crops = "augmentations: [{crop_size: 32, num_crops: 2}]\ndevices: '1'\n"

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -312,3 +314,20 @@ def test_auto_resume_does_not_go_on_with_a_run_of_another_loss(solo, before):
     model.on_load_checkpoint(same)  # what differs in words alone is the same
     del model.cfg.resume_from_checkpoint  # as main_pretrain.py does if the user named the checkpoint
     model.on_load_checkpoint(checkpoint)
+
+
+class WithoutWords:
+    """A strategy of the user's own, of which Python writes an address."""
+
+    def __call__(self, d2_pos, d2_neg):
+        return torch.softmax(-d2_neg, dim=1)
+
+
+def test_a_strategy_without_words_of_its_own_is_the_same_in_another_process(solo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "users_strategies", SimpleNamespace(WithoutWords=WithoutWords))
+    cfg = small_config("simclr", loss={"name": "alpha_cl", "strategy": "users_strategies.WithoutWords"}, **RESUMING)
+    first, again = (build(solo.METHODS["simclr"], cfg) for _ in range(2))
+    assert " at 0x" in repr(first.criterion.strategy)
+    checkpoint = {}
+    first.on_save_checkpoint(checkpoint)
+    again.on_load_checkpoint(checkpoint)
