@@ -123,18 +123,18 @@ class ContrastiveMethod(AnyMethod):
             checkpoint[NAME] = self.trained_with
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what ``auto_resume`` finds if another loss trained it: it cannot tell such runs apart.
+        """Refuse to go on with a run of another loss that was found in the folder, by ``auto_resume`` or under SLURM.
 
         A checkpoint that ``resume_from_checkpoint`` names is taken, whatever its loss was.
         """
         super().on_load_checkpoint(checkpoint)
-        found = self.cfg.get("auto_resume", {}).get("enabled") and "resume_from_checkpoint" in self.cfg
+        named = "resume_from_checkpoint" not in self.cfg  # main_pretrain.py deletes the key if it has a value
         saved = checkpoint.get(NAME)
-        if found and saved != self.trained_with:
+        if self._trainer is not None and not named and saved != self.trained_with:
             own = "solo-learn's own loss"
             raise ValueError(
-                f"auto_resume: expected a run with {self.trained_with or own}, found one with {saved or own}; give "
-                "each run a checkpoint.dir of its own"
+                f"checkpoint: expected that of a run with {self.trained_with or own}, found that of one with "
+                f"{saved or own}; give each run a folder of its own, or name it: +resume_from_checkpoint=PATH"
             )
 
 

@@ -296,17 +296,20 @@ def test_supcon_without_labels_is_an_error_as_its_loss_would_be_0(solo, key):
     build(solo.METHODS["simclr"], small_config("simclr", loss="alpha_cl", data=data))
 
 
-RESUMING = {"auto_resume": {"enabled": True}, "resume_from_checkpoint": None}
+RESUMING = {"resume_from_checkpoint": None}  # no path was named
 
 
 @pytest.mark.parametrize("before", [None, {"name": "alpha_cl", "strategy": "infonce"}])
-def test_auto_resume_does_not_go_on_with_a_run_of_another_loss(solo, before):
+def test_what_was_found_in_a_folder_is_not_gone_on_with_if_another_loss_trained_it(solo, before):
     now = {"name": "alpha_cl", "tau": 0.5}
     checkpoint = {}
     build(solo.METHODS["simclr"], small_config("simclr", loss=before)).on_save_checkpoint(checkpoint)
     model = build(solo.METHODS["simclr"], small_config("simclr", loss=now, **RESUMING))
+    model.on_load_checkpoint(checkpoint)  # weights that are only read
+    model.trainer = SimpleNamespace()
     with pytest.raises(
-        ValueError, match=r"^auto_resume: expected a run with strategy=Direct\(tau=0.5, .*, found one with "
+        ValueError,
+        match=r"^checkpoint: expected that of a run with strategy=Direct\(tau=0.5, .*, found that of one with ",
     ):
         model.on_load_checkpoint(checkpoint)
     same = {}
@@ -330,4 +333,5 @@ def test_a_strategy_without_words_of_its_own_is_the_same_in_another_process(solo
     assert " at 0x" in repr(first.criterion.strategy)
     checkpoint = {}
     first.on_save_checkpoint(checkpoint)
+    again.trainer = SimpleNamespace()
     again.on_load_checkpoint(checkpoint)

@@ -180,6 +180,15 @@ def test_the_processes_of_a_run_share_its_folder(here):
     assert len(list((here / "trained_models" / "alphacl-cifar10-resnet18").iterdir())) == 1
 
 
+def test_auto_resume_stops_at_the_run_of_another_loss(here):
+    same = ("run_folder=mine", "auto_resume.enabled=true")
+    finish(shipped(here, "loss.strategy=direct", *same))
+    error = finish(shipped(here, "loss.strategy=inverse", *same), code=1)
+    assert re.search(
+        r"^ValueError: checkpoint: expected that of a run with strategy=Inverse\(", error, flags=re.MULTILINE
+    )
+
+
 LATE = """
 import hydra
 from omegaconf import OmegaConf
