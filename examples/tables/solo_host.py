@@ -261,6 +261,7 @@ class _Cell:
             "data.num_workers": self.host.workers,
             "accelerator": "gpu" if device_of(self.settings).type == "cuda" else "cpu",
             "+precision": precision_of(self.settings),
+            "run_folder": logs,
             "+default_root_dir": logs,
             "+enable_model_summary": False,
             "+enable_progress_bar": sys.stdout.isatty(),

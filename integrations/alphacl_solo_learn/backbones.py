@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,15 +16,19 @@ STEMS = ("auto", "keep", "small")
 
 
 class Backbones(dict[str, Any]):
-    """solo-learn's table of backbones, in which every name that begins with ``timm/`` is present."""
+    """solo-learn's table of backbones, in which every name that begins with ``timm/`` is present.
+
+    A backbone from this table refuses a checkpoint that would leave some of its weights random, which
+    ``main_linear.py`` accepts.
+    """
 
     def __contains__(self, name: object) -> bool:
         return (isinstance(name, str) and name.startswith(PREFIX)) or super().__contains__(name)
 
-    def __missing__(self, name: str) -> Any:
-        if not name.startswith(PREFIX):
-            raise KeyError(name)
-        return partial(timm_backbone, name.removeprefix(PREFIX))
+    def __getitem__(self, name: str) -> Any:
+        ours = name.startswith(PREFIX)
+        build = partial(timm_backbone, name.removeprefix(PREFIX)) if ours else super().__getitem__(name)
+        return partial(_build_to_load_whole, build)
 
 
 def timm_backbone(name: str, method: str | None = None, **kwargs: Any) -> nn.Module:
@@ -112,6 +117,23 @@ def _check_names(name: str, backbone: nn.Module) -> None:
 def _remember(backbone: nn.Module, image_size: int, stem: str) -> None:
     backbone.register_buffer("built_for", torch.tensor([image_size, STEMS.index(stem)]))
     backbone.register_load_state_dict_pre_hook(_check_same_build)  # type: ignore[no-untyped-call]
+
+
+def _build_to_load_whole(build: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    backbone = build(*args, **kwargs)
+    backbone.register_load_state_dict_pre_hook(_check_whole)  # type: ignore[no-untyped-call]
+    return backbone
+
+
+def _check_whole(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Refuse a checkpoint without a weight that the backbone has, also where the load is not strict."""
+    names = [name for name, _ in backbone.named_parameters()]
+    missing = [name for name in names if f"{prefix}{name}" not in state_dict]
+    if missing:
+        raise ValueError(
+            f"checkpoint: expected every weight of the backbone under its name, backbone.{missing[0]} and so on, got "
+            f"one without {len(missing)} of {len(names)}, which would stay random"
+        )
 
 
 def _check_same_build(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from alphacl_plugins import AlphaCLLoss
@@ -14,6 +14,9 @@ NAME = "alpha_cl"
 
 LOSS_OPTIONS = tuple(option for option in OPTIONS if option not in ("strategy", "reduction"))
 """The ``loss.*`` keys that are the loss's own; ``name`` and ``strategy`` apart, all others are the strategy's."""
+
+UNSET = "???"
+"""OmegaConf's word for a key without a value, which never replaces one that has a value."""
 
 reserve_options("name", "memory_bank_size")
 
@@ -28,7 +31,8 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
 
     Args:
         cfg: a solo-learn config. Its ``loss`` is absent, ``alpha_cl``, or a mapping with ``name: alpha_cl`` and
-            options, where None is the default of the strategy or loss, but ``block_size: None`` is "autograd".
+            options, where None and ``???`` are the default of the strategy or loss, but ``block_size: None`` is
+            "autograd".
         fixed: what the method decides: ``symmetric``, or ``negatives="queue"`` if it has a queue.
 
     Raises: ValueError, TypeError, ImportError for a loss, strategy or option that is unknown or that the method cannot
@@ -42,7 +46,7 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
             f"loss: expected {NAME}, or a mapping such as {{name: {NAME}, strategy: infonce}} (without a loss key the "
             f"method keeps its own), got {loss!r}"
         )
-    options = _given(loss)
+    options = given_options(loss)
     _check_method_has(options, cfg.method, fixed)
     try:
         return AlphaCLLoss(**{"gather_distributed": True, **fixed, **options})
@@ -56,13 +60,21 @@ def _name(loss: Any) -> Any:
     return loss.get("name") if isinstance(loss, Mapping) else loss
 
 
-def _given(loss: Any) -> dict[str, Any]:
-    """Return the options that a config sets; None sets one option alone, the block size, which is "autograd" then."""
-    options = {} if isinstance(loss, str) else dict(loss)
-    options.pop("name", None)
+def given_options(loss: Any) -> dict[str, Any]:
+    """Return the options that ``cfg.loss`` sets; None sets one alone, the block size, which is "autograd" then."""
+    if not isinstance(loss, Mapping):
+        return {}
+    options = {key: loss.get(key, UNSET) for key in loss if key != "name"}
     if "block_size" in options and options["block_size"] is None:
         options["block_size"] = "autograd"
-    return {key: value for key, value in options.items() if value is not None}
+    return {key: value for key, value in options.items() if value not in (None, UNSET)}
+
+
+def forget_unset(loss: Any) -> None:
+    """Drop the keys of ``cfg.loss`` that have no value, so that solo-learn records those alone that the user set."""
+    if isinstance(loss, MutableMapping):
+        for key in [key for key in loss if loss.get(key, UNSET) == UNSET]:
+            del loss[key]
 
 
 def _check_method_has(options: Mapping[str, Any], method: str, fixed: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ Each class here is mixed in before solo-learn's own class of that method (see `a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from alphacl_plugins import AlphaCLLoss
 from alphacl_solo_learn.backbones import check_validation_size, set_image_size
-from alphacl_solo_learn.config import LOSS_OPTIONS, NAME, build_criterion, selected
+from alphacl_solo_learn.config import LOSS_OPTIONS, NAME, build_criterion, forget_unset, selected
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         backbone: nn.Module
         num_crops: int
         features_dim: int
+        cfg: Any
         scheduler: str
 
         @property
@@ -38,6 +40,12 @@ else:
 QUEUE = MappingProxyType({"negatives": "queue", "symmetric": False})
 ONE_DIRECTION = MappingProxyType({"negatives": "cross", "symmetric": False})
 """What some methods decide: their step adds up two directions, and only one side of each has a gradient."""
+
+TRAINED_WITH = ("strategy", "negatives", "symmetric", "l2_normalize", "detach_alpha")
+"""The options that decide what is learned; the others, how it is computed."""
+
+ADDRESS = " at 0x[0-9a-f]+"
+"""What Python writes for an object without words of its own, another in each process."""
 
 LOOK_EVERY = 50
 """Steps from one look at the loss's statistics to the next, as Lightning's own ``log_every_n_steps``."""
@@ -52,16 +60,6 @@ class AnyMethod(_Base):
         check_validation_size(cfg, self.backbone)
 
 
-class OtherMethod(AnyMethod):
-    """A method whose loss is not contrastive: the method as it is, and an error with ``loss: alpha_cl``."""
-
-    def __init__(self, cfg: Any) -> None:
-        if selected(cfg):
-            names = ", ".join([*CONTRASTIVE, NAME])
-            raise ValueError(f"loss: expected {NAME} with a method among {names}, got method {cfg.method}")
-        super().__init__(cfg)
-
-
 class ContrastiveMethod(AnyMethod):
     """A method of solo-learn that trains with α-CL if its config says so, and else is what it was.
 
@@ -69,17 +67,21 @@ class ContrastiveMethod(AnyMethod):
 
     Attributes:
         criterion: the loss, or None.
+        trained_with: the loss in words, as its config has it, or None. A checkpoint keeps it.
     """
 
     loss_function: ClassVar[str]
     fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     criterion: Any  # AlphaCLLoss | None
+    trained_with: str | None
     contrast: Callable[..., Tensor]  # the loss, from what solo-learn's loss function gets
 
     def __init__(self, cfg: Any) -> None:
         criterion = build_criterion(cfg, fixed=self.fixed)  # first, as it is quick to refuse
+        forget_unset(cfg.get("loss"))
         super().__init__(cfg)
         self.criterion = criterion
+        self.trained_with = None if criterion is None else re.sub(ADDRESS, "", _options(criterion, TRAINED_WITH))
         if criterion is not None:
             _announce(criterion, cfg)
 
@@ -114,6 +116,27 @@ class ContrastiveMethod(AnyMethod):
         self.log_dict(log, on_epoch=True, sync_dist=True)
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep with the weights which loss trained them."""
+        super().on_save_checkpoint(checkpoint)
+        if self.trained_with is not None:
+            checkpoint[NAME] = self.trained_with
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with a run of another loss that was found in the folder, by ``auto_resume`` or under SLURM.
+
+        A checkpoint that ``resume_from_checkpoint`` names is taken, whatever its loss was.
+        """
+        super().on_load_checkpoint(checkpoint)
+        named = "resume_from_checkpoint" not in self.cfg  # main_pretrain.py deletes the key if it has a value
+        saved = checkpoint.get(NAME)
+        if self._trainer is not None and not named and saved != self.trained_with:
+            own = "solo-learn's own loss"
+            raise ValueError(
+                f"checkpoint: expected that of a run with {self.trained_with or own}, found that of one with "
+                f"{saved or own}; give each run a folder of its own, or name it: +resume_from_checkpoint=PATH"
+            )
+
 
 class SimCLR(ContrastiveMethod):
     """The views of a sample, of any number and size, are positives of each other. Samples of a batch are distinct."""
@@ -130,6 +153,11 @@ class SupCon(ContrastiveMethod):
     """All views of all samples of a class are positives of each other."""
 
     loss_function = "simclr_loss_func"
+
+    def __init__(self, cfg: Any) -> None:
+        if selected(cfg):
+            _check_labels(cfg.data)
+        super().__init__(cfg)
 
     def contrast(self, z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
         """Compare the views, stacked in ``z``; solo-learn's indexes are the labels here."""
@@ -248,11 +276,27 @@ def _fill(cfg: Any, **defaults: Any) -> None:
                 cfg[key].setdefault(inner, value)
 
 
+def _check_labels(data: Any) -> None:
+    """Refuse data that are one class to solo-learn, which have no negatives, or whose unlabelled images are a class."""
+    if data.get("no_labels"):
+        raise ValueError("data.no_labels: expected false with method supcon, whose positives are a class, got true")
+    if data.dataset == "stl10":
+        raise ValueError(
+            "data.dataset: expected labelled images with method supcon, got stl10, whose unlabelled images solo-learn "
+            "takes for one class"
+        )
+    if data.num_classes < 2:
+        raise ValueError(f"data.num_classes: expected >= 2 with method supcon, got {data.num_classes}")
+
+
+def _options(criterion: AlphaCLLoss, names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name}={getattr(criterion, name)!r}" for name in names)
+
+
 def _announce(criterion: AlphaCLLoss, cfg: Any) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
-    options = ", ".join(f"{name}={getattr(criterion, name)!r}" for name in LOSS_OPTIONS)
     temperature = cfg.method_kwargs.get("temperature")
     ignored = "" if temperature is None else f"; ignored: method_kwargs.temperature={temperature}"
-    line = f"{cfg.method} with loss {NAME}: strategy={criterion.strategy!r}, {options}{ignored}"
+    line = f"{cfg.method} with loss {NAME}: {_options(criterion, ('strategy', *LOSS_OPTIONS))}{ignored}"
     rank_zero_only(print)(line)  # not a logger: solo-learn's configs switch those off

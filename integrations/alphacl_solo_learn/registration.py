@@ -1,12 +1,16 @@
-"""Where the adapter enters solo-learn: its table of methods and its table of backbones, and nothing else."""
+"""Where the adapter enters solo-learn: its tables of methods and backbones, and a check of every config."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from alphacl_solo_learn.backbones import Backbones
-from alphacl_solo_learn.methods import CONTRASTIVE, AlphaCL, AnyMethod, ContrastiveMethod, OtherMethod
+from alphacl_solo_learn.config import NAME, selected
+from alphacl_solo_learn.methods import CONTRASTIVE, AlphaCL, AnyMethod, ContrastiveMethod
+from alphacl_solo_learn.run_folder import RESOLVER, run_folder
 
 TRIED = "1.0.6 (main branch, commit 9187ea3)"
 """The versions of solo-learn that this adapter was tried with."""
@@ -15,11 +19,13 @@ TRIED = "1.0.6 (main branch, commit 9187ea3)"
 def register() -> None:
     """Put our subclasses into ``solo.methods.METHODS``, and timm into ``BaseMethod._BACKBONES``; once is enough.
 
-    Without a ``loss`` key in its config every method is what it was.
+    Without a ``loss`` key in its config every method is what it was. From then on a config that names alpha_cl is an
+    error for a class that would train another loss.
 
     Raises: ImportError without solo-learn, or with one whose interface differs from that of the versions tried.
     """
     try:
+        from omegaconf import OmegaConf
         from solo.methods import METHODS, BaseMethod
     except ImportError as error:
         raise ImportError(
@@ -32,15 +38,35 @@ def register() -> None:
         _check_interface(ours, METHODS.get(name))
     if not isinstance(getattr(BaseMethod, "_BACKBONES", None), dict):
         raise _another_version("a table BaseMethod._BACKBONES", BaseMethod)
-    METHODS["alpha_cl"] = _subclass(AlphaCL, METHODS["simclr"])
+    METHODS[NAME] = _subclass(NAME, AlphaCL, METHODS["simclr"])
     for name, theirs in list(METHODS.items()):
         if issubclass(theirs, BaseMethod) and theirs is not BaseMethod and not issubclass(theirs, AnyMethod):
-            METHODS[name] = _subclass(CONTRASTIVE.get(name, OtherMethod), theirs)
+            METHODS[name] = _subclass(name, CONTRASTIVE.get(name, AnyMethod), theirs)
     BaseMethod._BACKBONES = Backbones(BaseMethod._BACKBONES)
+    BaseMethod.__init__ = _refuse_another_loss(BaseMethod.__init__)
+    OmegaConf.register_new_resolver(RESOLVER, run_folder, replace=True)
 
 
-def _subclass(ours: type, theirs: type) -> type:
-    return type(theirs.__name__, (ours, theirs), {"__doc__": theirs.__doc__, "__module__": ours.__module__})
+def _subclass(name: str, ours: type, theirs: type) -> type:
+    """Return ours before theirs, with the address where pickle finds it."""
+    address = {"__module__": "alphacl_solo_learn.registered", "__qualname__": name}
+    return type(theirs.__name__, (ours, theirs), {"__doc__": theirs.__doc__, **address})
+
+
+def _refuse_another_loss(init: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    @wraps(init)
+    def checked(self: Any, cfg: Any) -> None:
+        if selected(cfg) and not isinstance(self, ContrastiveMethod):
+            ours = [*CONTRASTIVE, NAME]
+            if cfg.method in ours:  # solo-learn's own class, or one derived from it
+                raise TypeError(
+                    f'loss: expected {NAME} with solo.methods.METHODS["{cfg.method}"], got {type(self)!r}, which '
+                    "trains another loss"
+                )
+            raise ValueError(f"loss: expected {NAME} with a method among {', '.join(ours)}, got method {cfg.method}")
+        init(self, cfg)
+
+    return checked
 
 
 def _parameters(function: Any) -> list[str]:

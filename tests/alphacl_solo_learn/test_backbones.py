@@ -151,3 +151,50 @@ def test_validation_at_a_size_that_the_backbone_cannot_take_is_an_error_before_d
         build(solo.METHODS[method], cfg)
     cfg.data.val_path = None
     assert build(solo.METHODS[method], cfg).backbone.training
+
+
+def loaded_as_main_linear_does(solo, name, state, **kwargs):
+    """What main_linear.py does with the ``state_dict`` of a checkpoint."""
+    backbone = solo.BaseMethod._BACKBONES[name](method=None, **kwargs)
+    state = {key.replace("backbone.", ""): value for key, value in state.items() if "backbone" in key}
+    backbone.load_state_dict(state, strict=False)
+    return backbone
+
+
+def renamed(model, prefix):
+    return {prefix + name: value for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "tiny"])
+def test_a_checkpoint_with_every_weight_is_read(solo, name):
+    trained = solo.BaseMethod._BACKBONES[name](method=None)
+    state = {**renamed(trained, "backbone."), "backbone.fc.weight": torch.zeros(2)}  # one more is harmless
+    got = loaded_as_main_linear_does(solo, name, state)
+    for own, weight in zip(got.parameters(), trained.parameters(), strict=True):
+        assert torch.equal(own, weight)
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "tiny"])
+@pytest.mark.parametrize(
+    "prefix", ["network.backbone.", "module.backbone.", "_orig_mod.backbone.", "model.", "backbone.0.", ""]
+)
+def test_a_checkpoint_that_would_load_nothing_is_an_error(solo, name, prefix):
+    state = renamed(solo.BaseMethod._BACKBONES[name](method=None), prefix)
+    with pytest.raises(
+        ValueError, match=r"^checkpoint: expected every weight .* got one without (\d+) of \1, which would"
+    ):
+        loaded_as_main_linear_does(solo, name, state)
+
+
+def test_a_checkpoint_without_one_weight_is_an_error(solo):
+    state = renamed(solo.BaseMethod._BACKBONES["timm/test_resnet"](method=None), "backbone.")
+    name = "backbone.layer1.0.conv1.weight"
+    assert state.pop(name) is not None
+    with pytest.raises(ValueError, match=rf"under its name, {name} .* got one without 1 of \d+, "):
+        loaded_as_main_linear_does(solo, "timm/test_resnet", state)
+
+
+def test_a_whole_model_is_checked_too(solo):
+    model = build(solo.METHODS["simclr"], with_backbone("simclr", "tiny"))
+    with pytest.raises(ValueError, match=r"^checkpoint: expected every weight"):
+        model.load_state_dict({"projector.0.bias": torch.zeros(8)}, strict=False)

@@ -1,16 +1,19 @@
 """Hydra finds the plugin and our configs in solo-learn, and shows no trace of it in another program."""
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
 from importlib.resources import files
+from types import SimpleNamespace
 
 import pytest
 from solo_clone import SOLO_LEARN_HOME, build, load_solo, needs_clone
 
 from alphacl_plugins import strategies
 from alphacl_plugins.strategies import registry
-from alphacl_solo_learn.config import LOSS_OPTIONS
+from alphacl_solo_learn.config import LOSS_OPTIONS, given_options
 
 hydra = pytest.importorskip("hydra", reason="needs hydra-core")
 CONFIGS = sorted(
@@ -30,9 +33,19 @@ optimizer: {{name: sgd, batch_size: 6, lr: 0.1, classifier_lr: 0.1, weight_decay
 scheduler: {{name: none, interval: epoch}}
 max_epochs: 1
 """
+THREE = strategies.Inverse(gamma=3)
 FORMS = {
     "a plain key": ("[_self_]", "loss: alpha_cl", [], strategies.Direct()),
     "a group": ("[_self_, loss: alpha_cl]", "", [], strategies.Direct()),
+    "a group over a mapping": ("[_self_, loss: alpha_cl]", "loss: {strategy: inverse, gamma: 3}", [], THREE),
+    "a group under a mapping": ("[loss: alpha_cl, _self_]", "loss: {strategy: inverse, gamma: 3}", [], THREE),
+    "a group over a key": ("[_self_, loss: alpha_cl]", "loss: alpha_cl", [], strategies.Direct()),
+    "a group over a mapping, overridden": (
+        "[_self_, loss: alpha_cl]",
+        "loss: {strategy: inverse, gamma: 2}",
+        ["loss.gamma=3"],
+        THREE,
+    ),
     "a group, overridden": (
         "[loss: alpha_cl, _self_]",
         "",
@@ -81,10 +94,21 @@ def test_the_group_holds_every_option_and_its_default(compose):
     loss = compose("users", [], USERS.format(defaults="[_self_, loss: alpha_cl]", loss="")).loss
     known = {option for strategy in registry._REGISTRY.values() for option in registry._options(strategy)}
     assert set(loss) == {"name", "strategy", "learnable_tau", *LOSS_OPTIONS, *known}
-    assert {name: value for name, value in loss.items() if value is not None} == {
-        "name": "alpha_cl",
-        "block_size": "auto",  # null is autograd
-    }
+    assert given_options(loss) == {}
+
+
+@needs_clone
+def test_the_group_without_solo_learn_imported_is_hydras_error(compose, monkeypatch):
+    monkeypatch.delitem(sys.modules, "solo.methods")
+    with pytest.raises(hydra.errors.MissingConfigException, match="Could not find 'loss/alpha_cl'"):
+        compose("users", [], USERS.format(defaults="[_self_, loss: alpha_cl]", loss=""))
+
+
+@needs_clone
+def test_what_nobody_set_is_not_recorded(compose):
+    cfg = compose("users", ["loss.p=6"], USERS.format(defaults="[_self_, loss: alpha_cl]", loss=""))
+    build(load_solo().METHODS["simclr"], cfg)
+    assert cfg.loss == {"name": "alpha_cl", "p": 6}
 
 
 def test_there_is_a_config_for_each_dataset_and_backbone():
@@ -135,6 +159,75 @@ def test_a_linear_config_matches_its_pretraining_config(compose, name):
     assert not cfg.wandb.enabled
 
 
+@needs_clone
+@pytest.mark.parametrize("name", [PRETRAINING[0], LINEAR[0]])
+def test_no_two_runs_of_a_config_share_a_folder(compose, name):
+    def folder(*overrides):
+        return compose(name, overrides).checkpoint.dir
+
+    assert folder() != folder()  # at another time
+    assert folder("+seed=7").rpartition("/")[2].startswith("seed=7,")
+    assert folder("run_folder=mine") == "mine"
+    if name in PRETRAINING:
+        label = folder("loss.strategy=inverse", "loss.gamma=3").rpartition("/")[2]
+        assert label.startswith("strategy=inverse,gamma=3,seed=5,")
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A package that stands in for solo-learn; importing it says what was registered, and when."""
+    import hydra_plugins.alphacl as plugin
+
+    (tmp_path / "standin").mkdir()
+    (tmp_path / "standin" / "__init__.py").touch()
+    (tmp_path / "standin" / "methods.py").write_text(
+        "import standin\nif standin.broken: raise ImportError('einops')\nREADY = True"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(plugin, "HOST", "standin.methods")
+    registered = []
+    monkeypatch.setattr(plugin, "_register", lambda: registered.append(sys.modules["standin.methods"].READY))
+    monkeypatch.setattr(sys, "meta_path", [plugin.RegisterOnImport(), *sys.meta_path])
+    import standin
+
+    standin.broken = False
+    yield SimpleNamespace(package=standin, registered=registered)
+    for name in ("standin", "standin.methods"):
+        sys.modules.pop(name, None)
+
+
+def test_the_adapter_is_registered_after_the_methods_are_imported(host):
+    assert host.registered == []
+    module = importlib.import_module("standin.methods")
+    assert host.registered == [True]
+    assert inspect.getsource(module).endswith("READY = True\n")
+    importlib.reload(module)
+    assert host.registered == [True, True]
+
+
+def test_an_import_that_fails_and_is_repeated_is_registered(host):
+    host.package.broken = True
+    with pytest.raises(ImportError, match="einops"):
+        importlib.import_module("standin.methods")
+    assert host.registered == []
+    host.package.broken = False
+    importlib.import_module("standin.methods")
+    assert host.registered == [True]
+
+
+def test_an_adapter_that_does_not_fit_stops_the_program_where_hydra_would_only_warn(monkeypatch):
+    import alphacl_solo_learn
+    import hydra_plugins.alphacl as plugin
+
+    def register():
+        raise ImportError("solo-learn: expected another version")
+
+    monkeypatch.setattr(alphacl_solo_learn, "register", register)
+    with pytest.raises(RuntimeError, match=r"^solo-learn: expected another version$"):
+        plugin._register()
+
+
 PLAIN = """
 import sys
 import hydra
@@ -144,6 +237,7 @@ from hydra.core.plugins import Plugins
 def main(cfg):
     print("config:", dict(cfg))
     print("imported:", sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "solo", "omegaconf"}))
+    print("hooks:", sum(type(finder).__module__ == "hydra_plugins.alphacl" for finder in sys.meta_path))
     print("ours:", sorted(name for name in sys.modules if "alphacl" in name))
     assert Plugins.instance().get_stats().modules_import_time["hydra_plugins.alphacl"] < 0.1
 
@@ -159,6 +253,7 @@ def test_a_program_with_hydra_alone_shows_no_trace(tmp_path):
     assert done.stdout.splitlines() == [
         "config: {}",
         "imported: ['omegaconf']",
+        "hooks: 1",
         "ours: ['hydra_plugins.alphacl']",  # which Hydra has to look at; it imports nothing of ours
     ]
     searched = subprocess.run(
@@ -169,6 +264,7 @@ def test_a_program_with_hydra_alone_shows_no_trace(tmp_path):
 
 
 @needs_clone
+@pytest.mark.slow
 def test_a_misspelt_strategy_ends_the_real_script_before_data_load(tmp_path):
     text = USERS.format(defaults="[_self_]", loss="loss: {name: alpha_cl, strategy: infonc}")
     crops = "augmentations: [{crop_size: 32, num_crops: 2}]\ndevices: '1'\n"

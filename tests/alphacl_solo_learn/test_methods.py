@@ -1,5 +1,10 @@
 """The loss in solo-learn's training steps: against solo-learn's own losses, against loops, and untouched without."""
 
+import copy
+import pickle
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from oracles import loop_loss, relative_error
@@ -220,3 +225,113 @@ def test_method_alpha_cl_takes_solo_learns_schedulers_too(solo):
     model = build(solo.METHODS["alpha_cl"], cfg)
     _, (schedule,) = model.configure_optimizers()
     assert schedule.milestones == {1: 1}
+
+
+@pytest.mark.parametrize("method", [*METHODS, "alpha_cl", "byol", "linear"])
+def test_classes_pickle(solo, method):
+    assert pickle.loads(pickle.dumps(solo.METHODS[method])) is solo.METHODS[method]
+
+
+@pytest.mark.parametrize("method", ["simclr", "mocov2plus", "alpha_cl"])
+def test_models_pickle_and_copy_before_the_first_batch(solo, method):
+    changes = {"backbone": {"name": "timm/test_resnet"}} if method == "alpha_cl" else {}
+    model = solo.METHODS[method](small_config(method, loss={"name": "alpha_cl", "strategy": "inverse"}, **changes))
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert type(again) is solo.METHODS[method]
+        assert again.criterion.strategy == strategies.Inverse()
+        assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_new_process_that_reads_a_pickle_registers_by_itself(solo, monkeypatch):
+    import alphacl_solo_learn.registered as registered
+
+    originals = {
+        name: next(base for base in cls.__mro__ if base.__module__.startswith("solo."))
+        for name, cls in solo.METHODS.items()
+    }
+    ours = pickle.dumps(solo.METHODS["simclr"])
+    assert b"alphacl_solo_learn.registered" in ours
+    monkeypatch.setattr(solo, "METHODS", {name: cls for name, cls in originals.items() if name != "alpha_cl"})
+    assert not hasattr(solo.METHODS["simclr"], "contrast")
+    assert pickle.loads(ours) is solo.METHODS["simclr"]
+    assert hasattr(solo.METHODS["simclr"], "contrast")
+    with pytest.raises(AttributeError, match=r"no_method: expected one of solo.methods.METHODS: base, linear"):
+        registered.no_method  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["SimCLR", "SupCon", "BYOL"])
+def test_solo_learns_own_class_refuses_a_config_with_the_loss(solo, name):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"^loss: expected alpha_cl with .*(which trains another|got method)"
+    ):
+        getattr(solo, name)(small_config(name.lower(), loss="alpha_cl"))
+
+
+def test_a_users_own_method_trains_the_loss_or_stops(solo):
+    class Mine(solo.SimCLR):
+        """A method of the user's own, derived from solo-learn's."""
+
+    class Ours(solo.METHODS["simclr"]):
+        """One derived from the class in the table."""
+
+    with pytest.raises(TypeError, match=r'^loss: expected alpha_cl with solo.methods.METHODS\["simclr"\], got .*Mine'):
+        Mine(small_config("simclr", loss="alpha_cl"))
+    Mine(small_config("simclr"))
+    assert build(Ours, small_config("simclr", loss="alpha_cl")).criterion is not None
+
+
+UNLABELLED = {
+    "data.no_labels": ({"no_labels": True}, "expected false with method supcon, .*, got true"),
+    "data.dataset": ({"dataset": "stl10"}, "expected labelled images with method supcon, got stl10"),
+    "data.num_classes": ({"num_classes": 1}, "expected >= 2 with method supcon, got 1"),
+}
+
+
+@pytest.mark.parametrize("key", UNLABELLED)
+def test_supcon_without_labels_is_an_error_as_its_loss_would_be_0(solo, key):
+    data, message = UNLABELLED[key]
+    with pytest.raises(ValueError, match=f"^{key}: {message}"):
+        build(solo.METHODS["supcon"], small_config("supcon", loss="alpha_cl", data=data))
+    build(solo.METHODS["supcon"], small_config("supcon", data=data))  # solo-learn's own
+    build(solo.METHODS["simclr"], small_config("simclr", loss="alpha_cl", data=data))
+
+
+RESUMING = {"resume_from_checkpoint": None}  # no path was named
+
+
+@pytest.mark.parametrize("before", [None, {"name": "alpha_cl", "strategy": "infonce"}])
+def test_what_was_found_in_a_folder_is_not_gone_on_with_if_another_loss_trained_it(solo, before):
+    now = {"name": "alpha_cl", "tau": 0.5}
+    checkpoint = {}
+    build(solo.METHODS["simclr"], small_config("simclr", loss=before)).on_save_checkpoint(checkpoint)
+    model = build(solo.METHODS["simclr"], small_config("simclr", loss=now, **RESUMING))
+    model.on_load_checkpoint(checkpoint)  # weights that are only read
+    model.trainer = SimpleNamespace()
+    with pytest.raises(
+        ValueError,
+        match=r"^checkpoint: expected that of a run with strategy=Direct\(tau=0.5, .*, found that of one with ",
+    ):
+        model.on_load_checkpoint(checkpoint)
+    same = {}
+    build(solo.METHODS["simclr"], small_config("simclr", loss="alpha_cl")).on_save_checkpoint(same)
+    model.on_load_checkpoint(same)  # what differs in words alone is the same
+    del model.cfg.resume_from_checkpoint  # as main_pretrain.py does if the user named the checkpoint
+    model.on_load_checkpoint(checkpoint)
+
+
+class WithoutWords:
+    """A strategy of the user's own, of which Python writes an address."""
+
+    def __call__(self, d2_pos, d2_neg):
+        return torch.softmax(-d2_neg, dim=1)
+
+
+def test_a_strategy_without_words_of_its_own_is_the_same_in_another_process(solo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "users_strategies", SimpleNamespace(WithoutWords=WithoutWords))
+    cfg = small_config("simclr", loss={"name": "alpha_cl", "strategy": "users_strategies.WithoutWords"}, **RESUMING)
+    first, again = (build(solo.METHODS["simclr"], cfg) for _ in range(2))
+    assert " at 0x" in repr(first.criterion.strategy)
+    checkpoint = {}
+    first.on_save_checkpoint(checkpoint)
+    again.trainer = SimpleNamespace()
+    again.on_load_checkpoint(checkpoint)

@@ -1,5 +1,6 @@
 """A user's session with the unmodified scripts: pretrain, resume, linear accuracy, kNN; on scikit-learn's digits."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from solo_clone import METHODS, SOLO_LEARN_HOME, needs_clone
 
 pytestmark = [needs_clone, pytest.mark.slow]
@@ -72,13 +74,24 @@ def folder(tmp_path_factory):
     return here
 
 
+def start(folder, *command):
+    """Start a script; solo-learn is importable in its child processes too."""
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(SOLO_LEARN_HOME)]))
+    environment = {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=folder, env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process, code=0):
+    out, err = process.communicate()
+    assert process.returncode == code, (out + err)[-5000:]
+    return out if code == 0 else err
+
+
 def run(folder, *command):
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    return done.stdout
+    return finish(start(folder, *command))
 
 
 def script(folder, name, *overrides):
@@ -111,9 +124,150 @@ def test_pretrain_resume_linear_and_knn(folder, method):
     assert re.search(r"Result: acc@1=\d+\.\d", printed)
 
 
-def steps(path):
-    import torch
+SHIPPED = (
+    "backbone.name=timm/test_resnet", "data.dataset=custom", "data.train_path=images/train", "data.val_path=null",
+    "data.num_workers=0", "optimizer.batch_size=32", "accelerator=cpu", "max_epochs=1",
+)  # fmt: skip
 
+
+def shipped(here, *overrides):
+    """The command of a shipped config, on the digits."""
+    (here / "images").exists() or (here / "images").symlink_to(here.parent / "images")
+    config = ("--config-name", "alphacl_cifar10_resnet18")
+    return start(here, SOLO_LEARN_HOME / "main_pretrain.py", *config, *overrides, *SHIPPED)
+
+
+def check_each_has_its_folder(here, *strategies):
+    """Each strategy has one folder, with its log, and in it the weights that it trained."""
+    for strategy in strategies:
+        label = f"strategy={strategy.lower()},seed=5,*"
+        (run_folder,) = (here / "trained_models" / "alphacl-cifar10-resnet18").glob(label)
+        (weights,) = run_folder.rglob("*.ckpt")
+        assert torch.load(weights, map_location="cpu")["alpha_cl"].startswith(f"strategy={strategy}(")
+        assert json.loads((weights.parent / "args.json").read_text())["loss"]["strategy"] == strategy.lower()
+        assert len(list(run_folder.glob("lightning_logs/version_0"))) == 1
+    assert len(list(here.rglob("*.ckpt"))) == len(strategies)
+    assert not (here / "lightning_logs").exists()
+
+
+@pytest.fixture
+def here(folder, tmp_path_factory):
+    """An empty folder beside the images."""
+    place = folder / tmp_path_factory.mktemp("run").name
+    place.mkdir()
+    return place
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_a_sweep_trains_each_loss_in_a_folder_of_its_own(here, launcher):
+    plugin = f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher"
+    if launcher != "basic":
+        pytest.importorskip(plugin, reason=f"needs hydra-{launcher.removesuffix('_local')}-launcher")
+    finish(shipped(here, "--multirun", f"hydra/launcher={launcher}", "loss.strategy=direct,inverse"))
+    check_each_has_its_folder(here, "Direct", "Inverse")
+
+
+def test_runs_that_start_together_do_not_share_a_folder(here):
+    both = [shipped(here, f"loss.strategy={strategy}") for strategy in ("direct", "inverse")]
+    for process in both:
+        finish(process)
+    check_each_has_its_folder(here, "Direct", "Inverse")
+
+
+def test_the_processes_of_a_run_share_its_folder(here):
+    finish(shipped(here, "loss.strategy=direct", "devices='2'", "strategy=ddp", "optimizer.batch_size=16"))
+    check_each_has_its_folder(here, "Direct")
+    assert len(list((here / "trained_models" / "alphacl-cifar10-resnet18").iterdir())) == 1
+
+
+def test_auto_resume_stops_at_the_run_of_another_loss(here):
+    same = ("run_folder=mine", "auto_resume.enabled=true")
+    finish(shipped(here, "loss.strategy=direct", *same))
+    error = finish(shipped(here, "loss.strategy=inverse", *same), code=1)
+    assert re.search(
+        r"^ValueError: checkpoint: expected that of a run with strategy=Inverse\(", error, flags=re.MULTILINE
+    )
+
+
+LATE = """
+import hydra
+from omegaconf import OmegaConf
+
+def train(cfg):
+    OmegaConf.set_struct(cfg, False)
+    from solo.methods import METHODS
+    print(METHODS["simclr"](cfg).criterion)
+"""
+STARTS = {
+    "a script": """
+hydra.main(version_base="1.2", config_path=".", config_name="late")(train)()
+""",
+    "a notebook": """
+with hydra.initialize(version_base="1.2", config_path="."):
+    train(hydra.compose("late", ["+loss=alpha_cl"]))
+""",
+}
+LATE_CONFIG = """
+method: simclr
+backbone: {name: timm/test_resnet}
+method_kwargs: {proj_output_dim: 4, proj_hidden_dim: 8, temperature: 0.2}
+data: {dataset: custom, num_large_crops: 2, num_small_crops: 0, num_classes: 3}
+optimizer: {name: sgd, batch_size: 6, lr: 0.1, classifier_lr: 0.1, weight_decay: 0}
+scheduler: {name: none, interval: epoch}
+max_epochs: 1
+"""
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_program_that_imports_solo_learn_late_trains_the_loss(here, start):
+    (here / "late.py").write_text(LATE + STARTS[start])
+    (here / "late.yaml").write_text(LATE_CONFIG)
+    assert "AlphaCLLoss(strategy=Direct(" in run(here, "late.py", "+loss=alpha_cl")
+
+
+SPAWN = """
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import OmegaConf
+from solo.methods import METHODS
+from torch.utils.data import DataLoader
+
+class Crops(torch.utils.data.Dataset):
+    def __len__(self): return 8
+    def __getitem__(self, i): return i, [torch.randn(3, 32, 32), torch.randn(3, 32, 32)], i % 3
+
+if __name__ == "__main__":
+    from alphacl_solo_learn import register
+    register()
+    cfg = OmegaConf.merge(OmegaConf.load("late.yaml"), {"loss": "alpha_cl"})
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", **options)
+    trainer.fit(METHODS["simclr"](cfg), DataLoader(Crops(), batch_size=4))
+    print("logged:", *trainer.callback_metrics)
+"""
+
+
+def test_spawned_processes_train_the_loss(here):
+    (here / "spawn.py").write_text(SPAWN)
+    (here / "late.yaml").write_text(LATE_CONFIG)
+    (logged,) = re.findall(r"^logged: (.*)$", run(here, "spawn.py"), flags=re.MULTILINE)
+    assert "train_alpha_entropy" in logged
+
+
+def test_a_linear_evaluation_of_random_features_stops(folder, here):
+    from alphacl_timm import create_backbone
+
+    trained = create_backbone("test_resnet", image_size=32).state_dict()
+    torch.save(
+        {"state_dict": {f"network.backbone.{name}": value for name, value in trained.items()}}, here / "last.ckpt"
+    )
+    checkpoint = f"pretrained_feature_extractor='{here / 'last.ckpt'}'"
+    command = ("--config-path", folder, "--config-name", "linear", checkpoint)
+    error = finish(start(folder, SOLO_LEARN_HOME / "main_linear.py", *command), code=1)
+    assert re.search(r"^ValueError: checkpoint: expected every weight of the backbone", error, flags=re.MULTILINE)
+
+
+def steps(path):
     return torch.load(path, map_location="cpu")["global_step"]
 
 
