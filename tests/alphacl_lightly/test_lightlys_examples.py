@@ -50,7 +50,7 @@ def train(source, folder):
     assert "FakeData" in source
     folder.mkdir()
     script = folder / "script.py"
-    script.write_text(f"import record_training\n{source}", encoding="utf-8")
+    script.write_text(f"import record_training\nrecord_training.start()\n{source}", encoding="utf-8")
     path = os.pathsep.join([str(Path(__file__).parent / "jury"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {
         "PYTHONPATH": path,
