@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 PREFIX = "timm/"
 CUSTOM_SIZE = 224
-STEMS = ("auto", "keep", "small")
+OF_TRAINING_ALONE = ("pretrained", "checkpoint_path", "drop_")
+"""Beginnings of the options that change no feature of given weights."""
 
 
 class Backbones(dict[str, Any]):
@@ -34,14 +35,14 @@ class Backbones(dict[str, Any]):
 def timm_backbone(name: str, method: str | None = None, **kwargs: Any) -> nn.Module:
     """Build a timm model as solo-learn builds its backbones.
 
-    Its weights remember what they were trained for: reading them into a model for another image size or stem, as
-    ``main_linear.py`` with other ``backbone.kwargs`` would, is an error rather than a bad accuracy.
+    Its weights remember what they were trained for: reading them into a model of another image size, stem or pooling,
+    as ``main_linear.py`` with other ``backbone.kwargs`` would, is an error rather than a bad accuracy.
 
     Args:
         name: timm model name.
         method: the method that asks, which does not matter here.
         **kwargs: ``backbone.kwargs``, the options of `alphacl_timm.create_backbone`: ``image_size``, ``pretrained``,
-            ``stem``.
+            ``stem`` and timm's own.
 
     Raises: ValueError, TypeError as `create_backbone`; ValueError for a name that is solo-learn's own.
     """
@@ -55,7 +56,7 @@ def timm_backbone(name: str, method: str | None = None, **kwargs: Any) -> nn.Mod
     _check_names(name, backbone)
     if hasattr(backbone, "inplanes"):  # main_linear.py would take it for the width
         backbone.inplanes = backbone.num_features
-    _remember(backbone, kwargs.get("image_size", 32), kwargs.get("stem", "auto"))
+    _remember(backbone, {"image_size": 32, "stem": "auto"} | kwargs)
     return backbone
 
 
@@ -114,8 +115,10 @@ def _check_names(name: str, backbone: nn.Module) -> None:
         )
 
 
-def _remember(backbone: nn.Module, image_size: int, stem: str) -> None:
-    backbone.register_buffer("built_for", torch.tensor([image_size, STEMS.index(stem)]))
+def _remember(backbone: nn.Module, options: dict[str, Any]) -> None:
+    features = {name: value for name, value in sorted(options.items()) if not name.startswith(OF_TRAINING_ALONE)}
+    text = ", ".join(f"{name}={value}" for name, value in features.items())
+    backbone.register_buffer("built_for", torch.tensor(list(text.encode()), dtype=torch.uint8))
     backbone.register_load_state_dict_pre_hook(_check_same_build)  # type: ignore[no-untyped-call]
 
 
@@ -139,8 +142,5 @@ def _check_whole(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: 
 def _check_same_build(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     saved = state_dict.get(f"{prefix}built_for")
     if saved is not None and not torch.equal(saved.cpu(), backbone.built_for.cpu()):
-        (size, stem), (own_size, own_stem) = saved.tolist(), backbone.built_for.tolist()
-        raise ValueError(
-            f"backbone.kwargs: expected image_size={size}, stem={STEMS[stem]}, which the weights were trained with, "
-            f"got image_size={own_size}, stem={STEMS[own_stem]}"
-        )
+        theirs, own = (bytes(text.tolist()).decode() for text in (saved, backbone.built_for))
+        raise ValueError(f"backbone.kwargs: expected {theirs}, which the weights were trained with, got {own}")

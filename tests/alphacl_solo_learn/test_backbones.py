@@ -17,6 +17,10 @@ def solo():
     return load_solo()
 
 
+def built_for(backbone):
+    return bytes(backbone.built_for.tolist()).decode()
+
+
 def with_backbone(method, name, **changes):
     return small_config(method, backbone={"name": name}, **changes)
 
@@ -27,7 +31,7 @@ def test_a_timm_name_is_a_backbone_of_any_method_for_the_size_of_its_crops(solo,
     model = build(solo.METHODS[method], cfg)
     assert isinstance(model.backbone, models.ResNet)
     assert model.features_dim == model.backbone.num_features == 96
-    assert model.backbone.built_for.tolist() == [48, 0]
+    assert built_for(model.backbone) == "image_size=48, stem=auto"
     assert cfg.backbone.kwargs.image_size == 48  # and so in args.json, from which main_knn.py reads
     out = model(torch.rand(2, 3, 48, 48, dtype=torch.float64))
     assert out["feats"].shape == (2, 96)
@@ -43,7 +47,7 @@ def test_a_size_of_ones_own_is_kept_and_solo_learns_backbones_are_left_alone(sol
         "backbone": {"name": "timm/test_resnet", "kwargs": {"image_size": 32}},
     }
     model = build(solo.METHODS["simclr"], small_config("simclr", **changes))
-    assert model.backbone.built_for.tolist() == [32, 0]
+    assert built_for(model.backbone) == "image_size=32, stem=auto"
     cfg = with_backbone("simclr", "resnet18", augmentations=[{"crop_size": 48}])
     assert isinstance(build(solo.METHODS["simclr"], cfg).backbone.fc, nn.Identity)
     assert cfg.backbone.kwargs == {}
@@ -72,11 +76,14 @@ def test_what_timm_cannot_build_is_one_readable_error(solo, name, kwargs, messag
         build(solo.METHODS["simclr"], cfg)
 
 
-def test_weights_know_the_size_that_they_were_trained_for():
-    trained = timm_backbone("test_resnet", method="simclr", image_size=32)
+@pytest.mark.parametrize("other", [{"image_size": 48}, {"stem": "keep"}, {"global_pool": "max"}])
+def test_weights_know_what_they_were_trained_for(other):
+    trained = timm_backbone("test_resnet", method="simclr", image_size=32, drop_path_rate=0.1)
     timm_backbone("test_resnet", method="simclr", image_size=32).load_state_dict(trained.state_dict())
-    with pytest.raises(ValueError, match=r"^backbone.kwargs: expected image_size=32, stem=auto, .*, got image_size=48"):
-        timm_backbone("test_resnet", image_size=48).load_state_dict(trained.state_dict(), strict=False)
+    got = ", ".join(f"{name}={value}" for name, value in sorted(({"image_size": 32, "stem": "auto"} | other).items()))
+    message = f"backbone.kwargs: expected image_size=32, stem=auto, which the weights were trained with, got {got}"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        timm_backbone("test_resnet", **other).load_state_dict(trained.state_dict(), strict=False)
     del trained.built_for  # weights from elsewhere
     timm_backbone("test_resnet", image_size=48).load_state_dict(trained.state_dict(), strict=False)
 
