@@ -1,5 +1,6 @@
-"""Image folders, ``ROOT/<class>/*``, read into memory: what the quickstart and the recipes share."""
+"""Image folders, ``ROOT/<class>/**``, read into memory: what the quickstart and the recipes share."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,12 +8,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
+from pixel_depth import to_rgb, used_range
+
 SPLIT_SEED = 0
+
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""What macOS, Synology, Windows and Linux put beside one's files; the first two hold copies of images."""
+
+LEAST_USED = 1 / 4
+"""Of the range of 16 bits, by the brightest pixel of all: less are 14, 12 or 8 bits stored in 16."""
 
 Labels = npt.NDArray[np.int64]
 
@@ -24,7 +33,7 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], Labels]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"data_root: expected a folder {folder.name}/ beside train/, got none at {folder}")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
     if len(classes) < 2:
         raise ValueError(f"data_root: expected at least 2 class folders in {folder}, got {len(classes)}")
     files: list[Path] = []
@@ -37,46 +46,75 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], Labels]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files of one folder, in order.
+    """Return the image files of a folder and of all folders in it, in order; hidden and system files are left out.
 
-    Raises: FileNotFoundError if there are none.
+    Raises: FileNotFoundError if there are none; OSError if a folder cannot be read; ValueError if links lead to one
+        folder twice.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+        if (place := os.path.realpath(parent)) in seen:
+            raise ValueError(f"data_root: expected every folder once, got a link to one that was read: {parent}")
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        found += [Path(parent, name) for name in sorted(names) if _is_image(name)]
     if not found:
         raise FileNotFoundError(f"data_root: expected images ({', '.join(IMG_EXTENSIONS)}), got none in {folder}")
     return found
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMG_EXTENSIONS) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def decode(files: Sequence[Path], image_size: int) -> Tensor:
     """Read the files into one tensor, each resized and centre-cropped to a square.
 
     Args:
-        files: of any size and colour mode.
+        files: of any size; colour, grey, palette or CMYK, of 8 bits, or of 16, which are scaled to 8 by the range of
+            their type. Transparency is dropped, as by torchvision.
         image_size: side in pixels.
 
     Shape: ``[N, 3, image_size, image_size]`` uint8.
-    Raises: ValueError that names the first file that is no image, or is cut off.
+    Raises: ValueError that names the first file that is no image, is cut off or has pixels without a known range
+        (float, 32-bit), or the brightest file if 16-bit files use less than a quarter of their range.
     """
     to_square = v2.Compose([v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()])
     images = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
 
-    def read(index: int) -> None:
+    def read(index: int) -> float | None:
         try:
             with Image.open(files[index]) as image:
-                images[index] = to_square(image.convert("RGB"))
-        except (
-            OSError,
-            SyntaxError,
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-        ) as error:  # what Pillow raises for a broken file
+                images[index] = to_square(to_rgb(image))
+                return used_range(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # what Pillow raises for a broken file, and `to_rgb`
             message = f"data_root: expected an image, got a file that cannot be decoded: {files[index]} ({error})"
             raise ValueError(message) from error
 
     with ThreadPoolExecutor() as threads:  # Pillow decodes outside the interpreter's lock
-        for _ in threads.map(read, range(len(files))):
-            pass
+        used = list(threads.map(read, range(len(files))))
+    _check_used(files, used)
     return images
+
+
+def _check_used(files: Sequence[Path], used: Sequence[float | None]) -> None:
+    """Refuse 16-bit files that hold numbers of fewer bits and would be dark."""
+    share, file = max(((share, file) for share, file in zip(used, files, strict=True) if share), default=(1.0, None))
+    if share < LEAST_USED:
+        raise ValueError(
+            f"data_root: expected 16-bit images that use their range, got at most {share:.2%} of it, in {file}; "
+            "multiply pixels of fewer bits up to 16 bits"
+        )
 
 
 def take(labels: Labels, limit: int | None) -> Labels:

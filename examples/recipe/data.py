@@ -18,6 +18,8 @@ from provenance import replace_file
 from recipe.protocol import Dataset
 
 SPLITS = ("train", "test", "unlabeled")
+DECODER = 2
+"""Number of the way in which `decode` turns files into pixels: a new one for other pixels."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ def _from_folder(folder: Path, image_size: int) -> Data:
 def _decode_once(folder: Path, files: Sequence[Path], image_size: int) -> Tensor:
     """Decode the files, or read what an earlier run decoded: a cache in the folder, if that can be written.
 
-    The cache is known by the names, sizes and dates of the files, and by the size of an image.
+    The cache is known by the names, sizes and dates of the files, the size of an image and the way of decoding.
     """
-    digest = hashlib.sha256(str(image_size).encode())
+    digest = hashlib.sha256(f"{DECODER} {image_size}".encode())
     for file in files:
         state = file.stat()
         digest.update(f"{file.relative_to(folder)} {state.st_size} {state.st_mtime_ns}\n".encode())

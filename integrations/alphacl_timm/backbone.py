@@ -7,6 +7,9 @@ layers are therefore changed, by the rule of the model's family that `alphacl_ti
 from __future__ import annotations
 
 import difflib
+from functools import partial
+from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -14,12 +17,22 @@ from torch import Tensor, nn
 
 try:
     import timm
-    from timm.models import get_deprecated_models, get_pretrained_cfg, is_model, list_models, model_entrypoint
+    from timm.models import (
+        get_deprecated_models,
+        get_pretrained_cfg,
+        is_model,
+        list_models,
+        load_checkpoint,
+        model_entrypoint,
+        parse_model_name,
+        resolve_model_input_args,
+        resolve_pretrained_cfg,
+    )
 except ImportError as error:
     raise ImportError("alphacl_timm needs timm: pip install 'alphacl-plugins[timm]'") from error
 
 from alphacl_timm.families import Family, Patches, Undo, family_of
-from alphacl_timm.stems import undo
+from alphacl_timm.stems import blank_images, undo
 
 SMALL_IMAGE = 64
 """Largest image side, in pixels, that gets a small stem by itself; 96-px STL-10 keeps the standard one."""
@@ -30,7 +43,9 @@ FAILURES = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, Zer
 """What timm's models raise for sizes that they cannot process."""
 
 
-def create_backbone(name: str, image_size: int = 32, pretrained: bool = False, *, stem: str = "auto") -> nn.Module:
+def create_backbone(
+    name: str, image_size: int = 32, pretrained: bool = False, *, stem: str = "auto", **options: Any
+) -> nn.Module:
     """Build a timm model as a feature extractor for small images.
 
     The small stem keeps more of the resolution, by the rule of the model's family (`alphacl_timm.families`): a ResNet's
@@ -41,41 +56,54 @@ def create_backbone(name: str, image_size: int = 32, pretrained: bool = False, *
     centre; patch embeddings, position embeddings and position biases are resampled by timm to the new sizes.
 
     Args:
-        name: timm model name, with or without a pretrained tag.
+        name: timm model name, with or without a pretrained tag, or one that timm finds elsewhere:
+            ``hf-hub:owner/model``, ``local-dir:folder``.
         image_size: side of the square images it will see, in pixels, >= 1.
         pretrained: load timm's weights (from the network or timm's cache).
         stem: "auto": small up to 64 px where the family has a small stem, else the model's own; "keep": its own;
             "small": the small one at any size.
+        **options: of ``timm.create_model``, such as ``in_chans``, ``global_pool``, ``drop_path_rate``; they go before
+            what the stem would set. Weights of ``checkpoint_path`` are read before the stem is changed.
 
-    Shape: the module maps ``[N, 3, image_size, image_size]`` to ``[N, module.num_features]``.
+    Shape: the module maps ``[N, in_chans, image_size, image_size]`` to ``[N, module.num_features]``.
     Raises: ValueError for an unknown name or stem, a model that does not give one vector per image, a family without a
-        small stem if one is asked for, a size that is not positive or that the model cannot process, or weights that
-        timm does not have; TypeError if ``name`` is not a string or ``image_size`` not an int.
+        small stem if one is asked for, a size that is not positive or that the model cannot process, weights that
+        timm does not have or that do not fit, options that timm refuses, or ``num_classes``; TypeError if ``name`` is
+        not a string, ``image_size`` or ``in_chans`` not an int, or for options that the model does not know;
+        FileNotFoundError if there is no file at ``checkpoint_path``.
 
     >>> backbone = create_backbone("test_resnet", image_size=32)
     >>> backbone(torch.rand(2, 3, 32, 32)).shape[1] == backbone.num_features
     True
     """
-    _check_image_size(image_size)
+    _check_count("image_size", image_size)
     _check_name(name)
+    _check_options(options)
     if stem not in STEMS:
         raise ValueError(f"stem: expected one of {', '.join(map(repr, STEMS))}, got {stem!r}")
-    current = get_deprecated_models().get(name) or name  # timm maps its old names to new ones
-    _check_weights(current, pretrained)
-    family = _family(current)
+    architecture, config = _look_up(name)
+    _check_weights(name, config, pretrained, options)
+    family = _family(architecture)
     small = _small_stem(name, family, image_size, stem)
+    sizes = _sizes(config, family, small, image_size)
+    checkpoint = options.pop("checkpoint_path", None)
     try:
-        model = timm.create_model(name, pretrained, num_classes=0, **_options(current, family, small, image_size))
-        if isinstance(small, Undo):
-            undo(model, small, image_size, keep_kernel=pretrained)
-        features = _probe(model, image_size)
+        model = timm.create_model(name, pretrained, **{**sizes, **options, "num_classes": 0})
     except OSError:  # a download that failed
         raise
+    except FAILURES as error:
+        raise _cannot_build(name, family, image_size, options, error) from error
+    if checkpoint:
+        _load(model, name, checkpoint)
+    try:
+        if isinstance(small, Undo):
+            undo(model, small, image_size, keep_kernel=pretrained or bool(checkpoint))
+        features = _probe(model, image_size)
     except FAILURES as error:
         raise _cannot_process(name, family, image_size, error) from error
     if family and isinstance(family.small, Patches):
         _check_patches(model, name, image_size)
-    model.num_features = _width(features, name)  # type: ignore[assignment]  # nn.Module allows any attribute
+    _set_width(model, _width(features, name))
     return model
 
 
@@ -93,17 +121,19 @@ def open_residuals(model: nn.Module) -> None:
             nn.init.ones_(module.weight)
 
 
-def _check_image_size(image_size: int) -> None:
-    if not isinstance(image_size, int) or isinstance(image_size, bool):
-        raise TypeError(f"image_size: expected an int, got {image_size!r}")
-    if image_size < 1:
-        raise ValueError(f"image_size: expected an int >= 1, got {image_size}")
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected an int >= 1, got {value}")
 
 
 def _check_name(name: str) -> None:
     """Refuse what can be refused before any weight is made."""
     if not isinstance(name, str):
         raise TypeError(f"name: expected a timm model name, got {name!r}")
+    if _is_elsewhere(name):
+        return
     if not is_model(name):
         close = difflib.get_close_matches(name, list_models(), n=5)
         hint = f"; close names: {', '.join(close)}" if close else ""
@@ -116,9 +146,39 @@ def _check_name(name: str) -> None:
         raise ValueError(f"name: expected one of the tags {', '.join(tags)} for {architecture}, got {name!r}")
 
 
-def _check_weights(name: str, pretrained: bool) -> None:
-    config = get_pretrained_cfg(name)
-    if pretrained and not (config and config.has_weights):
+def _is_elsewhere(name: str) -> bool:
+    """Whether timm finds the model on the Hugging Face hub or in a folder.
+
+    Raises: ValueError for another prefix, or a path without one.
+    """
+    try:
+        return parse_model_name(name)[0] is not None
+    except ValueError as error:
+        raise ValueError(f"name: expected a timm model name, got {name!r}: {error}") from None
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    if options.get("num_classes"):
+        raise ValueError(
+            "num_classes: expected none, as a backbone has no classifier (reset_classifier adds one), "
+            f"got {options['num_classes']!r}"
+        )
+    if options.get("in_chans") is not None:  # None is timm's word for its own default
+        _check_count("in_chans", options["in_chans"])
+
+
+def _look_up(name: str) -> tuple[str, Any]:
+    """The name of the architecture and timm's description of the weights, None for a model without one."""
+    if _is_elsewhere(name):
+        found = resolve_model_input_args(name)
+        return found["model_name"], resolve_pretrained_cfg(found["model_name"], found["pretrained_cfg"])
+    current = get_deprecated_models().get(name) or name  # timm maps its old names to new ones
+    return current, get_pretrained_cfg(current)
+
+
+def _check_weights(name: str, config: Any, pretrained: bool, options: dict[str, Any]) -> None:
+    described = options.get("pretrained_cfg") or options.get("pretrained_cfg_overlay")
+    if pretrained and not described and not (config and config.has_weights):
         raise ValueError(f"pretrained: expected False, as timm has no weights for {name}, got True")
 
 
@@ -140,9 +200,8 @@ def _small_stem(name: str, family: Family | None, image_size: int, stem: str) ->
     return family.small if family else None
 
 
-def _options(name: str, family: Family | None, small: Undo | Patches | None, image_size: int) -> dict[str, Any]:
-    """The sizes that timm must know when it builds the model."""
-    config = get_pretrained_cfg(name)
+def _sizes(config: Any, family: Family | None, small: Undo | Patches | None, image_size: int) -> dict[str, Any]:
+    """The options of timm that say for which sizes it must build the model."""
     options: dict[str, Any] = {}
     if isinstance(small, Patches):
         options = {"img_size": image_size, "patch_size": small.side_at(image_size)}
@@ -160,9 +219,31 @@ def _probe(model: nn.Module, image_size: int) -> object:
     model.eval()
     try:
         with torch.no_grad():
-            return model(torch.zeros(2, 3, image_size, image_size))
+            return model(blank_images(model, 2, image_size))
     finally:
         model.train()
+
+
+def _load(model: nn.Module, name: str, checkpoint: Any) -> None:
+    """Read a file of weights, all of them, by timm."""
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"checkpoint_path: expected a file, got {checkpoint}")
+    try:
+        load_checkpoint(model, checkpoint)
+    except Exception as error:  # of any kind that torch.load raises for a file that is none
+        raise ValueError(
+            f"checkpoint_path: expected weights of timm's {name} without a classifier, got {checkpoint}: "
+            f"{shorten(str(error), 300)}"
+        ) from error
+
+
+def _cannot_build(
+    name: str, family: Family | None, image_size: int, options: dict[str, Any], cause: Exception
+) -> Exception:
+    if not options:
+        return _cannot_process(name, family, image_size, cause)
+    kind = TypeError if isinstance(cause, TypeError) else ValueError
+    return kind(f"options: expected those of timm's {name} for {image_size} px, got {options}: {cause}")
 
 
 def _cannot_process(name: str, family: Family | None, image_size: int, cause: Exception) -> ValueError:
@@ -185,3 +266,21 @@ def _width(features: object, name: str) -> int:
         return features.shape[1]
     shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
     raise ValueError(f"name: expected a model that gives one vector per image, got {name!r}, which gives {shape}")
+
+
+def _set_width(model: Any, width: int) -> None:
+    """Let ``num_features`` be the measured width, and timm's ``reset_classifier`` still find its own value there."""
+    if model.num_features != width:
+        model.reset_classifier = partial(_reset_classifier, model, width, model.num_features)
+    model.num_features = width
+
+
+def _reset_classifier(model: Any, width: int, own_width: int, *args: Any, **kwargs: Any) -> None:
+    measured = model.num_features == width  # not after timm has pruned layers
+    if measured:
+        model.num_features = own_width
+    try:
+        type(model).reset_classifier(model, *args, **kwargs)
+    finally:
+        if measured:
+            model.num_features = width

@@ -32,7 +32,7 @@ def undo(model: nn.Module, rule: Undo, image_size: int, *, keep_kernel: bool) ->
     centre of the old one, which for fresh weights is scaled (7x7 by 7/3) to what its initialisation would have been.
 
     Args:
-        model: any model whose maps are ``[N, C, H, W]``.
+        model: any model whose maps are ``[N, C, H, W]``; it reads images of ``model.in_chans`` channels.
         rule: by how much, and at which end.
         image_size: side of the images.
         keep_kernel: the weights are trained: do not scale the centre.
@@ -54,6 +54,12 @@ def undo(model: nn.Module, rule: Undo, image_size: int, *, keep_kernel: bool) ->
             _shrink_kernel(layer, scale=not keep_kernel)
 
 
+def blank_images(model: nn.Module, count: int, side: int) -> Tensor:
+    """Black images with the channels of a timm model, where its weights are."""
+    weight = next(model.parameters())
+    return torch.zeros(count, getattr(model, "in_chans", 3), side, side, device=weight.device, dtype=weight.dtype)
+
+
 def trace(model: nn.Module) -> Iterator[Reduction]:
     """Find the layers that make maps smaller; in eval mode, which leaves statistics and random states alone."""
     sides: dict[nn.Module, tuple[int, int]] = {}
@@ -67,7 +73,7 @@ def trace(model: nn.Module) -> Iterator[Reduction]:
     model.eval()
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, TRACED_SIZE, TRACED_SIZE))
+            model(blank_images(model, 1, TRACED_SIZE))
     finally:
         model.train()
         for hook in hooks:

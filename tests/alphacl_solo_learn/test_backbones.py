@@ -63,7 +63,7 @@ def test_the_table_holds_solo_learns_names_and_timms(solo):
     [
         ("resnet19", {}, "^backbone timm/resnet19: name: expected a timm model name, .*close names: .*resnet18"),
         ("test_resnet", {"image_size": 0}, "^backbone timm/test_resnet: image_size: expected an int >= 1, got 0"),
-        ("test_resnet", {"stem_width": 3}, "stem_width"),
+        ("test_resnet", {"no_such": 3}, "no_such"),
     ],
 )
 def test_what_timm_cannot_build_is_one_readable_error(solo, name, kwargs, message):

@@ -126,3 +126,17 @@ def test_a_plain_run_of_the_launcher_says_how_to_use_it(folder):
 def test_16_bit_training(folder):
     script(folder, "main_pretrain", "method=simclr", "max_epochs=1", "checkpoint.dir=half", "+precision=bf16-mixed")
     assert list((folder / "half").glob("simclr/*/*-ep=0.ckpt"))
+
+
+def test_the_linear_evaluation_reads_a_timm_state_dict_as_documented(folder):
+    import torch
+
+    from alphacl_timm import create_backbone
+
+    weights = create_backbone("test_resnet", 32).state_dict()
+    torch.save({"state_dict": {f"backbone.{name}": weight for name, weight in weights.items()}}, folder / "solo.ckpt")
+    script(folder, "main_linear", "pretrained_feature_extractor=solo.ckpt", "name=exported")
+    (judged,) = Path(folder, "trained_models", "linear").glob("*/exported-*.ckpt")
+    state = torch.load(judged, map_location="cpu")["state_dict"]
+    frozen = {name: value for name, value in weights.items() if name.endswith(("weight", "bias"))}
+    assert all(torch.equal(state[f"backbone.{name}"], value) for name, value in frozen.items())

@@ -53,6 +53,14 @@ def test_a_changed_file_is_decoded_again(folder):
     assert len(list((folder / ".cache").iterdir())) == 1  # that of before is gone
 
 
+def test_images_that_were_decoded_in_another_way_are_decoded_again(folder, monkeypatch):
+    monkeypatch.setattr(data, "DECODER", 1)
+    monkeypatch.setattr(data, "decode", lambda files, size: torch.zeros(len(files), 3, size, size, dtype=torch.uint8))
+    assert data.load(CIFAR10, folder).train.pixels.max() == 0
+    monkeypatch.undo()
+    assert data.load(CIFAR10, folder).train.pixels.max() > 0
+
+
 @pytest.mark.parametrize("broken", [b"", b"nothing like an array", b"\x93NUMPY\x01\x00v\x00"])
 def test_a_broken_cache_is_made_again(folder, broken):
     first = data.load(CIFAR10, folder)
