@@ -4,7 +4,7 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Data:
     classes: tuple[str, ...]
     source: str
     """The form in which it was read."""
+    own: bool = False
+    """An image folder that is not the data set itself, by the number of its images."""
 
     @property
     def size(self) -> int:
@@ -100,6 +102,7 @@ def load(
         )
     if folder is not None and data_format != "torchvision":
         data = _from_folder(folder, dataset.image_size)
+        data = replace(data, own=any(len(getattr(data, split)) != getattr(dataset, split) for split in SPLITS))
     else:
         data = _from_torchvision(dataset, root, download)
     expected = dataset.classes if classes is None else classes
@@ -166,14 +169,14 @@ def _save(part: Path, pixels: Tensor) -> None:
 
 def _from_torchvision(dataset: Dataset, root: Path, download: bool) -> Data:
     try:
-        parts = {split: _read(dataset, root, split, download) for split in SPLITS}
+        train, test, unlabeled = (_read(dataset, root, split, download) for split in SPLITS)
     except RuntimeError as error:  # torchvision: missing, or a checksum that differs
         raise FileNotFoundError(
             f"data_root: expected torchvision's files of {dataset.name}, whole, or an image folder (train/<class>/*, "
             f"test/<class>/*), in {root}, got neither; --download lets torchvision fetch them"
         ) from error
     names = tuple(str(label) for label in range(dataset.classes))
-    return Data(**parts, classes=names, source=f"torchvision {dataset.name}")
+    return Data(train, test, unlabeled, names, f"torchvision {dataset.name}")
 
 
 def _read(dataset: Dataset, root: Path, split: str, download: bool) -> Images:
@@ -201,4 +204,4 @@ def _limited(data: Data, limit: int) -> Data:
         chosen: Labels = np.sort(take(part.labels.numpy(), limit)) if len(part) else np.arange(0)
         return Images(part.pixels[chosen], part.labels[chosen])
 
-    return Data(first(data.train), first(data.test), first(data.unlabeled), data.classes, data.source)
+    return replace(data, train=first(data.train), test=first(data.test), unlabeled=first(data.unlabeled))

@@ -49,6 +49,7 @@ def run(dataset: protocol.Dataset, settings: Settings) -> Path:
 
 def _pretrain_and_evaluate(dataset: protocol.Dataset, settings: Settings, folder: Path, *, first: bool) -> Path:
     data = data_sets.load(dataset, **settings.reading)
+    settings = replace(settings, schedule=settings.schedule_for(own=data.own))
     described = data.as_dict()
     result = Result(folder, "lightly", dataset.name, settings, described)
     L.seed_everything(settings.seed, verbose=False)
@@ -57,6 +58,8 @@ def _pretrain_and_evaluate(dataset: protocol.Dataset, settings: Settings, folder
         module.network.compile()
     if first:
         _describe(dataset, described, own=settings.classes is not None)
+        if module.warning is not None:
+            print(f"note: {module.warning}", flush=True)
         result.save()
     logs = loggers(folder)
     for epochs in settings.milestones:
