@@ -142,7 +142,8 @@ class Pretraining(L.LightningModule):
             "seconds": self._elapsed(),
         }
         every = self.settings.knn_every
-        if every and (self.current_epoch + 1) % every == 0 and self.trainer.is_global_zero:
+        judged = every and (self.current_epoch + 1) % every == 0 and self.data.labelled
+        if judged and self.trainer.is_global_zero:
             row["knn"] = self._knn()
         self.curve.append(row)
         for logger in self.loggers:

@@ -96,6 +96,7 @@ def run(dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
 
 def _run_in(folder: Path, home: Path, dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
     data = data_sets.load(dataset, **settings.reading)
+    data.check_labelled()
     settings = replace(settings, schedule=settings.schedule_for(own=data.own))
     described = data.as_dict()
     if len(data.pretraining()) < settings.batch_size:

@@ -222,6 +222,26 @@ def test_a_cosine_ends_where_it_was_to_end(settings, capsys):
         run.run(DATASETS["cifar10"], replace(options, epochs=3, resume=True))
 
 
+def test_images_without_labels_are_pretrained_on_and_not_judged(settings, tmp_path, capsys):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in (settings.data_root / "train").glob("*/*"):
+        shutil.copyfile(file, flat / f"{file.parent.name}-{file.name}")
+    options = replace(settings, data_root=flat, output=tmp_path / "out", epochs=2, eval_epochs=(1,))
+    path = run.run(DATASETS["cifar10"], options)
+    out = capsys.readouterr().out
+    assert "data of your own, as cifar10 (image folder flat, without labels): 100 train images" in out
+    assert "after 1 epoch: no evaluation, as there are no labels" in out
+    assert "after 2 epochs: no evaluation, as there are no labels" in out
+    run.run(DATASETS["cifar10"], replace(options, resume=True))
+    content = read(path)
+    assert content["evaluations"] == {}
+    assert len(content["curve"]) == 2
+    assert "knn" not in content["curve"][1]
+    assert (content["data"]["classes"], content["data"]["test"]) == (0, 0)
+    assert path.with_name("epoch-2.ckpt").exists()
+
+
 def test_what_is_often_tried_has_a_folder_of_its_own(settings):
     tries = [{}, {"batch_size": 16}, {"learning_rate": 0.1}, {"limit": 90}, {"precision": "bf16"}, {"seed": 1}]
     tries.append({"schedule": "cosine"})
