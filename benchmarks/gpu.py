@@ -103,6 +103,7 @@ def main(settings: Settings, began: float) -> None:
     if "trainings" in settings.steps:
         trainings.check_data(settings.data_root)
     check_writable(settings.output)
+    settings.output.mkdir(parents=True, exist_ok=True)
     told = asdict(settings) | {"data_root": settings.data_root.name, "output": settings.output.name}
     with terminated_in_order(), (settings.output / "gpu.log").open("w", encoding="utf-8") as log:
         report = Report(settings.output, told)

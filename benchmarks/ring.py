@@ -26,7 +26,7 @@ from alphacl_plugins import AlphaCLLoss
 from live_bytes import LiveBytes
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from provenance import check_writable, environment
+from provenance import check_writable, environment, replace_file
 from recipe.stopping import in_one_line
 
 
@@ -96,7 +96,8 @@ def main(settings: Settings) -> None:
     Console().print(table)
     if settings.output is not None:
         report = {"settings": asdict(settings) | {"output": None}, "environment": environment(), "bytes": found}
-        settings.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(report, indent=1) + "\n"
+        replace_file(settings.output, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], Labels]:
     return tuple(classes), files, np.array(labels)
 
 
+def is_flat(folder: Path) -> bool:
+    """Whether there are images in the folder itself, and no folders: images without labels."""
+    inside = [path for path in folder.iterdir() if not _is_hidden(path.name)] if folder.is_dir() else []
+    return any(_is_image(path.name) for path in inside) and not any(path.is_dir() for path in inside)
+
+
 def images_in(folder: Path) -> list[Path]:
     """Return the image files of a folder and of all folders in it, in order; hidden and system files are left out.
 

@@ -62,10 +62,10 @@ def commit(folder: Path) -> str | None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder and raise OSError unless a file can be written in it: before hours go into what it is for."""
+    """Raise OSError unless files can be written in a folder, which need not exist: before hours go into them."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise OSError(f"output: expected a folder that can be written, got {folder} ({error.strerror})") from error

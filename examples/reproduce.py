@@ -135,6 +135,7 @@ class Reproduction:
             seed=seed,
             backbone=self.backbone or backbone,
             epochs=self.epochs,
+            schedule="paper",
             eval_epochs=self.eval_epochs,
             batch_size=self.batch_size,
             data_root=self.data_root,

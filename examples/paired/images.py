@@ -44,13 +44,14 @@ def load(dataset: str | None, root: Path, image_size: int | None, limit: int | N
         image_size: side that the images of a folder are brought to; None: 32, or that of the data set.
         limit: at most so many training and so many test images.
 
-    Raises: FileNotFoundError if images are missing; ValueError for broken images, or a limit below the number of
-        classes.
+    Raises: FileNotFoundError if images are missing; ValueError for broken images, images without labels, or a limit
+        below the number of classes.
     """
     described = _folder(root, image_size or SMALL_SIZE) if dataset is None else protocol.DATASETS[dataset]
     if dataset is not None and image_size not in (None, described.image_size):
         raise ValueError(f"image_size: expected {described.image_size} for {dataset}, got {image_size}")
     whole = data_sets.load(described, root, "folder" if dataset is None else "auto")
+    whole.check_labelled()
     return split(replace(whole, unlabeled=_pick(whole.unlabeled, np.arange(0))), limit, described.augmentation)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from image_folder import Labels, decode, images_in, list_images, take
+from image_folder import Labels, decode, images_in, is_flat, list_images, take
 from provenance import replace_file
 from recipe.protocol import Dataset
 
@@ -43,6 +43,20 @@ class Data:
     classes: tuple[str, ...]
     source: str
     """The form in which it was read."""
+    own: bool = False
+    """An image folder that is not the data set itself, by the number of its images."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are classes and test images, so that features can be judged."""
+        return bool(self.classes)
+
+    def check_labelled(self) -> None:
+        """Raise ValueError if there are no labels."""
+        if not self.labelled:
+            raise ValueError(
+                f"data_root: expected labels, train/<class>/* and test/<class>/*, got images without ({self.source})"
+            )
 
     @property
     def size(self) -> int:
@@ -84,7 +98,8 @@ def load(
     Args:
         dataset: which one, and what it should hold.
         root: torchvision's root, or a folder with ``train/<class>/*`` and ``test/<class>/*`` (STL-10: also
-            ``unlabeled/*``), or a folder that has it as ``<name of the data set>/``.
+            ``unlabeled/*``), or a folder that has it as ``<name of the data set>/``. Images without labels: ``*`` or
+            ``train/*``; there are no classes and no test images then.
         data_format: "torchvision", "folder", or "auto": a folder if there is one.
         download: let torchvision download what is missing.
         classes: expected number of classes; None: that of the data set.
@@ -95,15 +110,18 @@ def load(
     folder = _folder(dataset, root)
     if data_format == "folder" and folder is None:
         raise FileNotFoundError(
-            f"data_root: expected an image folder, train/<class>/* and test/<class>/*, in {root} or "
-            f"{root / dataset.name}, got none"
+            "data_root: expected an image folder, train/<class>/* and test/<class>/*, or images without labels, "
+            f"train/* or *, in {root} or {root / dataset.name}, got none"
         )
     if folder is not None and data_format != "torchvision":
         data = _from_folder(folder, dataset.image_size)
+        data = replace(data, own=any(len(getattr(data, split)) != getattr(dataset, split) for split in SPLITS))
     else:
         data = _from_torchvision(dataset, root, download)
+    if classes is not None:
+        data.check_labelled()
     expected = dataset.classes if classes is None else classes
-    for split in ("train", "test"):
+    for split in ("train", "test") if data.labelled else ():
         found = len(torch.unique(getattr(data, split).labels))
         if found != expected:
             raise ValueError(
@@ -114,16 +132,21 @@ def load(
 
 
 def _folder(dataset: Dataset, root: Path) -> Path | None:
-    return next((folder for folder in (root, root / dataset.name) if (folder / "train").is_dir()), None)
+    folders = root, root / dataset.name
+    with_train = [folder for folder in folders if (folder / "train").is_dir()]
+    return next(iter([*with_train, *filter(is_flat, folders)]), None)
 
 
 def _from_folder(folder: Path, image_size: int) -> Data:
+    train_folder = folder / "train" if (folder / "train").is_dir() else folder
+    if is_flat(train_folder):
+        return _from_flat_folder(folder, train_folder, image_size)
     classes, train_files, train_labels = list_images(folder / "train")
     test_classes, test_files, test_labels = list_images(folder / "test")
     if test_classes != classes:
         odd = sorted(set(classes) ^ set(test_classes))
         raise ValueError(f"data_root: expected the classes of train/ in test/, got others: {', '.join(odd[:5])}")
-    unlabeled_files = images_in(folder / "unlabeled") if (folder / "unlabeled").is_dir() else []
+    unlabeled_files = _unlabeled_files(folder)
     pixels = _decode_once(folder, [*train_files, *test_files, *unlabeled_files], image_size)
     train, test, unlabeled = torch.split(pixels, [len(train_files), len(test_files), len(unlabeled_files)])
     return Data(
@@ -133,6 +156,21 @@ def _from_folder(folder: Path, image_size: int) -> Data:
         classes,
         f"image folder {folder.resolve().name}",
     )
+
+
+def _from_flat_folder(folder: Path, train_folder: Path, image_size: int) -> Data:
+    """Read images without labels; a test/ beside them is of no use, as nothing is there to fit a probe on."""
+    train_files, unlabeled_files = images_in(train_folder), _unlabeled_files(folder)
+    pixels = _decode_once(folder, [*train_files, *unlabeled_files], image_size)
+    train, unlabeled = (
+        Images(part, _no_labels(len(part))) for part in torch.split(pixels, [len(train_files), len(unlabeled_files)])
+    )
+    test = Images(pixels[:0], _no_labels(0))
+    return Data(train, test, unlabeled, (), f"image folder {folder.resolve().name}, without labels")
+
+
+def _unlabeled_files(folder: Path) -> list[Path]:
+    return images_in(folder / "unlabeled") if (folder / "unlabeled").is_dir() else []
 
 
 def _decode_once(folder: Path, files: Sequence[Path], image_size: int) -> Tensor:
@@ -166,14 +204,15 @@ def _save(part: Path, pixels: Tensor) -> None:
 
 def _from_torchvision(dataset: Dataset, root: Path, download: bool) -> Data:
     try:
-        parts = {split: _read(dataset, root, split, download) for split in SPLITS}
+        train, test, unlabeled = (_read(dataset, root, split, download) for split in SPLITS)
     except RuntimeError as error:  # torchvision: missing, or a checksum that differs
         raise FileNotFoundError(
             f"data_root: expected torchvision's files of {dataset.name}, whole, or an image folder (train/<class>/*, "
-            f"test/<class>/*), in {root}, got neither; --download lets torchvision fetch them"
+            f"test/<class>/*; without labels train/* or *), in {root}, got neither; --download lets "
+            "torchvision fetch them"
         ) from error
     names = tuple(str(label) for label in range(dataset.classes))
-    return Data(**parts, classes=names, source=f"torchvision {dataset.name}")
+    return Data(train, test, unlabeled, names, f"torchvision {dataset.name}")
 
 
 def _read(dataset: Dataset, root: Path, split: str, download: bool) -> Images:
@@ -201,4 +240,4 @@ def _limited(data: Data, limit: int) -> Data:
         chosen: Labels = np.sort(take(part.labels.numpy(), limit)) if len(part) else np.arange(0)
         return Images(part.pixels[chosen], part.labels[chosen])
 
-    return Data(first(data.train), first(data.test), first(data.unlabeled), data.classes, data.source)
+    return replace(data, train=first(data.train), test=first(data.test), unlabeled=first(data.unlabeled))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphacl_solo_learn.methods import paper_rate
+from alphacl_solo_learn.schedule import early_zero, relative_rate
 from recipe import protocol
 from recipe.augmentation import augmentation
 from recipe.data import Data
@@ -65,6 +65,7 @@ class Pretraining(L.LightningModule):
     def __init__(self, settings: Settings, dataset: protocol.Dataset, data: Data) -> None:
         super().__init__()
         self.settings = settings
+        self.schedule = settings.schedule_for(own=data.own)
         self.data = data
         self.images = data.pretraining()
         if len(self.images) < settings.batch_size:
@@ -91,8 +92,14 @@ class Pretraining(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.settings.first_rate)
 
     def rate(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, the paper's."""
-        return self.settings.first_rate * paper_rate(epoch, len(self.steps))
+        """Return the learning rate of an epoch."""
+        relative = relative_rate(self.schedule, epoch, batches=len(self.steps), epochs=self.settings.epochs)
+        return self.settings.first_rate * relative
+
+    @property
+    def warning(self) -> str | None:
+        """What to tell before the training starts, if its learning rate reaches 0 too early."""
+        return early_zero(self.schedule, batches=len(self.steps), epochs=self.settings.epochs)
 
     def on_train_start(self) -> None:
         """Put the images where the steps find them quickly."""
@@ -135,7 +142,8 @@ class Pretraining(L.LightningModule):
             "seconds": self._elapsed(),
         }
         every = self.settings.knn_every
-        if every and (self.current_epoch + 1) % every == 0 and self.trainer.is_global_zero:
+        judged = every and (self.current_epoch + 1) % every == 0 and self.data.labelled
+        if judged and self.trainer.is_global_zero:
             row["knn"] = self._knn()
         self.curve.append(row)
         for logger in self.loggers:

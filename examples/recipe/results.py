@@ -11,7 +11,7 @@ from recipe.training import resolved_precision
 
 FILE = "result.json"
 HARMLESS = ("epochs", "eval_epochs", "knn_every", "data_format", "device", "compile")
-"""Options that a resumed run may change: they do not change what is trained."""
+"""Options that a resumed run may change: they do not change what is trained (epochs: by the paper's schedule)."""
 KEPT = ("evaluations", "host_linear", "curve", "times", "environments")
 """What a resumed run adds to."""
 
@@ -123,11 +123,12 @@ def _check_same_run(earlier: dict[str, Any], content: dict[str, Any], folder: Pa
             f"output: expected a folder without a run, got {folder}; --resume goes on with it, --output puts this "
             "one elsewhere"
         )
-    old, new = earlier["settings"], content["settings"]
+    old, new = {"schedule": "paper"} | earlier["settings"], content["settings"]  # which early results do not name
+    harmless = [name for name in HARMLESS if name != "epochs" or new["schedule"] == "paper"]
     other = [
         f"{name}={old.get(name)} (now {value})"
         for name, value in new.items()
-        if name not in HARMLESS and old.get(name) != value
+        if name not in harmless and old.get(name) != value
     ]
     if earlier["data"]["sha256"] != content["data"]["sha256"]:
         other.append(f"other images ({_images(earlier['data'])}; now {_images(content['data'])})")

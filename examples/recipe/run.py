@@ -49,6 +49,7 @@ def run(dataset: protocol.Dataset, settings: Settings) -> Path:
 
 def _pretrain_and_evaluate(dataset: protocol.Dataset, settings: Settings, folder: Path, *, first: bool) -> Path:
     data = data_sets.load(dataset, **settings.reading)
+    settings = replace(settings, schedule=settings.schedule_for(own=data.own))
     described = data.as_dict()
     result = Result(folder, "lightly", dataset.name, settings, described)
     L.seed_everything(settings.seed, verbose=False)
@@ -56,7 +57,9 @@ def _pretrain_and_evaluate(dataset: protocol.Dataset, settings: Settings, folder
     if settings.compile:
         module.network.compile()
     if first:
-        _describe(dataset, described, own=settings.classes is not None)
+        _describe(dataset, described, own=settings.classes is not None or not data.labelled)
+        if module.warning is not None:
+            print(f"note: {module.warning}", flush=True)
         result.save()
     logs = loggers(folder)
     for epochs in settings.milestones:
@@ -73,17 +76,21 @@ def _pretrain_and_evaluate(dataset: protocol.Dataset, settings: Settings, folder
 
 
 def evaluate(module: Pretraining, checkpoint: Path, result: Result, epochs: int) -> None:
-    """Judge the weights of a checkpoint, and write the result so far."""
+    """Judge the weights of a checkpoint, if there are labels, and write the result so far."""
     started = time.perf_counter()
-    print(f"after {_epochs(epochs)}: features, linear probe, kNN ...", flush=True)
     saved = read_checkpoint(checkpoint)
+    result.set_curve(saved["recipe"]["curve"], len(module.steps) * module.settings.batch_size)
+    if not module.data.labelled:
+        result.save()
+        print(f"after {_epochs(epochs)}: no evaluation, as there are no labels\nresult: {result.path}", flush=True)
+        return
+    print(f"after {_epochs(epochs)}: features, linear probe, kNN ...", flush=True)
     module.load_state_dict(saved["state_dict"])
     device = device_of(module.settings)
     features = extract(module.network.to(device), module.data, device)
     accuracy, knn = probe(features, module.settings.seed), knn_accuracy(features)
     seconds = time.perf_counter() - started
     result.add_evaluation(epochs, accuracy, knn, seconds)
-    result.set_curve(saved["recipe"]["curve"], len(module.steps) * module.settings.batch_size)
     result.save()
     print(
         f"after {_epochs(epochs)}: linear probe {accuracy.best:.2f} % (best of {protocol.PROBE.epochs} epochs), "

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from alphacl_lightly import AlphaCLLoss
 from alphacl_plugins import build_strategy
 from alphacl_plugins.strategies import AnyStrategy
+from alphacl_solo_learn.schedule import Schedule
 from recipe import protocol
 
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,13 +60,16 @@ class Settings:
     backbone: str = "resnet18"
     """Any timm model."""
     epochs: int = 500
-    """Passes over the training images. The learning rate of an epoch does not depend on it."""
+    """Passes over the training images. The paper's learning rate of an epoch does not depend on it."""
     eval_epochs: tuple[int, ...] = protocol.EPOCHS
     """Evaluate after so many epochs, as far as the run goes, and after the last."""
     batch_size: int = protocol.BATCH_SIZE
     """Images in a batch, over all devices."""
     learning_rate: float | None = None
     """Of Adam, in the first epochs. None: 0.001 for a ResNet-50, else 0.01."""
+    schedule: Schedule | None = None
+    """How the learning rate falls: paper, by the published code's formula, which needs an epoch of many batches; or
+    cosine, to 0 at the end of the last epoch. None: cosine for an image folder of your own, else paper."""
     seed: int = 0
     """Of the first weights, the order of the images, their augmentation, and the probe."""
 
@@ -144,6 +148,10 @@ class Settings:
         """The learning rate of the first epochs."""
         return protocol.learning_rate(self.backbone) if self.learning_rate is None else self.learning_rate
 
+    def schedule_for(self, *, own: bool) -> Schedule:
+        """Return the schedule of the learning rate, for data of one's own or the paper's."""
+        return self.schedule or ("cosine" if own else "paper")
+
     @property
     def reading(self) -> dict[str, Any]:
         """The options of `recipe.data.load`."""
@@ -173,6 +181,8 @@ class Settings:
         """Where a run on a data set leaves its files: a place for each loss, seed, and what is often tried."""
         tried = {"batch_size": protocol.BATCH_SIZE, "learning_rate": None, "precision": "auto", "limit": None}
         changes = [f"{name}={getattr(self, name)}" for name, usual in tried.items() if getattr(self, name) != usual]
+        if self.schedule == "cosine":
+            changes.append("schedule=cosine")
         run = "-".join([self.label, *changes, f"seed{self.seed}"])
         return (self.output or Path(".runs")) / f"{dataset}_{self.backbone}" / run
 

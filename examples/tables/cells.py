@@ -17,7 +17,7 @@ from tables.solo_host import SoloLearn
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 TRIES = "tries"
-SAME = ("backbone", "batch_size", "learning_rate", "limit", "classes", "devices", "num_nodes")
+SAME = ("backbone", "batch_size", "learning_rate", "schedule", "limit", "classes", "devices", "num_nodes")
 """Settings that the cells of the paper's tables have in common; the loss has a label, the rest changes no result."""
 COUNTS = ("train", "test", "unlabeled", "classes", "image_size")
 
@@ -141,8 +141,13 @@ def differences(content: Content) -> list[str]:
 
 def changed_settings(dataset: str, backbone: str, settings: Content) -> list[str]:
     """Return which of the settings are not those of the paper, each as ``name=value``."""
-    paper = Settings(backbone=backbone).as_dict() | {"learning_rate": protocol.learning_rate(backbone)}
-    asked = settings | {"learning_rate": settings["learning_rate"] or protocol.learning_rate(settings["backbone"])}
+    paper = Settings(backbone=backbone, schedule="paper").as_dict() | {
+        "learning_rate": protocol.learning_rate(backbone)
+    }
+    asked = settings | {
+        "learning_rate": settings["learning_rate"] or protocol.learning_rate(settings["backbone"]),
+        "schedule": settings.get("schedule") or "paper",  # early results do not name it
+    }
     if asked["classes"] == protocol.DATASETS[dataset].classes:
         asked["classes"] = None
     return [f"{name}={asked[name]}" for name in SAME if asked[name] != paper[name]]

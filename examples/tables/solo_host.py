@@ -96,6 +96,8 @@ def run(dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
 
 def _run_in(folder: Path, home: Path, dataset: protocol.Dataset, settings: Settings, host: SoloLearn) -> Path:
     data = data_sets.load(dataset, **settings.reading)
+    data.check_labelled()
+    settings = replace(settings, schedule=settings.schedule_for(own=data.own))
     described = data.as_dict()
     if len(data.pretraining()) < settings.batch_size:
         raise ValueError(
@@ -195,6 +197,8 @@ class _Cell:
             "name": "cell",
             "backbone.name": f"timm/{settings.backbone}",
             "max_epochs": epochs,
+            "scheduler.schedule": settings.schedule,
+            "scheduler.epochs": settings.epochs,
             "+seed": _seed(settings.seed, trained),
             "optimizer.batch_size": settings.batch_size,
             "optimizer.lr": settings.first_rate * 256 / settings.batch_size,  # solo-learn multiplies by batch / 256

@@ -5,12 +5,11 @@ Each class here is mixed in before solo-learn's own class of that method (see `a
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -18,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from alphacl_plugins import AlphaCLLoss
 from alphacl_solo_learn.backbones import check_validation_size, set_image_size
 from alphacl_solo_learn.config import LOSS_OPTIONS, NAME, build_criterion, forget_unset, selected
+from alphacl_solo_learn.schedule import Schedule, early_zero, relative_rate, whole_batches
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         features_dim: int
         cfg: Any
         scheduler: str
+        batch_size: int
+        max_epochs: int
 
         @property
         def learnable_params(self) -> list[dict[str, Any]]: ...
@@ -46,6 +48,9 @@ TRAINED_WITH = ("strategy", "negatives", "symmetric", "l2_normalize", "detach_al
 
 ADDRESS = " at 0x[0-9a-f]+"
 """What Python writes for an object without words of its own, another in each process."""
+
+SCHEDULE = "alpha_cl_schedule"
+"""Key of a checkpoint: how its learning rate falls."""
 
 LOOK_EVERY = 50
 """Steps from one look at the loss's statistics to the next, as Lightning's own ``log_every_n_steps``."""
@@ -205,13 +210,17 @@ class AlphaCL(SimCLR):
     """``method: alpha_cl``: SimCLR with the α-CL paper's head, first weights and, by default, its learning rate.
 
     The head is Linear - BatchNorm (no affine) - ReLU - Linear, 512 and 128 wide unless ``method_kwargs`` says
-    otherwise. ``scheduler: {name: alpha_cl}``: in epoch e = 0, 1, ... the rate is
-    ``lr (1 + cos(π max(0, e - 10) / T)) / 2``, T the number of batches in an epoch. Other schedulers are solo-learn's.
+    otherwise. ``scheduler: {name: alpha_cl, schedule: paper}``: in epoch e = 0, 1, ... the rate is
+    ``lr (1 + cos(π max(0, e - 10) / T)) / 2``, T the number of batches that an epoch has in one process with the batch
+    of all; ``schedule: cosine`` reaches 0 at the end. Left out, it is cosine for ``data.dataset: custom``, else paper.
+    Other schedulers are solo-learn's.
     """
 
     def __init__(self, cfg: Any) -> None:
         _fill(cfg, method_kwargs={"proj_hidden_dim": 512, "proj_output_dim": 128, "temperature": None})
         _fill(cfg, loss=NAME, scheduler={"name": NAME})
+        self.schedule = _schedule(cfg)
+        self.schedule_epochs = int(cfg.scheduler.get("epochs") or cfg.max_epochs)
         super().__init__(cfg)
         from alphacl_timm import open_residuals
 
@@ -225,14 +234,53 @@ class AlphaCL(SimCLR):
         )
 
     def configure_optimizers(self) -> Any:
-        """Take solo-learn's optimizer, and the paper's schedule if the config asks for it."""
+        """Take solo-learn's optimizer, and the schedule of `relative_rate` if the config asks for it."""
         if self.scheduler != NAME:
             return super().configure_optimizers()
         self.scheduler = "none"
         optimizer: Any = super().configure_optimizers()
         self.scheduler = NAME
-        schedule = LambdaLR(optimizer, lambda epoch: paper_rate(epoch, self.trainer.num_training_batches))
-        return [optimizer], [{"scheduler": schedule, "interval": "epoch"}]
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, self._relative_rate), "interval": "epoch"}]
+
+    def on_train_start(self) -> None:
+        """Warn of a learning rate that reaches 0 too early."""
+        super().on_train_start()
+        if self.scheduler == NAME:
+            from lightning.pytorch.utilities import rank_zero_warn
+
+            note = early_zero(self.schedule, batches=self._batches(), epochs=self.schedule_epochs)
+            if note is not None:
+                rank_zero_warn(note)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the schedule."""
+        super().on_save_checkpoint(checkpoint)
+        if self.scheduler == NAME:
+            checkpoint[SCHEDULE] = self._described_schedule
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ValueError if a run would go on by another schedule; early checkpoints, without a note, are paper's."""
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint.get(SCHEDULE, "paper")
+        if self.scheduler == NAME and saved != self._described_schedule:
+            raise ValueError(
+                f"scheduler.schedule: expected that of the checkpoint, {saved}, got {self._described_schedule}"
+            )
+
+    @property
+    def _described_schedule(self) -> str:
+        return "paper" if self.schedule == "paper" else f"{self.schedule} over {self.schedule_epochs} epochs"
+
+    def _relative_rate(self, epoch: int) -> float:
+        return relative_rate(self.schedule, epoch, batches=self._batches(), epochs=self.schedule_epochs)
+
+    def _batches(self) -> float:
+        """Return T; inf until the data are loaded. Samplers of several processes repeat images, which may add one."""
+        batches: float = self.trainer.num_training_batches
+        images = getattr(self.trainer.train_dataloader, "dataset", None)  # none before, and with DALI
+        if images is None:
+            return batches
+        return min(batches, whole_batches(len(images), self.batch_size, self.trainer.world_size))
 
 
 CONTRASTIVE: dict[str, type[ContrastiveMethod]] = {
@@ -243,17 +291,6 @@ CONTRASTIVE: dict[str, type[ContrastiveMethod]] = {
     "nnclr": NNCLR,
 }
 """The methods of solo-learn that accept ``loss: alpha_cl``."""
-
-
-def paper_rate(epoch: int, batches: float) -> float:
-    """Return the paper's learning rate of an epoch, relative to the first one; batches are inf until data are loaded.
-
-    Source: the published code of Tian (2022), arXiv:2201.12680.
-
-    >>> [round(paper_rate(epoch, batches=390), 3) for epoch in (0, 10, 100, 400)]
-    [1.0, 1.0, 0.874, 0.0]
-    """
-    return (1 + math.cos(math.pi * max(0, epoch - 10) / batches)) / 2
 
 
 @contextmanager
@@ -291,6 +328,16 @@ def _check_labels(data: Any) -> None:
 
 def _options(criterion: AlphaCLLoss, names: tuple[str, ...]) -> str:
     return ", ".join(f"{name}={getattr(criterion, name)!r}" for name in names)
+
+
+def _schedule(cfg: Any) -> Schedule:
+    asked = cfg.scheduler.get("schedule")
+    if asked is None:
+        return "cosine" if cfg.data.dataset == "custom" else "paper"
+    if asked not in get_args(Schedule):
+        raise ValueError(f"scheduler.schedule: expected one of {', '.join(get_args(Schedule))}, got {asked}")
+    schedule: Schedule = asked
+    return schedule
 
 
 def _announce(criterion: AlphaCLLoss, cfg: Any) -> None:

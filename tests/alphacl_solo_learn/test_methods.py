@@ -200,7 +200,7 @@ def test_method_alpha_cl_has_the_papers_head_and_schedule(solo, epoch):
 
     cfg = small_config("alpha_cl")
     del cfg["method_kwargs"], cfg["scheduler"]
-    cfg.scheduler = {"name": "alpha_cl", "interval": "epoch"}
+    cfg.scheduler = {"name": "alpha_cl", "schedule": "paper", "interval": "epoch"}
     model = build(solo.METHODS["alpha_cl"], cfg)
     linear, norm, relu, last = model.projector
     assert (linear.in_features, linear.out_features, last.in_features, last.out_features) == (6, 512, 512, 128)
@@ -208,7 +208,8 @@ def test_method_alpha_cl_has_the_papers_head_and_schedule(solo, epoch):
     assert not norm.affine
     assert isinstance(relu, nn.ReLU)
     assert model.criterion.strategy == strategies.Direct(tau=0.5, p=4.0)
-    model._trainer = SimpleNamespace(num_training_batches=float("inf"))  # Lightning's, before the data are loaded
+    # Lightning's, before the data are loaded
+    model._trainer = SimpleNamespace(num_training_batches=float("inf"), train_dataloader=None)
     (optimizer,), (schedule,) = model.configure_optimizers()
     model._trainer.num_training_batches = 4
     assert schedule["interval"] == "epoch"

@@ -50,9 +50,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(n
         STARTS[name](tmp_path / "file" / "x")
 
 
-def test_a_read_only_disk_is_refused_and_a_checked_folder_stays_empty(tmp_path, monkeypatch):
-    provenance.check_writable(tmp_path / "new")
-    assert list((tmp_path / "new").iterdir()) == []
+def test_a_read_only_disk_is_refused_and_a_check_leaves_nothing(tmp_path, monkeypatch):
+    provenance.check_writable(tmp_path / "new" / "deep")
+    assert list(tmp_path.iterdir()) == []
 
     def read_only(dir: Path) -> None:
         raise OSError(30, "Read-only file system")

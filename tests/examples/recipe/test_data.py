@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from paired import images
+from quickstart_data import load_folder
 from recipe import data
 from recipe.protocol import DATASETS
 
@@ -120,6 +122,54 @@ def test_a_limit_keeps_the_classes_in_proportion(digits_folder):
     assert data.load(CIFAR10, digits_folder, limit=50).as_dict() == read.as_dict()
     with pytest.raises(ValueError, match=r"limit: expected at least one image for each of the 10 classes, got 9"):
         data.load(CIFAR10, digits_folder, limit=9)
+
+
+@pytest.fixture(params=["*", "train/*"])
+def flat(request, digits_folder, tmp_path):
+    """Images without class folders."""
+    folder = tmp_path / "flat"
+    target = folder / request.param[:-2]
+    target.mkdir(parents=True)
+    for file in (digits_folder / "train").glob("*/*"):
+        shutil.copyfile(file, target / f"{file.parent.name}-{file.name}")
+    (target / ".DS_Store").touch()
+    (target / "list.csv").touch()
+    return folder
+
+
+@pytest.mark.parametrize("data_format", ["auto", "folder"])
+def test_a_flat_folder_has_no_labels(flat, data_format, digits_folder):
+    for _ in range(2):  # beside its own cache too
+        read = data.load(CIFAR10, flat, data_format)
+        assert (read.labelled, read.own, read.classes, len(read.test)) == (False, True, (), 0)
+        assert torch.equal(read.pretraining(), data.load(CIFAR10, digits_folder).train.pixels)
+        assert (read.train.labels == -1).all()
+    assert read.source == "image folder flat, without labels"
+    assert len(data.load(CIFAR10, flat, limit=7).train) == 7
+
+
+def test_a_flat_folder_takes_unlabeled_images_along(flat, digits_folder):
+    shutil.copytree(digits_folder / "test" / "0", flat / "unlabeled")
+    if not (flat / "train").is_dir():  # folders beside images: neither the one nor the other
+        with pytest.raises(FileNotFoundError, match=r"got neither"):
+            data.load(CIFAR10, flat)
+        return
+    read = data.load(CIFAR10, flat)
+    assert (len(read.train), len(read.unlabeled), len(read.pretraining())) == (260, 13, 273)
+
+
+def test_classes_that_are_asked_for_need_labels(flat):
+    with pytest.raises(ValueError, match=r"data_root: expected labels, train/<class>/\* .*, got images without"):
+        data.load(CIFAR10, flat, classes=10)
+
+
+def test_a_study_and_the_quickstart_need_labels(flat):
+    message = r"data_root: expected (labels, )?train/<class>/\* and test/<class>/\*"
+    for dataset in (None, "cifar10"):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            images.load(dataset, flat, None, None)
+    with pytest.raises(ValueError, match=r"data_root: expected at least 2 class folders in .*, got 0"):
+        load_folder(flat)
 
 
 def test_unlabeled_images_belong_to_pretraining_alone(folder):

@@ -18,7 +18,10 @@ from recipe.protocol import DATASETS
 from recipe.settings import Settings
 from recipe.stopping import AtomicCheckpointIO, Stopped, held
 
-SMALL = Settings(backbone="test_resnet", epochs=1, batch_size=32, device="cpu", augment_ahead=2, knn_every=1, limit=100)
+SMALL = Settings(
+    backbone="test_resnet", epochs=1, batch_size=32, schedule="paper", device="cpu", augment_ahead=2, knn_every=1,
+    limit=100,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def test_a_run_leaves_its_result_its_logs_and_its_weights(settings, capsys):
     assert re.search(r"after 2 epochs: linear probe \d+\.\d\d % \(best of 50 epochs\)", out)
 
 
-def test_adam_steps_at_the_rate_of_the_paper(settings, monkeypatch):
+def test_adam_steps_at_the_rate_of_the_paper(settings, monkeypatch, capsys):
     used = []
     step = torch.optim.Adam.step
 
@@ -81,6 +84,7 @@ def test_adam_steps_at_the_rate_of_the_paper(settings, monkeypatch):
 
     monkeypatch.setattr(torch.optim.Adam, "step", record)
     run.run(DATASETS["cifar10"], replace(settings, epochs=14, eval_epochs=(12,), knn_every=0))
+    assert "note: schedule: the paper's learning rate is 0 after 13 of 14 epochs" in capsys.readouterr().out
     expected = [0.01 * (1 + math.cos(math.pi * max(0, epoch - 10) / 3)) / 2 for epoch in range(14) for _ in range(3)]
     assert used == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
@@ -201,8 +205,49 @@ def test_a_run_is_not_resumed_with_other_settings_or_data(settings, tmp_path):
             run.run(DATASETS["cifar10"], replace(settings, **changes, resume=True))
 
 
+def test_a_run_goes_on_by_the_schedule_that_it_had(settings):
+    path = run.run(DATASETS["cifar10"], settings)
+    early = read(path)
+    assert early["settings"].pop("schedule") == "paper"  # as results were, before there was a choice
+    path.write_text(json.dumps(early), encoding="utf-8")
+    own = replace(settings, schedule=None, resume=True)
+    with pytest.raises(ValueError, match=r"got others: schedule=paper \(now cosine\)"):
+        run.run(DATASETS["cifar10"], own)
+    run.run(DATASETS["cifar10"], replace(own, schedule="paper"))
+
+
+def test_a_cosine_ends_where_it_was_to_end(settings, capsys):
+    options = replace(settings, schedule=None, epochs=2, eval_epochs=(1,))  # images of one's own, by their number
+    path = run.run(DATASETS["cifar10"], options)
+    assert read(path)["settings"]["schedule"] == "cosine"
+    assert [row["lr"] for row in read(path)["curve"]] == pytest.approx([0.01, 0.005])
+    with pytest.raises(ValueError, match=r"got others: epochs=2 \(now 3\)"):
+        run.run(DATASETS["cifar10"], replace(options, epochs=3, resume=True))
+
+
+def test_images_without_labels_are_pretrained_on_and_not_judged(settings, tmp_path, capsys):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in (settings.data_root / "train").glob("*/*"):
+        shutil.copyfile(file, flat / f"{file.parent.name}-{file.name}")
+    options = replace(settings, data_root=flat, output=tmp_path / "out", epochs=2, eval_epochs=(1,))
+    path = run.run(DATASETS["cifar10"], options)
+    out = capsys.readouterr().out
+    assert "data of your own, as cifar10 (image folder flat, without labels): 100 train images" in out
+    assert "after 1 epoch: no evaluation, as there are no labels" in out
+    assert "after 2 epochs: no evaluation, as there are no labels" in out
+    run.run(DATASETS["cifar10"], replace(options, resume=True))
+    content = read(path)
+    assert content["evaluations"] == {}
+    assert len(content["curve"]) == 2
+    assert "knn" not in content["curve"][1]
+    assert (content["data"]["classes"], content["data"]["test"]) == (0, 0)
+    assert path.with_name("epoch-2.ckpt").exists()
+
+
 def test_what_is_often_tried_has_a_folder_of_its_own(settings):
     tries = [{}, {"batch_size": 16}, {"learning_rate": 0.1}, {"limit": 90}, {"precision": "bf16"}, {"seed": 1}]
+    tries.append({"schedule": "cosine"})
     folders = {replace(settings, **changes).folder("cifar10") for changes in tries}
     assert len(folders) == len(tries)
     assert settings.folder("cifar10") != settings.folder("stl10")

@@ -115,7 +115,7 @@ def test_the_command_of_a_cell_is_its_recipe_with_resume():
     (cell,) = Reproduction(table=2, dataset="stl10", backbone="resnet50", row=("infonce",), seeds=1).cells()
     assert cell.command[1:] == [
         str(EXAMPLES / "stl10_resnet50.py"), "--loss", "infonce", "--epochs", "100",
-        "--output", ".runs/reproduce/lightly", "--resume",
+        "--schedule", "paper", "--output", ".runs/reproduce/lightly", "--resume",
     ]  # fmt: skip
     assert cell.kept == Path("results/lightly/stl10_resnet50/infonce-seed0.json")
 
@@ -141,6 +141,7 @@ def test_a_result_of_the_protocol_is_a_cell():
         (content(limit=512), ["limit=512"]),
         (content(batch_size=256), ["batch_size=256"]),
         (content(learning_rate=0.1), ["learning_rate=0.1"]),
+        (content(schedule="cosine"), ["schedule=cosine"]),
         (content(devices=2), ["devices=2"]),
         (content(backbone="resnet34"), ["backbone=resnet34"]),
         (content("square", backbone="resnet50"), ["no cell of the tables"]),

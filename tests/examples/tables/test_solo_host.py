@@ -175,6 +175,8 @@ def test_the_order_of_a_run_and_what_the_scripts_are_told(digits, tmp_path, clon
         "+seed": "4",
         "optimizer.batch_size": "64",
         "optimizer.lr": "0.04",  # x 64 / 256 = 0.01
+        "scheduler.schedule": "cosine",  # images of one's own, by their number
+        "scheduler.epochs": "2",
         "loss.strategy": "inverse",
         "accelerator": "cpu",
         "+precision": "32-true",
@@ -196,7 +198,7 @@ def test_the_order_of_a_run_and_what_the_scripts_are_told(digits, tmp_path, clon
 
 
 def test_a_finished_run_does_nothing_and_a_longer_one_goes_on(digits, tmp_path, clone, scripts):
-    settings = tiny(digits, tmp_path / "out", epochs=1)
+    settings = tiny(digits, tmp_path / "out", epochs=1, schedule="paper")
     none = SoloLearn(linear_epochs=0)
     path = solo_host.run(CIFAR10, settings, none)
     assert json.loads(path.read_text())["host_linear"] == {}
