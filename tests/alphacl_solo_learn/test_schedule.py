@@ -40,6 +40,7 @@ def solo(images, batch_size, processes, schedule):
     loader = DataLoader(dataset, batch_size=share, sampler=sampler, drop_last=True)
     method = AlphaCL.__new__(AlphaCL)
     method.scheduler, method.schedule, method.schedule_epochs, method.batch_size = "alpha_cl", schedule, EPOCHS, share
+    method.trained_with, method.cfg, method._trainer = None, {}, None
     method.trainer = SimpleNamespace(num_training_batches=len(loader), train_dataloader=loader, world_size=processes)
     return method
 
