@@ -135,7 +135,7 @@ class Laplacian:
 
         Rows and columns that are one set take one product. ``transposed`` is Wᵀ if it is at hand, and is overwritten.
         """
-        tiny = torch.finfo(weights.dtype).tiny  # smaller numbers can make a product on a CPU take fifty times as long
+        tiny = torch.finfo(weights.dtype).tiny  # smaller numbers make a product on a CPU many times as long
         if self.one_set and weights.shape[0] == weights.shape[1]:
             transposed = weights.T.clone(memory_format=torch.contiguous_format) if transposed is None else transposed
             both_ways = hardshrink(transposed.add_(weights), tiny)

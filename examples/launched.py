@@ -7,13 +7,15 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
+ONE_PROCESS = "it trains in one process"
 
-def check_launched(expected: int, option: str) -> None:
+
+def check_launched(expected: int, why: str) -> None:
     """Refuse to start beside processes that would each train the same run.
 
     Args:
         expected: how many processes share this run.
-        option: what sets that number, for the message.
+        why: what says so, for the message.
 
     Raises: ValueError if torchrun or SLURM has started another number.
     """
@@ -22,9 +24,7 @@ def check_launched(expected: int, option: str) -> None:
         if environment.detect():
             started = int(os.environ[number])
             if started != expected:
-                raise ValueError(
-                    f"{option}: expected the number of processes that {launcher} has started, {started}, got {expected}"
-                )
+                raise ValueError(f"{launcher}: expected {expected}, as {why}, got {started} processes")
             return
 
 

@@ -8,7 +8,7 @@ The features are judged by a linear probe (all labels, and 10 per class) and by 
 A table goes to the terminal, the picture quickstart.png and every number, quickstart.json, to the output folder.
 
 The parts, each a file beside this one: quickstart_data (images), quickstart_training (views, network, Lightning loop),
-quickstart_evaluation (probes), quickstart_report (table, JSON) and quickstart_picture.
+quickstart_evaluation (probes), quickstart_report (table, JSON, with paired/interval.py) and quickstart_picture.
 """
 
 import copy
@@ -26,7 +26,7 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from alphacl_lightly import AlphaCLLoss
-from launched import check_launched
+from launched import ONE_PROCESS, check_launched
 from provenance import check_writable
 from quickstart_data import Images, load_digits, load_folder
 from quickstart_evaluation import evaluate
@@ -90,7 +90,7 @@ def prepare(settings: Settings) -> Images:
     if not 0 < settings.learning_rate < math.inf:
         raise ValueError(f"learning_rate: expected a finite number > 0, got {settings.learning_rate}")
     losses(settings)
-    check_launched(1, "processes")
+    check_launched(1, ONE_PROCESS)
     check_writable(settings.output)
     if settings.data_root is None:
         images = load_digits(settings.image_size or 8, settings.limit)

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from paired.differences import Interval, interval
+from paired.interval import Interval, interval
 from provenance import environment, replace_file
 from quickstart_evaluation import FEW, Features, Scores
 
@@ -89,7 +89,7 @@ def verdict(runs: list[Run]) -> str:
     parts = (f"{found[column].text} points ({name})" for column, name in ACCURACIES.items())
     known = [difference.half is not None and abs(difference.mean) > difference.half for difference in found.values()]
     infonce, alpha_cl = methods_of(runs)[-2:]
-    intervals = ", 95 % intervals" if len(runs) > len(methods_of(runs)) else ""
+    intervals = "" if found["knn"].half is None else ", 95 % intervals"
     end = "" if any(known) else " No difference is shown."
     return f"{alpha_cl} against {infonce} from the same start{intervals}: {', '.join(parts)}.{end}"
 

@@ -21,7 +21,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from launched import check_launched
+from launched import ONE_PROCESS, check_launched
 from paired import images
 from paired.differences import judged_rows
 from paired.pictures import draw
@@ -55,7 +55,7 @@ def main(settings: Settings) -> None:
 def run(settings: Settings, console: Console) -> None:
     """Plan, tune, judge and report."""
     began = time.perf_counter()
-    check_launched(1, "processes")
+    check_launched(1, ONE_PROCESS)
     _ = settings.rows  # a mistake in a row is told before the images are read
     asked = protocol_of(settings)
     parts = images.load(asked.dataset, settings.data_root, asked.image_size, asked.limit)

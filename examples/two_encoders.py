@@ -36,7 +36,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from alphacl_plugins import AlphaCLLoss
 from alphacl_plugins.strategies import StrategyOptions
-from launched import check_launched, one_process
+from launched import ONE_PROCESS, check_launched, one_process
 from provenance import check_writable, environment, replace_file
 from quickstart_data import load_digits
 
@@ -209,7 +209,7 @@ def main(settings: Settings) -> list[Run]:
     """Train, judge, report; returns the runs, seed by seed: untrained, then each strategy."""
     started = time.perf_counter()
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    check_launched(1, "processes")
+    check_launched(1, ONE_PROCESS)
     check_writable(settings.output)
     train, test = load_pairs()
     data = f"halves of scikit-learn's digits: {len(train.left)} training and {len(test.left)} held-out pairs"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from provenance import environment, replace_file
+from recipe.data import SPLITS
 from recipe.evaluation import ProbeAccuracy
 from recipe.settings import Settings
 from recipe.training import resolved_precision
@@ -136,6 +137,14 @@ def _check_same_run(earlier: dict[str, Any], content: dict[str, Any], folder: Pa
         raise ValueError(f"resume: expected the settings of the run in {folder}, got others: {', '.join(other)}")
 
 
+def counts_of(data: dict[str, Any]) -> str:
+    """Say how many images there are.
+
+    >>> counts_of({"train": 50000, "test": 10000, "unlabeled": 0})
+    '50,000 train + 10,000 test'
+    """
+    return " + ".join(f"{data[split]:,} {split}" for split in SPLITS if data[split])
+
+
 def _images(data: dict[str, Any]) -> str:
-    counts = " + ".join(f"{data[split]:,} {split}" for split in ("train", "test", "unlabeled") if data[split])
-    return f"{data['source']}, {counts}, sha256 of the pixels {data['sha256'][:10]}"
+    return f"{data['source']}, {counts_of(data)}, sha256 of the pixels {data['sha256'][:10]}"

@@ -15,7 +15,7 @@ from recipe import data as data_sets
 from recipe import protocol
 from recipe.evaluation import extract, knn_accuracy, probe
 from recipe.pretraining import Pretraining
-from recipe.results import Result
+from recipe.results import Result, counts_of
 from recipe.settings import Settings
 from recipe.stopping import held, in_one_line
 from recipe.training import LAST, check_device, device_of, loggers, quiet, read_checkpoint, train
@@ -24,7 +24,7 @@ from recipe.training import LAST, check_device, device_of, loggers, quiet, read_
 def main(dataset: str, backbone: str, description: str) -> None:
     """Run a recipe with the options of the command line."""
     settings = tyro.cli(Settings, default=Settings(backbone=backbone), description=description)
-    with in_one_line():
+    with in_one_line(goes_on="--resume goes on"):
         run(protocol.DATASETS[dataset], settings)
 
 
@@ -111,9 +111,8 @@ def _epochs(n: int) -> str:
 
 def _describe(dataset: protocol.Dataset, described: dict[str, object], *, own: bool) -> None:
     """Print what was read and, if it should be the data set itself, what of it is not there."""
-    counts = ", ".join(f"{described[split]:,} {split}" for split in data_sets.SPLITS if described[split])
     name = f"data of your own, as {dataset.name}" if own else dataset.name
-    print(f"{name} ({described['source']}): {counts} images", flush=True)
+    print(f"{name} ({described['source']}): {counts_of(described)} images", flush=True)
     short = [
         f"{described[split]:,} of {getattr(dataset, split):,} {split}"
         for split in data_sets.SPLITS

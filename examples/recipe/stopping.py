@@ -26,12 +26,12 @@ class Stopped(SystemExit):
 
 
 @contextmanager
-def in_one_line(*more: type[Exception], goes_on: str = "--resume goes on") -> Iterator[None]:
+def in_one_line(*more: type[Exception], goes_on: str = "") -> Iterator[None]:
     """End the program with one line where a user can do something about an error.
 
     Args:
         *more: further kinds of such errors.
-        goes_on: what to do after an interrupt.
+        goes_on: how to go on after an interrupt, if that is possible.
     """
     errors: tuple[type[Exception], ...] = (ValueError, OSError, *more)
     try:
@@ -39,7 +39,7 @@ def in_one_line(*more: type[Exception], goes_on: str = "--resume goes on") -> It
     except errors as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:  # between the trainings, each of which has its own answer
-        print(f"interrupted; {goes_on}", file=sys.stderr)
+        print(f"interrupted; {goes_on}" if goes_on else "interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 
@@ -52,6 +52,8 @@ def held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
+            for part in folder.glob(".*.ckpt"):  # half of a checkpoint, of a run that was killed
+                part.unlink()
             yield
     except Timeout as error:
         raise ValueError(

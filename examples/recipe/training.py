@@ -117,7 +117,7 @@ def device_of(settings: Settings) -> torch.device:
 
 def check_device(settings: Settings) -> None:
     """Raise ValueError if this machine, or what has started the process, does not have what the settings ask for."""
-    check_launched(settings.world_size, "devices x num_nodes")
+    check_launched(settings.world_size, "devices x num_nodes says")
     check_gpu(settings.device)
     found = torch.cuda.device_count()
     if device_of(settings).type == "cuda" and found < settings.devices:

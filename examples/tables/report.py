@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from recipe.results import counts_of
 from tables.estimate import hardware
 from tables.kept import Measure, Repetitions, Run, repetitions
 from tables.paper import EPOCHS, ROWS, TABLES, Accuracy, reported
@@ -74,13 +75,12 @@ def _letter(number: int) -> str:
 def _source(run: Run) -> tuple[str, ...]:
     content = run.content
     data = content["data"]
-    counts = " + ".join(f"{data[split]:,} {split}" for split in ("train", "test", "unlabeled") if data[split])
     host = content["host"] + (f" {content['host_commit'][:10]}" if content.get("host_commit") else "")
     commits = sorted({_short_commit(here["commit"]) for here in content["environments"]})
     return (
         host,
         f"{data['source']}, sha256 {data['sha256'][:10]}",
-        counts,
+        counts_of(data),
         hardware(content),
         content["settings"]["precision"],
         ", ".join(commits),

@@ -71,7 +71,7 @@ class CommandLine:
 def main() -> None:
     """Run a cell with the options of the command line."""
     line = tyro.cli(CommandLine, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    with in_one_line():
+    with in_one_line(goes_on="--resume goes on"):
         run(protocol.DATASETS[line.dataset], line.settings, line.solo_learn)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from alphacl_solo_learn.backbones import Backbones
 from alphacl_solo_learn.config import NAME, selected
-from alphacl_solo_learn.methods import CONTRASTIVE, AlphaCL, AnyMethod, ContrastiveMethod
+from alphacl_solo_learn.methods import CONTRASTIVE, AnyMethod, ContrastiveMethod
+from alphacl_solo_learn.paper_method import AlphaCL
 from alphacl_solo_learn.run_folder import RESOLVER, run_folder
 
 TRIED = "1.0.6 (main branch, commit 9187ea3)"

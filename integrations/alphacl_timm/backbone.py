@@ -31,6 +31,7 @@ try:
 except ImportError as error:
     raise ImportError("alphacl_timm needs timm: pip install 'alphacl-plugins[timm]'") from error
 
+from alphacl_plugins.checks import check_count
 from alphacl_timm.families import Family, Patches, Undo, family_of
 from alphacl_timm.stems import blank_images, undo
 
@@ -76,7 +77,7 @@ def create_backbone(
     >>> backbone(torch.rand(2, 3, 32, 32)).shape[1] == backbone.num_features
     True
     """
-    _check_count("image_size", image_size)
+    check_count("image_size", image_size)
     _check_name(name)
     _check_options(options)
     if stem not in STEMS:
@@ -121,13 +122,6 @@ def open_residuals(model: nn.Module) -> None:
             nn.init.ones_(module.weight)
 
 
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected an int >= 1, got {value}")
-
-
 def _check_name(name: str) -> None:
     """Refuse what can be refused before any weight is made."""
     if not isinstance(name, str):
@@ -164,7 +158,7 @@ def _check_options(options: dict[str, Any]) -> None:
             f"got {options['num_classes']!r}"
         )
     if options.get("in_chans") is not None:  # None is timm's word for its own default
-        _check_count("in_chans", options["in_chans"])
+        check_count("in_chans", options["in_chans"])
 
 
 def _look_up(name: str) -> tuple[str, Any]:

@@ -455,7 +455,7 @@ def test_autograd_is_on_within_a_strategy_and_for_its_temperature(block_size):
 
 @pytest.mark.parametrize("square", [True, False])
 def test_numbers_below_the_smallest_normal_one_reach_no_product(square):
-    """On a CPU they made a step at τ = 0.01 fifty times as long."""
+    """On a CPU they made a step at τ = 0.01 many times as long."""
     tiny = torch.finfo(torch.float32).tiny
     weights = torch.tensor([[0.0, tiny / 8, 1.0], [tiny / 2, 0.0, math.nan], [0.0, 0.0, 0.0]])[: 2 + square]
     x = torch.eye(3) * 2**10

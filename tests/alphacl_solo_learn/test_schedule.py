@@ -8,8 +8,8 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, DistributedSampler
 
-from alphacl_solo_learn import methods
-from alphacl_solo_learn.methods import AlphaCL
+from alphacl_solo_learn import paper_method
+from alphacl_solo_learn.paper_method import AlphaCL
 from alphacl_solo_learn.schedule import early_zero, relative_rate
 from recipe.data import Data, Images
 from recipe.pretraining import Pretraining
@@ -122,10 +122,10 @@ def test_a_checkpoint_of_solo_learn_goes_on_by_its_own_schedule(saved, schedule,
 )
 def test_the_schedule_of_a_config(dataset, asked, expected):
     cfg = OmegaConf.create({"data": {"dataset": dataset}, "scheduler": {"name": "alpha_cl", "schedule": asked}})
-    assert methods._schedule(cfg) == expected
+    assert paper_method._schedule(cfg) == expected
 
 
 def test_an_unknown_schedule_is_an_error():
     cfg = OmegaConf.create({"data": {"dataset": "cifar10"}, "scheduler": {"name": "alpha_cl", "schedule": "linear"}})
     with pytest.raises(ValueError, match=r"scheduler\.schedule: expected one of paper, cosine, got linear"):
-        methods._schedule(cfg)
+        paper_method._schedule(cfg)

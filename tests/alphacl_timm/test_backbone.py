@@ -219,7 +219,7 @@ def test_a_size_that_is_not_positive_is_refused(image_size):
 
 @pytest.mark.parametrize("image_size", [32.0, "32", True, None, (32, 32)])
 def test_a_size_that_is_not_an_int_is_refused(image_size):
-    with pytest.raises(TypeError, match="image_size: expected an int, got"):
+    with pytest.raises(TypeError, match="image_size: expected an int >= 1, got"):
         create_backbone("resnet18", image_size)
 
 

@@ -137,7 +137,7 @@ def test_weights_that_are_described_by_an_option_are_read(tmp_path):
     [
         ({"num_classes": 10}, ValueError, "num_classes: expected none, .* got 10"),
         ({"in_chans": 0}, ValueError, "in_chans: expected an int >= 1, got 0"),
-        ({"in_chans": "1"}, TypeError, "in_chans: expected an int, got '1'"),
+        ({"in_chans": "1"}, TypeError, "in_chans: expected an int >= 1, got '1'"),
         ({"no_such": 1}, TypeError, "options: expected those of timm's test_resnet .*no_such"),
         ({"global_pool": "no_such"}, ValueError, "options: expected those of timm's test_resnet .*no_such"),
         ({"global_pool": ""}, ValueError, "name: expected a model that gives one vector per image"),

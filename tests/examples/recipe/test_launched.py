@@ -38,18 +38,18 @@ def slurm(monkeypatch):
     ],
 )
 def test_another_number_of_processes_is_an_error(launcher, variables, monkeypatch):
-    check_launched(1, "devices")
+    check_launched(1, "devices says")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    check_launched(2, "devices")
-    with pytest.raises(ValueError, match=f"^devices: expected .* that {launcher} has started, 2, got 1$"):
-        check_launched(1, "devices")
+    check_launched(2, "devices says")
+    with pytest.raises(ValueError, match=f"^{launcher}: expected 1, as devices says, got 2 processes$"):
+        check_launched(1, "devices says")
 
 
 def test_an_interactive_job_starts_its_processes_itself(monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "bash"}).items():
         monkeypatch.setenv(name, value)
-    check_launched(1, "devices")
+    check_launched(1, "devices says")
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about its own demo
@@ -91,10 +91,7 @@ def test_torchrun_with_and_without_devices(examples, digits_folder, tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
     lost = start(examples, digits_folder, tmp_path / "lost", launcher=torchrun)
     assert lost.returncode == 1
-    assert (
-        "error: devices x num_nodes: expected the number of processes that torchrun has started, 2, got 1"
-        in lost.stderr
-    )
+    assert "error: torchrun: expected 1, as devices x num_nodes says, got 2 processes" in lost.stderr
     assert not (tmp_path / "lost").exists()
     told = start(examples, digits_folder, tmp_path / "told", "--devices", "2", launcher=torchrun)
     assert told.returncode == 0, told.stderr

@@ -84,6 +84,7 @@ def test_a_killed_run_ends_as_one_that_was_not(moment, name, step, uninterrupted
     assert first_step(resumed) == step, resumed.stdout
     assert result(tmp_path) == result(uninterrupted)
     assert_equal(weights(tmp_path), weights(uninterrupted))
+    assert not list(tmp_path.rglob(".*.ckpt"))  # nothing is left half written
 
 
 @pytest.mark.slow
