@@ -256,7 +256,7 @@ def test_what_is_often_tried_has_a_folder_of_its_own(settings):
 def test_data_of_your_own_are_not_said_to_lack_anything(settings, capsys):
     run.run(DATASETS["cifar10"], replace(settings, classes=10))
     out = capsys.readouterr().out
-    assert "data of your own, as cifar10 (image folder digits): 100 train, 100 test images" in out
+    assert "data of your own, as cifar10 (image folder digits): 100 train + 100 test images" in out
     assert "note:" not in out
 
 
