@@ -114,9 +114,11 @@ def repeat(path: Path, data_root: Path, console: Console) -> None:
         shown = "the same" if same[name] else f"other; in the JSON {content[name]}"
         console.print(f"{name} {again[name]}: {shown}", highlight=False)
     if not all(same.values()):
-        here = again["environment"]["processor"], again["environment"]["versions"]["torch"]
-        there = content["environment"]["processor"], content["environment"]["versions"]["torch"]
-        sys.exit(f"run: expected the numbers of {path.name}, got others (here {here}, there {there})")
+        here, there = (
+            f"{made['processor']}, torch {made['versions']['torch']}, commit {made['commit']}"
+            for made in (again["environment"], content["environment"])
+        )
+        sys.exit(f"run: expected the numbers of {path.name}, got others (here {here}; there {there})")
 
 
 def command_line() -> None:
