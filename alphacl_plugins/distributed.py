@@ -28,8 +28,7 @@ def gather(stacked: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return stacked
-    by_rank: Tensor = _Gather.apply(stacked)
-    return by_rank.transpose(0, 1).flatten(1, 2)
+    return _Gather.apply(stacked).transpose(0, 1).flatten(1, 2)  # type: ignore[no-any-return]
 
 
 def gather_rows(name: str, rows: Tensor) -> Tensor:
@@ -114,8 +113,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        summed: Tensor = _SumOfOwn.apply(gradients[0])
-        return summed
+        return _SumOfOwn.apply(gradients[0])  # type: ignore[no-any-return]
 
 
 class _SumOfOwn(torch.autograd.Function):
@@ -129,8 +127,7 @@ class _SumOfOwn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        by_rank: Tensor = _Gather.apply(gradients[0])
-        return by_rank
+        return _Gather.apply(gradients[0])  # type: ignore[no-any-return]
 
 
 def _from_all_ranks(x: Tensor) -> list[Tensor]:

@@ -137,8 +137,7 @@ class Laplacian:
         """
         tiny = torch.finfo(weights.dtype).tiny  # smaller numbers make a product on a CPU many times as long
         if self.one_set and weights.shape[0] == weights.shape[1]:
-            transposed = weights.T.clone(memory_format=torch.contiguous_format) if transposed is None else transposed
-            both_ways = hardshrink(transposed.add_(weights), tiny)
+            both_ways = hardshrink(weights + weights.T if transposed is None else transposed.add_(weights), tiny)
             self._of_rows = torch.addmm(both_ways.sum(dim=1, keepdim=True) * self.a, both_ways, self.a, alpha=-1)
             return
         a, weights = self.a if len(weights) == len(self.a) else self.a[i], hardshrink(weights, tiny)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from alphacl_plugins.strategies.options import StrategyOptions
 
-
 Maybe = Tensor | None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -23,28 +24,36 @@ class Group(NamedTuple):
     b: Tensor  # columns [K, D], the queue last; the same object as a if they are the same rows
     moving: int  # how many columns, the first, take a gradient: all but the queue
 
-    def blocks(self, size: int) -> list[tuple[int, int]]:
+    def blocks(self, size: int) -> Iterator[tuple[int, int]]:
         """Cut the anchors into blocks: the first of each, and the one after its last."""
-        found, stop, n = [], 0, self.a.shape[0]
+        stop, n = 0, self.a.shape[0]
         while stop < n:  # no range, for which torch.compile would make a graph for each number of anchors
             start, stop = stop, min(stop + size, n)
-            found.append((start, stop))
-        return found
+            yield start, stop
 
 
 class Excluded(NamedTuple):
-    """Columns that are not negatives of m anchors, as a mask ``[m, K]`` or as indices ``[m, C]`` (which may repeat)."""
+    """Columns that are not negatives of m anchors: a mask ``[m, K]``, indices ``[m, C]`` (which may repeat), or V.
 
-    where: Tensor
+    V: rows and columns are the same V views, and the rows of the anchor's sample are excluded.
+    """
+
+    where: Tensor | int
     left: Tensor | int  # how many columns are negatives: ``[m, 1]``, or one number for every anchor
 
     def fill(self, x: Tensor, value: float) -> Tensor:
         """Write ``value`` there, in place unless autograd, torch.compile or torch.func keeps track of x."""
-        by_mask = self.where.dtype == torch.bool
         tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        if tracked or x.requires_grad:
-            return x.masked_fill(self.where, value) if by_mask else x.scatter(1, self.where, value)
-        return x.masked_fill_(self.where, value) if by_mask else x.scatter_(1, self.where, value)
+        tracked, where = tracked or x.requires_grad, self.where
+        if isinstance(where, int):
+            n = x.shape[0] // where
+            if not tracked:
+                x.view(where, n, where, n).diagonal(dim1=1, dim2=3).fill_(value)
+                return x
+            where = torch.eye(n, dtype=torch.bool, device=x.device).repeat(where, where)
+        if where.dtype == torch.bool:
+            return x.masked_fill(where, value) if tracked else x.masked_fill_(where, value)
+        return x.scatter(1, where, value) if tracked else x.scatter_(1, where, value)
 
 
 class Positives(NamedTuple):
@@ -107,28 +116,27 @@ class Batch(NamedTuple):
     def compare(self, group: Group, start: int, stop: int) -> tuple[Excluded, Positives | None]:
         """Return which columns are not negatives of some anchors of a group and, with labels, which are positives."""
         n_views, n, device = len(group.column_views), self.views.shape[1], self.views.device
+        if self.labels is None and group.b is group.a and stop - start == len(group.a):
+            return Excluded(n_views, stop - n_views), None
         anchor = torch.arange(start, stop, device=device)[:, None]
-        sample = anchor % self.own + self.first if self.first else anchor % self.own
+        sample = anchor % self.own + self.first
         if self.labels is None:
             own_sample = sample + torch.arange(0, n_views * n, n, device=device)
             return Excluded(own_sample, group.b.shape[0] - n_views), None
-        dtype, positive = self.views.dtype, None
         if self.classes is None or self.negatives != "both":
             a, b = self.rows(group)
             a = a._replace(view=a.view[start:stop], sample=a.sample[start:stop], label=a.label[start:stop])
-            negative, positive = is_negative(a, b, self.negatives), is_positive(a, b).to(dtype)
+            negative, positive = is_negative(a, b, self.negatives), is_positive(a, b).to(self.views.dtype)
             excluded = Excluded(~negative, negative.sum(dim=1, keepdim=True))
-        if self.classes is None:
-            assert positive is not None
-            return excluded, Positives(None, positive / positive.sum(dim=1, keepdim=True).clamp_min(1))
+            if self.classes is None:
+                return excluded, Positives(None, positive / positive.sum(dim=1, keepdim=True).clamp_min(1))
         members, size = self.classes.members[sample[:, 0]], self.classes.size[sample[:, 0]]
         own_view_first = (anchor // self.own + torch.arange(n_views, device=device)) % n_views * n
         where = (members[:, None, :] + own_view_first[:, :, None]).flatten(1)
-        real = (torch.arange(members.shape[1], device=device) < size).to(dtype).repeat(1, n_views)
-        positives = Positives(where[:, 1:], (real / (n_views * size - 1).clamp_min(1))[:, 1:])  # without itself
-        if self.negatives == "both":
-            excluded = Excluded(where, len(group.b) - n_views * size)
-        return excluded, positives
+        real = (torch.arange(members.shape[1], device=device) < size).repeat(1, n_views)
+        share = real.to(self.views.dtype) / (n_views * size - 1).clamp_min(1)
+        excluded = Excluded(where, len(group.b) - n_views * size) if self.negatives == "both" else excluded
+        return excluded, Positives(where[:, 1:], share[:, 1:])  # without itself
 
     def rows(self, group: Group, home: int = 0) -> tuple[Rows, Rows]:
         """Return the anchors and columns of a group; ``home`` is the number of this rank's first sample in a ring."""

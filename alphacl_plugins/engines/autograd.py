@@ -34,8 +34,7 @@ def all_weights(strategy: Strategy, batch: Batch) -> PairWeights:
     for group in batch.groups(centre_of(batch.views)):
         found = weigh(strategy, batch, group, d2_of_views, 0, len(group.a))
         neg, pos, value, _ = found.weights
-        if value is None:
-            value = (pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1)
+        value = (pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1) if value is None else value
         if found.positives is not None:
             pos = found.positives.add_to(torch.zeros_like(neg), pos)[:, : group.moving]
         parts.append((neg, pos, value))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from alphacl_plugins.checks import check_finite, check_non_negative, check_temperature
 from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Totals
@@ -50,7 +51,9 @@ class ExponentialMember(Separable):
 
 
 def _log_add(log_xi: Tensor, log_constant: float) -> Tensor:
-    """``log(ξ + constant)``; torch's softplus is only exact to 2e-9."""
+    """``log(ξ + constant)``."""
+    if log_constant == 0:
+        return softplus(log_xi, threshold=50)  # from there on 1 is nothing beside ξ, in float64 too
     return torch.logaddexp(log_xi, torch.full_like(log_xi, log_constant))
 
 
