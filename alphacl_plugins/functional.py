@@ -61,11 +61,10 @@ def through_normalization(gradient: Tensor, unit: Tensor, length: Tensor | None)
 def centre_of(rows: Tensor) -> Tensor:
     """Return the mean of rows ``[..., D]`` without gradient, ``[D]``: the origin at which distances round least.
 
-    An entry that is not finite counts as 0, so that a bad row stays the only bad row.
+    A mean that is not finite counts as 0, so that a bad row stays the only bad row.
     """
-    rows = rows.detach() if rows.requires_grad else rows
-    finite = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
-    return finite.mean(dim=tuple(range(rows.ndim - 1)))
+    mean = (rows.detach() if rows.requires_grad else rows).mean(dim=tuple(range(rows.ndim - 1)))
+    return torch.nan_to_num(mean, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
