@@ -120,8 +120,14 @@ def check_labels(name: str, value: object, rows: int) -> None:
         raise ValueError(f"{name}: expected shape [{rows}], a label for each sample, got {tuple(value.shape)}")
 
 
-def check_batch(views: Sequence[Any], labels: Tensor | None, queue: Any, negatives: str | None, ranks: int = 1) -> None:
-    """Raise unless views, labels and queue belong together and leave negatives to an anchor (not checked if None)."""
+def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: int = 1) -> None:
+    """Raise unless views, labels and queue belong together and leave negatives to an anchor (not checked if None).
+
+    ``call`` has ``labels``, ``queue`` and ``extra_negatives`` as they came.
+    """
+    labels, queue, extra = call.labels, call.queue, call.extra_negatives
+    if len(views) == 1:
+        check_matrix("z", views[0])
     for k, view in enumerate(views[1:]):
         if not isinstance(view, Tensor) or (view.ndim == 1 and not view.is_floating_point()):
             _explain_mistake(views, k + 1)
@@ -133,6 +139,7 @@ def check_batch(views: Sequence[Any], labels: Tensor | None, queue: Any, negativ
     if queue is not None:
         check_width("queue", queue, "z", views[0])
     n, n_queue = ranks * views[0].shape[0], 0 if queue is None else queue.shape[0]
+    n_queue += extra.shape[-2] if isinstance(extra, Tensor) and extra.ndim > 1 else 0
     if negatives is None:
         return
     if n == 0:

@@ -31,6 +31,29 @@ def gather(stacked: Tensor) -> Tensor:
     return _Gather.apply(stacked).transpose(0, 1).flatten(1, 2)  # type: ignore[no-any-return]
 
 
+def gather_uneven(rows: Tensor) -> Tensor:
+    """Gather rows ``[C, D]``, of which each rank may have another number, in rank order, with their gradient."""
+    numbers = numbers_of_ranks(rows.shape[0], rows.device)
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, max(numbers) - rows.shape[0]))
+    by_rank = gather(padded[None])[0].view(len(numbers), -1, rows.shape[1]) if max(numbers) else [rows] * len(numbers)
+    return torch.cat([part[:number] for part, number in zip(by_rank, numbers, strict=True)])
+
+
+def numbers_of_ranks(number: int, device: torch.device) -> tuple[int, ...]:
+    """Return the number of every rank."""
+    if world_size() == 1:
+        return (number,)
+    return tuple(torch.cat(_from_all_ranks(torch.tensor([number], device=device))).tolist())
+
+
+def total_of_ranks(x: Tensor) -> Tensor:
+    """Return the sum over ranks, without gradient."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
 def gather_rows(name: str, rows: Tensor) -> Tensor:
     """Gather rows ``[N, D]`` of one shape and dtype from all ranks, in rank order, without gradient."""
     if world_size() == 1:
@@ -40,12 +63,19 @@ def gather_rows(name: str, rows: Tensor) -> Tensor:
 
 
 def check_that_ranks_agree(
-    name: str, rows: Tensor, labels: Tensor | None = None, queue: Tensor | None = None, *, gradient: bool = False
+    name: str,
+    rows: Tensor,
+    labels: Tensor | None = None,
+    queue: Tensor | None = None,
+    kind: int = 0,
+    *,
+    gradient: bool = False,
 ) -> bool:
     """Compare what the ranks bring before anything large is exchanged: a mismatch would hang or corrupt later.
 
     Args:
         name: what a message calls ``rows``, which are ``[n, D]`` or views ``[V, n, D]``.
+        kind: a number that differs where the kinds of further arguments differ.
         gradient: whether this rank takes part in the backward pass, if that is a collective.
 
     Returns: whether some rank has autograd on.
@@ -57,7 +87,7 @@ def check_that_ranks_agree(
         return torch.is_grad_enabled()
     n_views, (n, width) = len(rows) if rows.ndim == 3 else 1, rows.shape[-2:]
     used = labels is not None, queue is not None, gradient, torch.is_grad_enabled()
-    facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used], device=rows.device)
+    facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used, kind], device=rows.device)
     ranks = torch.stack(_from_all_ranks(facts)).tolist()
     for what, shown in (
         ("shape [N, D]", [facts[:2] for facts in ranks]),
@@ -65,6 +95,7 @@ def check_that_ranks_agree(
         ("dtype", [_DTYPES[facts[3]] for facts in ranks]),
         ("use of labels", ["labels" if facts[4] else "none" for facts in ranks]),
         ("use of a queue", ["a queue" if facts[5] else "none" for facts in ranks]),
+        ("kinds of arguments", [f"kind {facts[8]}" for facts in ranks]),
         ("use of gradients", ["a gradient" if facts[6] else "none" for facts in ranks]),
     ):
         if any(fact != shown[0] for fact in shown):

@@ -10,27 +10,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from alphacl_plugins.arguments import Call, share_of
 from alphacl_plugins.checks import check_batch
-from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.distributed import check_that_ranks_agree, gather, rank, world_size
 from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
 from alphacl_plugins.engines.blocks import in_blocks
-from alphacl_plugins.engines.torch_tiles import TorchTiles
 from alphacl_plugins.engines.two_pass import TwoPass
 from alphacl_plugins.engines.weights import Losses
-from alphacl_plugins.functional import l2_normalize, promote, through_normalization, unit_and_length, without_autocast
+from alphacl_plugins.functional import through_normalization, without_autocast
 from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
-from alphacl_plugins.pairs import Batch
-from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, Strategy, resolve_strategy
+from alphacl_plugins.pairs import Batch, assemble
+from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.registry import reserve_options
-from alphacl_plugins.strategies.separable import Separable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from alphacl_plugins.arguments import PairArguments
     from alphacl_plugins.strategies.options import StrategyOptions
 
 Maybe = Tensor | None
@@ -62,6 +60,11 @@ class AlphaCLLoss(nn.Module):
         gather_distributed: take negatives from all ranks: after DDP has averaged, parameter gradients equal those of
             one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes them round
             in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels.
+        positives: with labels, rows of the anchor's class in all views ("all"), or in the others ("other_views": several
+            captions of one image); those of its own view are then neither positives nor negatives.
+        positives_as_negatives: the anchor's other positives stand among the negatives too (SupCon's form).
+        ignore_label: of samples that are a class of their own each.
+        scale: "paper", or "ntxent": value and gradient of the embeddings times the strategy's ``usual_scale``, 1/τ.
         **options: of a strategy given by name, such as ``tau``; ``learnable_tau=True`` makes τ a parameter.
 
     Attributes:
@@ -92,6 +95,10 @@ class AlphaCLLoss(nn.Module):
         reduction: Literal["mean", "none"] = "mean",
         block_size: BlockSize = "auto",
         gather_distributed: bool | Literal["ring"] = False,
+        positives: Literal["all", "other_views"] = "all",
+        positives_as_negatives: bool = False,
+        ignore_label: int | None = None,
+        scale: Literal["paper", "ntxent"] = "paper",
         **options: Unpack[StrategyOptions],
     ) -> None:
         super().__init__()
@@ -104,70 +111,101 @@ class AlphaCLLoss(nn.Module):
         self.symmetric = next(flag for flag in (symmetric, declared.symmetric, True) if flag is not None)
         self.l2_normalize, self.detach_alpha, self.reduction = l2_normalize, detach_alpha, reduction
         self.block_size, self.gather_distributed = block_size, gather_distributed
+        self.positives, self.positives_as_negatives = positives, positives_as_negatives
+        self.ignore_label, self.scale = ignore_label, scale
         check_options(self)
         self._latest: Any = {}  # statistics, or the batch and the temperature that they are of
 
     def forward(
-        self, z: Tensor, z_aug: Maybe = None, *more_views: Tensor, labels: Maybe = None, queue: Maybe = None
+        self,
+        z: Tensor,
+        z_aug: Maybe = None,
+        *more_views: Tensor,
+        labels: Maybe = None,
+        queue: Maybe = None,
+        **pairs: Unpack[PairArguments],
     ) -> Tensor:
         """Compute the loss of a batch.
 
         Args:
             z: embeddings of one view, ``[N, D]``, any floating-point dtype; computed in float32 at least.
-            z_aug: embeddings of another view, ``[N, D]``.
+            z_aug: embeddings of another view, ``[N, D]``. None: there is one view, which needs labels.
             *more_views: of further views. Every other view of an anchor's sample is a positive.
             labels: classes ``[N]``. Every other row of the anchor's class, in any view, is a positive. An anchor with
-                several positives has the mean of the losses with one; an anchor without negatives counts 0.
+                several positives has the mean of the losses with one; an anchor without negatives counts 0, and one
+                without positives (with one view) is left out of the mean.
             queue: further negatives ``[Q, D]``, without gradient, beside the others.
+            **pairs: ``queue_labels``, ``extra_negatives``, ``exclude``, ``count``, ``sample_weight``, as
+                `alphacl_plugins.arguments.PairArguments` says.
 
         Returns: a scalar, or with reduction "none" the losses of the M anchors, view by view.
 
         Raises:
             TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
         """
-        views: list[Any] = [z, z_aug, *more_views]
-        check_batch(views, labels, queue, None if self.gather_distributed else self.negatives)
+        views: list[Any] = [z] if z_aug is None and labels is not None else [z, z_aug, *more_views]
+        call, mean, gathers = Call(labels, queue, **pairs), self.reduction == "mean", self.gather_distributed
+        check_batch(views, call, None if gathers else self.negatives)
         with without_autocast(z.device):
             strategy = plain(self.strategy, detach=self.detach_alpha)
+            scale = 1.0 if self.scale == "paper" else strategy.usual_scale
             by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
-            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
-            rows, length, batch, differentiable = self._batch(strategy, views, labels, queue, graph=by_autograd)
+            rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
             if by_autograd:
                 losses = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
-                value, energy = self._value(losses, batch._replace(views=batch.views.detach())), losses.minus_energy
-                value = value if value is energy else value + (energy - energy.detach())
-                return value.mean() if self.reduction == "mean" else value  # type: ignore[no-any-return]
-            in_tiles = self.gather_distributed == "ring" or self.block_size == "kernel"
-            engine = self._two_pass(strategy, batch) if in_tiles else engine
-            losses, gradient = engine(batch, with_gradient=differentiable and self.reduction == "mean")
+                value, energy = self._value(losses, batch.moved(batch.rows.detach()), scale), losses.minus_energy
+                value = energy if value is energy else value + scale * (energy - energy.detach())
+                value = value if weights is None else value * weights
+                return value.mean() * share_of(losses.found, weights, gathers) if mean else value
+            in_tiles = gathers == "ring" or self.block_size == "kernel"
+            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
+            engine = TwoPass.of(self, strategy, batch) if in_tiles else engine
+            losses, gradient = engine(batch, weights, with_gradient=differentiable and mean)
+            value = self._value(losses, engine if in_tiles else batch, scale)
             if gradient is not None:
-                gradient = through_normalization(gradient, batch.views, length)
+                gradient = through_normalization(gradient, batch.rows, length)
+                gradient = gradient if self.scale == "paper" else gradient * scale
 
-            def again(weights: Tensor, unit: Tensor, length: Maybe, queue: Maybe) -> Tensor:
-                return through_normalization(engine(batch._replace(views=unit, queue=queue), weights)[1], unit, length)
+            def again(upstream: Tensor, unit: Tensor, length: Maybe, queue: Maybe) -> Tensor:
+                gradient = engine(batch.moved(unit)._replace(queue=queue), upstream * scale)[1]
+                return through_normalization(gradient, unit, length)
 
-            value = self._value(losses, engine if in_tiles else batch)
-            if self.reduction == "mean" and gradient is None:  # nobody wants one
-                return value.mean()
-            return attach(value, rows, again if gradient is None else gradient, batch.views, length, batch.queue)
+            if mean:
+                value = value if weights is None else value * weights
+                value = value.mean() if gradient is None else attach(value, rows, gradient)  # nobody wants one, or all
+                return (
+                    value
+                    if weights is None and losses.found is None
+                    else value * share_of(losses.found, weights, gathers)
+                )
+            value = attach(value, rows, again, batch.rows, length, batch.queue)
+            return value if weights is None else value * weights
 
     def pair_weights(
-        self, z: Tensor, z_aug: Maybe = None, *more_views: Tensor, labels: Maybe = None, queue: Maybe = None
+        self,
+        z: Tensor,
+        z_aug: Maybe = None,
+        *more_views: Tensor,
+        labels: Maybe = None,
+        queue: Maybe = None,
+        **pairs: Unpack[PairArguments],
     ) -> PairWeights:
         """Return the α of this batch: what `forward` would hold fixed, complete with ``pos`` and ``value``.
 
         The arguments are those of `forward`.
 
         Returns: a row for each anchor, in the loss's order. Columns of ``neg`` are the rows of all views for "both" (or
-            with labels), of the anchor's own view or the other views for "same" and "cross"; then the queue. An
-            excluded one has weight 0. ``pos`` is ``[M]``, or with several positives ``[M, P]``, each times its share in
-            the mean: without labels the other views, beginning with the next; with labels all rows of all views.
+            with labels), of the anchor's own view or the other views for "same" and "cross"; then extra negatives (the
+            C, or the anchor's own H); then the queue. An excluded one has weight 0. ``pos`` is ``[M]``, or with several
+            positives ``[M, P]``, each times its share in the mean: without labels the other views, beginning with the
+            next; with labels all columns.
         """
-        views: list[Any] = [z, z_aug, *more_views]
-        check_batch(views, labels, queue, None if self.gather_distributed else self.negatives)
+        views: list[Any] = [z] if z_aug is None and labels is not None else [z, z_aug, *more_views]
+        call = Call(labels, queue, **pairs)
+        check_batch(views, call, None if self.gather_distributed else self.negatives)
         with torch.no_grad(), without_autocast(z.device):
             strategy = plain(self.strategy)
-            return all_weights(strategy, self._batch(strategy, views, labels, queue, whole=True)[2])
+            return all_weights(strategy, assemble(self, strategy, views, call, whole=True).batch)
 
     @property
     def last_stats(self) -> dict[str, Tensor]:
@@ -194,45 +232,7 @@ class AlphaCLLoss(nn.Module):
         """Whether a temperature learns from the energy."""
         return isinstance(self.strategy, LearnableTemperature) and self.strategy.learnable and self.detach_alpha
 
-    def _batch(
-        self, strategy: Strategy, views: list[Tensor], labels: Any, queue: Any, graph: bool = False, whole: bool = False
-    ) -> tuple[Tensor, Tensor | None, Batch, bool]:
-        """Return the views with their graph, their lengths, what engines see, and if some rank wants a gradient."""
-        dtype, n, first, length = views[0].dtype, views[0].shape[0], 0, None
-        *views, last = promote(*views, *(views[:1] if queue is None else [queue.detach()]))
-        rows, queue = torch.stack(views), None if queue is None else last
-        labels, differentiable = None if labels is None else labels.long(), torch.is_grad_enabled()
-        if self.gather_distributed:
-            in_ring = self.gather_distributed == "ring" and not whole
-            in_backward = rows.requires_grad and (not in_ring or self.reduction == "none")
-            differentiable = check_that_ranks_agree("z", rows, labels, queue, gradient=in_backward)
-            check_batch(views, labels, queue, self.negatives, world_size())  # earlier, other ranks would wait for ever
-            if not in_ring and (self.negatives != "queue" or labels is not None):
-                rows, first = gather(rows), rank() * n
-                labels = None if labels is None else gather(labels.view(1, -1, 1)).flatten()
-        unit = rows if graph else rows.detach()
-        if self.l2_normalize:
-            unit, length = unit_and_length(unit, dtype)
-            queue = None if queue is None else l2_normalize(queue)
-        elif queue is not None:
-            queue = queue.clone()  # the caller may overwrite it before the backward pass
-        classes, asked = None, strategy.uses_positive and not strategy.separable
-        if labels is not None and (asked or labels.device.type == "cpu"):  # on a GPU it is worth a host sync to few
-            classes = ClassMembers.of(labels)
-        anchor_views = len(views) if self.symmetric else 1
-        return rows, length, Batch(unit, queue, labels, classes, first, n, anchor_views, self.negatives), differentiable
-
-    def _two_pass(self, strategy: Strategy, batch: Batch) -> TwoPass:
-        assert isinstance(strategy, Separable)  # as check_options has seen
-        if self.block_size == "kernel":
-            from alphacl_plugins.engines.triton_tiles import TritonTiles  # needs Triton
-
-            return TwoPass(strategy, TritonTiles.of(strategy, batch), in_ring=self.gather_distributed == "ring")
-        side = 512 if self.block_size == "auto" else int(self.block_size)  # type: ignore[arg-type]
-        tiles = TorchTiles(strategy, batch.negatives, batch.labels is not None, side)
-        return TwoPass(strategy, tiles, in_ring=True)
-
-    def _value(self, losses: Losses, source: Batch | TwoPass) -> Tensor:
+    def _value(self, losses: Losses, source: Batch | TwoPass, scale: float | Tensor) -> Tensor:
         """Return the loss of each anchor, from which a temperature learns; remember what has the statistics."""
         learnable = isinstance(self.strategy, LearnableTemperature)
         self._latest = source, self.strategy.tau if learnable else None
@@ -240,6 +240,7 @@ class AlphaCLLoss(nn.Module):
             self._latest = self.last_stats  # at once, as the state of the strategy may change
         value = losses.minus_energy if losses.value is None else losses.value
         assert value is not None  # as engines form -E where there is no other value
+        value = value if self.scale == "paper" else value * scale
         return self.strategy.learn_from(value, -losses.minus_energy) if self._learns else value
 
 

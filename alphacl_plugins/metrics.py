@@ -119,13 +119,17 @@ def alpha_entropy(alpha: Tensor) -> Tensor:
     return entropy_of_rows(alpha).mean()
 
 
-def entropy_of_rows(alpha: Tensor) -> Tensor:
-    """Return the entropy of each row's positive part, divided by its sum, ``[M, K] -> [M]``."""
+def entropy_of_rows(alpha: Tensor, count: Tensor | None = None) -> Tensor:
+    """Return the entropy of each row's positive part, divided by its sum, ``[M, K] -> [M]``.
+
+    With ``count`` the weights are those of so many copies together: ``-Σ_j q_j log(q_j / count_j)``.
+    """
     weights = alpha.clamp_min(0.0)
     largest = weights.amax(dim=1, keepdim=True)
     weights = weights / largest.masked_fill(largest == 0, 1.0)  # the sum of large weights would overflow
     p = weights / weights.sum(dim=1, keepdim=True).masked_fill(largest == 0, 1.0)
     log_p = p.clamp_min(torch.finfo(p.dtype).tiny).log_()  # a few times faster than torch.special.entr
+    log_p = log_p if count is None else log_p - count.masked_fill(count == 0, 1.0).log()
     return -log_p.mul_(p).sum(dim=1)
 
 
@@ -137,19 +141,20 @@ def batch_statistics(d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, n_negative
 
 def statistics_of(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:
     """Return the means that a loss shows: distances, and the entropy of the α of an anchor, in nats."""
-    with torch.no_grad(), without_autocast(batch.views.device):
-        d2_pos, d2_neg, number, entropy = (batch.views.new_zeros(()) for _ in range(4))
+    with torch.no_grad(), without_autocast(batch.rows.device):
+        d2_pos, d2_neg, number, entropy, n = (batch.rows.new_zeros(()) for _ in range(5))
         block, (_, d2_of_views) = automatic_block(strategy, batch), batch.other_views()
-        for group in batch.groups(centre_of(batch.views)):
+        for group in batch.groups(centre_of(batch.rows)):
             for start, stop in group.blocks(block):
                 found = weigh(strategy, batch, group, d2_of_views, start, stop)
-                left = found.excluded.left
-                d2_pos += (found.share * found.d2_pos).sum()
-                d2_neg += found.excluded.fill(found.d2, 0.0).sum()
+                left, share, neg = found.excluded.left, found.share, found.weights.neg
+                d2_pos += (share * found.d2_pos).sum()
+                d2_neg += found.excluded.total(found.d2).sum()
                 number += left.sum() if isinstance(left, Tensor) else left * (stop - start)
-                entropy += entropy_of_rows(found.weights.neg).sum()
-        n = batch.anchor_views * batch.own
-        return batch_statistics(d2_pos / n, d2_neg / number.clamp_min(1), entropy / n, number)
+                entropy += entropy_of_rows(neg, found.excluded.times).sum()
+                n += (share > 0).any(dim=1).sum() if isinstance(share, Tensor) else stop - start
+        n = n.clamp_min(1)
+        return batch_statistics(d2_pos / n, d2_neg / number.masked_fill(number == 0, 1), entropy / n, number)
 
 
 def effective_negatives(alpha: Tensor) -> Tensor:

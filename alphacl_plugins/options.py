@@ -6,11 +6,11 @@ from numbers import Integral
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 
 from alphacl_plugins.checks import check_bool, check_choice
-from alphacl_plugins.pairs import NEGATIVES
+from alphacl_plugins.rules import NEGATIVES, POSITIVES
 from alphacl_plugins.strategies import LearnableTemperature
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.separable import ExpPower, Separable
@@ -29,6 +29,15 @@ def check_options(loss: Any) -> None:
     check_choice("reduction", loss.reduction, ("mean", "none"))
     for name in ("symmetric", "l2_normalize", "detach_alpha"):
         check_bool(name, getattr(loss, name))
+    check_choice("positives", loss.positives, POSITIVES)
+    check_bool("positives_as_negatives", loss.positives_as_negatives)
+    if loss.ignore_label is not None and (
+        isinstance(loss.ignore_label, bool) or not isinstance(loss.ignore_label, int)
+    ):
+        raise TypeError(f"ignore_label: expected an int or None, got {loss.ignore_label!r}")
+    check_choice("scale", loss.scale, ("paper", "ntxent"))
+    if loss.scale == "ntxent" and plain(loss.strategy).usual_scale is None:
+        raise ValueError(f'scale: expected "paper" with {loss.strategy!r}, which has no temperature, got "ntxent"')
     check_choice("gather_distributed", loss.gather_distributed, (True, False, "ring"))
     if loss.gather_distributed and not dist.is_available():
         raise ValueError("gather_distributed: expected a torch build with torch.distributed, got one without")
@@ -37,6 +46,11 @@ def check_options(loss: Any) -> None:
         raise ValueError(
             f'block_size: expected "auto", an int >= 1 or "autograd" with {loss.strategy!r}, got "kernel", which needs '
             "weights α_j = c · exp(-D_j^p / τ): the softmax types, such as InfoNCE, Entropy, Direct and DHEL"
+        )
+    if loss.positives_as_negatives and (loss.block_size == "kernel" or loss.gather_distributed == "ring"):
+        raise ValueError(
+            'positives_as_negatives: expected False with block_size="kernel" or gather_distributed="ring", whose sums '
+            "over an anchor's negatives serve all its positives, got True"
         )
     if loss.gather_distributed == "ring":
         _check_ring(loss.strategy, loss.block_size, loss.detach_alpha)
@@ -83,10 +97,21 @@ def _check_ring(strategy: object, block_size: object, detach_alpha: bool) -> Non
         )
 
 
-def check_kernel_batch(views: Tensor, labels: Tensor | None, device: str) -> None:
-    """Raise unless kernels, which run on this type of device, can compare the views of a batch."""
-    if labels is not None:
+def check_kernel_batch(batch: Any, device: str) -> None:
+    """Raise unless kernels, which run on this type of device, can compare the pairs of a batch."""
+    views, said = batch.rows, batch.said
+    if batch.labels is not None:
         raise ValueError('labels: expected None with block_size="kernel"; "auto" and an int take labels')
+    for name, given in (
+        ("exclude", said.ids is not None or said.exclude is not None),
+        ("count", any(x is not None for x in (said.counts, said.anchor_counts, said.column_counts, said.times))),
+        ("extra_negatives", said.n_own > 0 or len(set(said.extra_of_ranks)) > 1),
+    ):
+        if given:
+            raise ValueError(
+                f'{name}: expected "auto" or an int as block_size with it, got "kernel", which compares every anchor '
+                "with the same columns"
+            )
     if views.dtype != torch.float32:
         raise TypeError(
             f'z: expected float32, float16 or bfloat16 with block_size="kernel", got an input of {views.dtype}'

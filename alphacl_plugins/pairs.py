@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from alphacl_plugins.arguments import Call, more_of, problem_of
+from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
-
-NEGATIVES = ("both", "same", "cross", "queue")
+from alphacl_plugins.distributed import check_that_ranks_agree, gather, rank, world_size
+from alphacl_plugins.engines.weights import Excluded, Positives
+from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
+from alphacl_plugins.rules import Rules, Said, by_mask
+from alphacl_plugins.strategies import Strategy
 
 
 class Group(NamedTuple):
@@ -21,7 +25,8 @@ class Group(NamedTuple):
     column_views: list[int]
     first: int  # place of the first anchor in the loss
     a: Tensor  # anchors [m, D], near the origin
-    b: Tensor  # columns [K, D], the queue last; the same object as a if they are the same rows
+    b: Tensor  # columns [K - H, D], the queue last; the same object as a if they are the same rows
+    own: Tensor | None  # negatives of one sample alone, [own, H, D], whose columns come before the queue
     moving: int  # how many columns, the first, take a gradient: all but the queue
 
     def blocks(self, size: int) -> Iterator[tuple[int, int]]:
@@ -31,44 +36,14 @@ class Group(NamedTuple):
             start, stop = stop, min(stop + size, n)
             yield start, stop
 
+    def samples(self, start: int, stop: int) -> Tensor:
+        """Return the sample of each anchor among those of this rank, ``[m]``."""
+        return torch.arange(start, stop, device=self.a.device) % (self.a.shape[0] // len(self.anchor_views))
 
-class Excluded(NamedTuple):
-    """Columns that are not negatives of m anchors: a mask ``[m, K]``, indices ``[m, C]`` (which may repeat), or V.
-
-    V: rows and columns are the same V views, and the rows of the anchor's sample are excluded.
-    """
-
-    where: Tensor | int
-    left: Tensor | int  # how many columns are negatives: ``[m, 1]``, or one number for every anchor
-
-    def fill(self, x: Tensor, value: float) -> Tensor:
-        """Write ``value`` there, in place unless autograd, torch.compile or torch.func keeps track of x."""
-        tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        tracked, where = tracked or x.requires_grad, self.where
-        if isinstance(where, int):
-            n = x.shape[0] // where
-            if not tracked:
-                x.view(where, n, where, n).diagonal(dim1=1, dim2=3).fill_(value)
-                return x
-            where = torch.eye(n, dtype=torch.bool, device=x.device).repeat(where, where)
-        if where.dtype == torch.bool:
-            return x.masked_fill(where, value) if tracked else x.masked_fill_(where, value)
-        return x.scatter(1, where, value) if tracked else x.scatter_(1, where, value)
-
-
-class Positives(NamedTuple):
-    """Positives of m anchors among their columns: all columns, or the columns at indices ``[m, P]``."""
-
-    where: Tensor | None
-    share: Tensor  # [m, P], weight of each in the anchor's mean; 0 for a column that is not a positive
-
-    def of(self, x: Tensor) -> Tensor:
-        """Return the entries of ``x [m, K]`` at the positives, ``[m, P]``."""
-        return x if self.where is None else x.gather(1, self.where)
-
-    def add_to(self, weights: Tensor, pos: Tensor) -> Tensor:
-        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns."""
-        return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
+    def gaps(self, start: int, stop: int) -> Tensor:
+        """Return the differences of anchors to the negatives of their sample alone, ``[m, H, D]``."""
+        assert self.own is not None
+        return self.a[start:stop, None] - self.own[self.samples(start, stop)]
 
 
 class Batch(NamedTuple):
@@ -76,75 +51,71 @@ class Batch(NamedTuple):
 
     Anchors are the samples ``first, ..., first + own - 1`` of the first ``anchor_views`` views; in the loss they stand
     view by view. A sample without label is a class of its own. The negatives of an anchor are the rows of other classes
-    in the views that ``negatives`` names, and the queue. Its positives are the other rows of its class in all views.
+    in the views that the rules name, extra negatives and the queue. Its positives are the other rows of its class.
     """
 
-    views: Tensor  # [V, n, D], of all ranks if gathered
+    rows: Tensor  # [R, D]: the views, of all ranks if gathered; extra negatives of every anchor, of single samples
+    views: Tensor  # [V, n, D], the first of these rows
     queue: Tensor | None  # [Q, D]
-    labels: Tensor | None  # [n]
+    labels: Tensor | None  # [n] or [n + C + Q]
     classes: ClassMembers | None  # of the labels; None with labels: classes are compared by a mask
     first: int
     own: int
     anchor_views: int
-    negatives: str
+    rules: Rules = Rules()
+    said: Said = Said()
+    asked: bool = False  # whether the strategy is asked for each positive
 
     def groups(self, centre: Tensor | float) -> list[Group]:
         """Group the anchors by what they are compared with; with labels, positives lie in all views.
 
         Distances do not depend on the origin, but their rounding does: rows are moved by ``centre [D]``.
         """
-        n_views, n, _ = self.views.shape
-        every, anchors = list(range(n_views)), list(range(self.anchor_views))
-        if self.labels is not None or self.negatives == "both":
+        rows, (n_views, n, _), (n_extra, n_own, *_) = self.rows, self.views.shape, self.said
+        rows = rows if isinstance(centre, float) else rows - centre
+        views = (rows if rows.shape[0] == n_views * n else rows[: n_views * n]).view(self.views.shape)
+        every, anchors, found, first, of_sample = list(range(n_views)), list(range(self.anchor_views)), [], 0, None
+        if self.labels is not None or self.rules.negatives == "both":
             compared = [(anchors, every)]
-        elif self.negatives == "queue":
+        elif self.rules.negatives == "queue":
             compared = [(anchors, every[:0])]
         else:
-            compared = [([view], [w for w in every if (w == view) == (self.negatives == "same")]) for view in anchors]
-        views, found, first = self.views if isinstance(centre, float) else self.views - centre, [], 0
+            same = self.rules.negatives == "same"
+            compared = [([view], [w for w in every if (w == view) == same]) for view in anchors]
         own = views if self.own == n else views.narrow(1, self.first, self.own)
+        others = [rows.narrow(0, n_views * n, n_extra)] if n_extra else []
+        others += [] if self.queue is None else [self.queue - centre]
+        if n_own:
+            of_sample = rows[n_views * n :].view(self.own, n_own, -1)
         for anchor_views, column_views in compared:
             a = own[anchor_views[0]] if len(anchor_views) == 1 else own.flatten(0, 1)
             b = a
-            if self.queue is not None or self.own != n or anchor_views != column_views:
-                rows = [views[view] for view in column_views] + ([] if self.queue is None else [self.queue - centre])
-                b = rows[0] if len(rows) == 1 else torch.cat(rows)
-            found.append(Group(anchor_views, column_views, first, a, b, len(column_views) * n))
+            if others or self.own != n or anchor_views != column_views:
+                columns = [views[view] for view in column_views] + others
+                b = columns[0] if len(columns) == 1 else torch.cat(columns) if columns else a[:0]
+            found.append(Group(anchor_views, column_views, first, a, b, of_sample, len(column_views) * n + n_extra))
             first += len(anchor_views) * self.own
         return found
 
     def compare(self, group: Group, start: int, stop: int) -> tuple[Excluded, Positives | None]:
         """Return which columns are not negatives of some anchors of a group and, with labels, which are positives."""
-        n_views, n, device = len(group.column_views), self.views.shape[1], self.views.device
-        if self.labels is None and group.b is group.a and stop - start == len(group.a):
+        n_views, n, device = len(group.column_views), self.views.shape[1], self.rows.device
+        n_columns = group.b.shape[0] + self.said.n_own
+        if self.said.of_pairs or (self.labels is not None and self.classes is None):
+            return by_mask(self, group, start, stop)
+        if self.labels is None and group.b is group.a and stop - start == n_columns:
             return Excluded(n_views, stop - n_views), None
         anchor = torch.arange(start, stop, device=device)[:, None]
         sample = anchor % self.own + self.first
-        if self.labels is None:
+        if self.classes is None:
             own_sample = sample + torch.arange(0, n_views * n, n, device=device)
-            return Excluded(own_sample, group.b.shape[0] - n_views), None
-        if self.classes is None or self.negatives != "both":
-            a, b = self.rows(group)
-            a = a._replace(view=a.view[start:stop], sample=a.sample[start:stop], label=a.label[start:stop])
-            negative, positive = is_negative(a, b, self.negatives), is_positive(a, b).to(self.views.dtype)
-            excluded = Excluded(~negative, negative.sum(dim=1, keepdim=True))
-            if self.classes is None:
-                return excluded, Positives(None, positive / positive.sum(dim=1, keepdim=True).clamp_min(1))
+            return Excluded(own_sample, n_columns - n_views), None
         members, size = self.classes.members[sample[:, 0]], self.classes.size[sample[:, 0]]
         own_view_first = (anchor // self.own + torch.arange(n_views, device=device)) % n_views * n
         where = (members[:, None, :] + own_view_first[:, :, None]).flatten(1)
         real = (torch.arange(members.shape[1], device=device) < size).repeat(1, n_views)
-        share = real.to(self.views.dtype) / (n_views * size - 1).clamp_min(1)
-        excluded = Excluded(where, len(group.b) - n_views * size) if self.negatives == "both" else excluded
-        return excluded, Positives(where[:, 1:], share[:, 1:])  # without itself
-
-    def rows(self, group: Group, home: int = 0) -> tuple[Rows, Rows]:
-        """Return the anchors and columns of a group; ``home`` is the number of this rank's first sample in a ring."""
-        n, own = self.views.shape[1], slice(self.first, self.first + self.own)
-        samples = torch.arange(home, home + n, device=self.views.device)
-        labels = samples if self.labels is None else self.labels
-        a = Rows.of(group.a, group.anchor_views, samples[own], labels[own])
-        return a, a if group.b is group.a else Rows.of(group.b, group.column_views, samples, labels)
+        share = real.to(self.rows.dtype) / (n_views * size - 1).clamp_min(1)
+        return Excluded(where, n_columns - n_views * size), Positives(where[:, 1:], share[:, 1:])  # without itself
 
     def other_views(self) -> tuple[list[Tensor], Tensor | None]:
         """Measure each anchor against its sample in the other views: its positives without labels, none with labels.
@@ -154,19 +125,21 @@ class Batch(NamedTuple):
         """
         if self.labels is not None:
             return [], None
-        rows = self.views if self.own == self.views.shape[1] else self.views.narrow(1, self.first, self.own)
-        n_views = self.views.shape[0]
+        views, n_views = self.views, self.views.shape[0]
+        rows = views if self.own == views.shape[1] else views.narrow(1, self.first, self.own)
         gaps = [rows - rows.roll(-shift, 0) for shift in range(1, n_views)]
         gaps = gaps if self.anchor_views == n_views else [gap[: self.anchor_views] for gap in gaps]
         d2 = [(gap * gap).sum(dim=2).mul_(0.5).view(-1, 1) for gap in gaps]
         return gaps, d2[0] if len(d2) == 1 else torch.cat(d2, dim=1)
 
     def pull_of_views(self, gaps: list[Tensor], weights: Tensor) -> Tensor:
-        """Return the gradient of ``Σ_ip β_ip D_ip`` for `other_views`, ``β [M, V - 1]``: ``[V, n, D]``, 0 without."""
-        if len(gaps) == 1 and gaps[0].shape == self.views.shape:  # two views, all of them anchors
-            return weights.view(2, -1, 1).sum(dim=0) * gaps[0]  # the other anchor pulls at the same, negated gap
-        total = weights.new_zeros(self.views.shape)
-        own = total.narrow(1, self.first, self.own)
+        """Return the gradient of ``Σ_ip β_ip D_ip`` for `other_views`, ``β [M, V - 1]``: of all rows, 0 without."""
+        views = self.views
+        if len(gaps) == 1 and gaps[0].shape == views.shape and views.numel() == self.rows.numel():
+            pull = weights.view(2, -1, 1).sum(dim=0) * gaps[0]  # the other anchor pulls at the same, negated gap
+            return pull.view(self.rows.shape)
+        total = weights.new_zeros(self.rows.shape)
+        own = total[: views.shape[0] * views.shape[1]].view(views.shape).narrow(1, self.first, self.own)
         for shift, gap in enumerate(gaps, start=1):
             pull = weights[:, shift - 1].view(self.anchor_views, -1, 1) * gap
             own[: self.anchor_views] += pull
@@ -174,53 +147,88 @@ class Batch(NamedTuple):
                 own[(view + shift) % len(own)] -= of_view
         return total
 
-    def subtract(self, total: Tensor, group: Group, of_a: Tensor, of_b: Tensor | None) -> None:
-        """Subtract what the anchors ``[m, D]`` and the moving columns of a group have from ``total [V, n, D]``."""
-        own = total if self.own == total.shape[1] else total.narrow(1, self.first, self.own)
-        for part, views, rows in ((own, group.anchor_views, of_a), (total, group.column_views, of_b)):
-            if rows is not None and len(views) == part.shape[0]:
-                part.sub_(rows.view_as(part))
-            elif rows is not None:
-                for view, of_view in zip(views, torch.split(rows, part.shape[1]), strict=True):
-                    part[view].sub_(of_view)
+    def subtract(
+        self, total: Tensor, group: Group, of_a: Tensor, of_b: Tensor | None, of_own: Tensor | None = None
+    ) -> None:
+        """Subtract what the anchors ``[m, D]`` and the moving columns of a group have from ``total``, as the rows."""
+        n_views, n, _ = self.views.shape
+        if of_a.shape == total.shape:
+            total.sub_(of_a)
+        else:
+            views = total[: n_views * n].view(n_views, n, -1)
+            for view, of_view in zip(group.anchor_views, torch.split(of_a, self.own), strict=True):
+                views[view].narrow(0, self.first, self.own).sub_(of_view)
+        if of_b is not None:
+            for view, of_view in zip(group.column_views, torch.split(of_b, n), strict=False):
+                total[view * n : (view + 1) * n].sub_(of_view)
+            total[n_views * n :][: self.said.n_extra].sub_(of_b[len(group.column_views) * n :])
+        if of_own is not None:
+            total[n_views * n + self.said.n_extra :].sub_(of_own.flatten(0, 1))
+
+    def moved(self, rows: Tensor) -> Batch:
+        """Return the batch with other embeddings in the same places."""
+        n_views, n, _ = self.views.shape
+        return self._replace(rows=rows, views=rows[: n_views * n].view(self.views.shape))
 
 
-class Rows(NamedTuple):
-    """Embeddings, and what the rules need to know of each row where blocks come one after another."""
+class Assembled(NamedTuple):
+    """A batch as the loss needs it."""
 
-    z: Tensor  # [K, D]
-    view: Tensor  # [K], of the queue -1
-    sample: Tensor  # [K], counted over all ranks; of the queue -1
-    label: Tensor  # [K]; the sample where there are no labels
-
-    @staticmethod
-    def of(z: Tensor, views: list[int], samples: Tensor, labels: Tensor) -> Rows:
-        """Return rows that are the samples of some views, one view after another, and then the queue."""
-        view = torch.cat([torch.full_like(samples, view) for view in views] or [samples[:0]])
-        facts = view, samples.repeat(len(views)), labels.repeat(len(views))
-        return Rows(z, *(pad(fact, (0, len(z) - len(fact)), value=-1) for fact in facts))
-
-    def part(self, i: slice, centre: Tensor) -> Rows:
-        """Return the rows i, moved by ``centre [D]``."""
-        return Rows(self.z[i] - centre, self.view[i], self.sample[i], self.label[i])
-
-    def subtract(self, total: Tensor, gradient: Tensor) -> None:
-        """Subtract the gradient ``[K, D]`` of these rows from that of their block, ``total [V, n, D]``."""
-        n = total.shape[1]
-        total.flatten(0, 1).index_add_(0, self.view * n + self.sample % n, gradient, alpha=-1)
+    rows: Tensor  # [R, D], as in the batch, with their graph
+    length: Tensor | None  # [R, 1]; None if not normalised
+    batch: Batch
+    weights: Tensor | None  # [M], of the losses; None for 1
+    differentiable: bool  # whether some rank wants a gradient
 
 
-def is_negative(a: Rows, b: Rows, negatives: str) -> Tensor:
-    """Return which rows b are negatives of the anchors a, ``[m, k]``: other classes in the views wanted, the queue."""
-    queued, other_class = b.view < 0, a.label[:, None] != b.label
-    if negatives == "queue":
-        return queued.expand_as(other_class)
-    if negatives != "both":
-        other_class &= (a.view[:, None] == b.view) == (negatives == "same")
-    return other_class | queued
+def assemble(
+    loss: Any, strategy: Strategy, views: list[Any], call: Call, *, graph: bool = False, whole: bool = False
+) -> Assembled:
+    """Bring what a loss was called with into a batch: promoted, gathered, normalised.
 
-
-def is_positive(a: Rows, b: Rows) -> Tensor:
-    """Return which rows b are positives of the anchors a, ``[m, k]``: the anchor's class, but not the anchor itself."""
-    itself = (a.view[:, None] == b.view) & (a.sample[:, None] == b.sample)
-    return (a.label[:, None] == b.label) & (b.view >= 0) & ~itself
+    Args:
+        loss: whose options hold.
+        strategy: that will be asked.
+        views, call: what came.
+        graph: whether the rows in the batch keep their graph.
+        whole: gather where else a ring would pass by.
+    """
+    rules = Rules(loss.negatives, loss.positives, loss.positives_as_negatives)
+    plain = len(views) > 1 and rules[1:] == Rules()[1:] and loss.ignore_label is None and call[2:] == Call()[2:]
+    problem = None if plain else problem_of(call, views[0], len(views), strategy.counts)
+    if problem is not None and not loss.gather_distributed:
+        raise problem
+    dtype, n, first, length, extra = views[0].dtype, views[0].shape[0], 0, None, call.extra_negatives
+    given = [x for x in (extra, None if call.queue is None else call.queue.detach()) if x is not None]
+    views, given = (found := promote(*views, *given))[: len(views)], found[len(views) :]
+    queue, extra = (given.pop() if call.queue is not None else None), (given.pop() if extra is not None else None)
+    rows, labels = torch.stack(views), None if call.labels is None else call.labels.long()
+    differentiable, in_ring = torch.is_grad_enabled(), loss.gather_distributed == "ring" and not whole
+    gathering = loss.gather_distributed and not in_ring
+    if loss.gather_distributed:
+        in_backward = rows.requires_grad and (not in_ring or loss.reduction == "none")
+        kind = 0 if plain else -1 if problem is not None else call.kind
+        differentiable = check_that_ranks_agree("z", rows, labels, queue, kind, gradient=in_backward)
+        check_batch(views, call, loss.negatives, world_size())  # earlier, other ranks would wait for ever
+        if problem is not None:
+            raise problem
+        if gathering and (loss.negatives != "queue" or labels is not None):
+            rows, first = gather(rows), rank() * n
+            labels = None if labels is None else gather(labels.view(1, -1, 1)).flatten()
+    shape, weights, rows = rows.shape, None, rows.flatten(0, 1)
+    said = Said(extra_of_ranks=(0,) * world_size()) if in_ring else Said()
+    if not plain:
+        rows, labels, said, weights = more_of(loss, call, rows, shape, n, extra, labels, in_ring)
+    unit = rows if graph else rows.detach()
+    if loss.l2_normalize:
+        unit, length = unit_and_length(unit, dtype)
+        queue = None if queue is None else l2_normalize(queue)
+    elif queue is not None:
+        queue = queue.clone()  # the caller may overwrite it before the backward pass
+    classes, asked = None, strategy.uses_positive and not strategy.separable
+    if labels is not None and plain and loss.negatives == "both" and (asked or labels.device.type == "cpu"):
+        classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
+    n_views = shape[0] if loss.symmetric else 1
+    in_views = (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
+    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, rules, said, asked or rules.others_too)
+    return Assembled(rows, length, batch, weights, differentiable)

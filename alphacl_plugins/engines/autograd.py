@@ -15,23 +15,26 @@ def through_autograd(strategy: Strategy, batch: Batch, *, detach_alpha: bool) ->
 
     With ``detach_alpha`` α is held fixed; else the gradient goes through it, and the losses are -E.
     """
-    energies, values = [], []
+    energies, values, found_positive = [], [], []
     _, d2_of_views = batch.other_views()
-    for group in batch.groups(centre_of(batch.views)):
+    for group in batch.groups(centre_of(batch.rows)):
         found = weigh(strategy, batch, group, d2_of_views, 0, len(group.a), detach_alpha)
         neg, pos, value, _ = found.weights
+        if batch.views.shape[0] == 1 and found.positives is not None:
+            found_positive.append((found.positives.share > 0).any(dim=1))
         if detach_alpha:
             neg, pos = neg.detach(), pos.detach()
         energies.append((pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1))
         if detach_alpha and value is not None:
             values.append(value)
-    return Losses(torch.cat(energies), torch.cat(values) if values else None)
+    parts = (energies, values, found_positive)
+    return Losses(*(torch.cat(part) if part else None for part in parts))
 
 
 def all_weights(strategy: Strategy, batch: Batch) -> PairWeights:
     """Return the weights of all pairs and the losses, as `alphacl_plugins.AlphaCLLoss.pair_weights` describes them."""
     parts, (_, d2_of_views) = [], batch.other_views()
-    for group in batch.groups(centre_of(batch.views)):
+    for group in batch.groups(centre_of(batch.rows)):
         found = weigh(strategy, batch, group, d2_of_views, 0, len(group.a))
         neg, pos, value, _ = found.weights
         value = (pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1) if value is None else value

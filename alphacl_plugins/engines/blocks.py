@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alphacl_plugins.engines.weights import Losses, weigh
 from alphacl_plugins.functional import Laplacian, centre_of, put
-from alphacl_plugins.pairs import Batch
+from alphacl_plugins.pairs import Batch, Group
 from alphacl_plugins.strategies import Strategy
 
 _AT_ONCE = 2**20  # distances: larger blocks leave the caches of a CPU
@@ -25,13 +25,30 @@ _LEAST_ROWS = 128  # smaller blocks make slow products
 def automatic_block(strategy: Strategy, batch: Batch) -> int:
     """Return how many anchors to compare at once: all, if the matrix of distances is small."""
     n_anchors, n_queue = batch.anchor_views * batch.own, 0 if batch.queue is None else batch.queue.shape[0]
-    n_columns = batch.views.shape[0] * batch.views.shape[1] + n_queue
-    at_once, n_blocks = _AT_ONCE if batch.views.device.type == "cpu" else _AT_ONCE_ON_GPU, 1
+    n_columns = batch.rows.shape[0] + n_queue
+    at_once, n_blocks = _AT_ONCE if batch.rows.device.type == "cpu" else _AT_ONCE_ON_GPU, 1
     if not strategy.separable:  # one that solves for its weights has more matrices of that size
         at_once //= 2
     while n_anchors * n_columns > at_once * n_blocks:  # by powers of two: torch.compile makes a graph for each number
         n_blocks *= 2
     return n_anchors if n_blocks == 1 else max(_LEAST_ROWS, -(-n_anchors // n_blocks))
+
+
+class OwnPull:
+    """The gradient of the pairs of anchors with negatives of their sample alone, some anchors at a time."""
+
+    def __init__(self, group: Group) -> None:
+        assert group.own is not None
+        self._group, self.of_a, self.of_own = group, torch.zeros_like(group.a), torch.zeros_like(group.own)
+
+    def add(self, start: int, stop: int, neg: Tensor) -> Tensor:
+        """Take in the weights ``[m, K]`` of all columns, and return those of the other columns."""
+        n_own, at = self.of_own.shape[1], self._group.moving
+        own, others = neg[:, at : at + n_own], torch.cat([neg[:, :at], neg[:, at + n_own :]], dim=1)
+        pull = own[:, :, None] * self._group.gaps(start, stop)
+        self.of_a[start:stop] = pull.sum(dim=1)
+        self.of_own.index_add_(0, self._group.samples(start, stop), pull, alpha=-1)
+        return others
 
 
 def in_blocks(
@@ -46,14 +63,15 @@ def in_blocks(
     """Compare the anchors of a batch without graph, ``block`` of them at a time.
 
     Returns: the losses, -E only if they need it or ``with_energy``; the gradient of their sum, with ``weights [M]`` if
-    given, for the views, ``[V, n, D]``, None if not ``with_gradient``.
+    given, for the rows of the batch, None if not ``with_gradient``.
     """
     n, pulls = batch.anchor_views * batch.own, []
     size = automatic_block(strategy, batch) if isinstance(block, str) else int(block)
     minus_energy = values = beta = None  # type: Tensor | None
-    gaps, d2_of_views = batch.other_views()
-    for group in batch.groups(centre_of(batch.views)):
+    (gaps, d2_of_views), found = batch.other_views(), None
+    for group in batch.groups(centre_of(batch.rows)):
         laplacian: Laplacian | None = None
+        of_samples = None if group.own is None else OwnPull(group)
         for start, stop in group.blocks(size):
             anchors = slice(group.first + start, group.first + stop)
             d2_pos, _, d2, _, positives, (neg, pos, value, transposed) = weigh(
@@ -61,6 +79,8 @@ def in_blocks(
             )
             if neg.requires_grad or pos.requires_grad:  # a strategy with parameters: they learn from its value alone
                 neg, pos = neg.detach(), pos.detach()
+            if batch.views.shape[0] == 1 and positives is not None:
+                found = put(found, anchors, (positives.share > 0).any(dim=1), n)
             if value is not None:
                 values = put(values, anchors, value, n)
             if value is None or with_energy:
@@ -77,15 +97,21 @@ def in_blocks(
             else:
                 neg = positives.add_to(neg, -pos)
                 transposed = None if transposed is None else positives.add_to(transposed.T, -pos).T
+            if of_samples is not None:
+                neg = of_samples.add(start, stop, neg)
             laplacian = laplacian or Laplacian(group.a, None if group.b is group.a else group.b, group.moving)
             laplacian.add(slice(start, stop), neg, transposed)
             del neg, transposed
         if laplacian is not None:
-            pulls.append((group, *laplacian.gradients()))
+            of_a, of_b = laplacian.gradients()
+            pulls.append(
+                (group, of_a, of_b) if of_samples is None else (group, of_a + of_samples.of_a, of_b, of_samples.of_own)
+            )
+    losses = Losses(minus_energy, values, found)
     if not with_gradient:
-        return Losses(minus_energy, values), None
-    like = batch.views if weights is None else weights
+        return losses, None
+    like = batch.rows if weights is None else weights
     gradient = batch.pull_of_views(gaps, like if beta is None else beta)
     for pull in pulls:
         batch.subtract(gradient, *pull)
-    return Losses(minus_energy, values), gradient
+    return losses, gradient

@@ -1,4 +1,4 @@
-"""Tiles of pairs in plain torch, for every strategy whose weights factor and for labels."""
+"""Tiles of pairs in plain torch, for every strategy whose weights factor and for every rule of pairs but one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from alphacl_plugins.engines.two_pass import Constants, OfPositives, Sums
 from alphacl_plugins.functional import Laplacian, distances
-from alphacl_plugins.pairs import Rows, is_negative, is_positive
+from alphacl_plugins.pairs import Batch, Group
+from alphacl_plugins.rules import Pairs, Rows, compare, rows_of_samples
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 
@@ -17,24 +18,21 @@ class TorchTiles(NamedTuple):
     """What computes a tile of pairs, anchors a against rows b, of at most ``side`` anchors and rows."""
 
     strategy: Separable
-    negatives: str
-    labelled: bool
+    batch: Batch
     side: int
 
     def sums(self, a: Rows, b: Rows) -> Sums:
         """Return the sums over the negatives among b."""
-        negative, d2 = is_negative(a, b, self.negatives), distances(a.z, b.z)
-        log_w, potential = self.strategy.log_weight(d2), self.strategy.potential(d2)
-        row_max = log_w.masked_fill(~negative, torch.finfo(d2.dtype).min).amax(dim=1, keepdim=True)
-        log_w = log_w - row_max
-        w = torch.where(negative, log_w.exp(), 0.0)
-        potential = torch.zeros_like(d2) if potential is None else potential
-        terms = (w, w * log_w, w * d2, d2, torch.ones_like(d2), potential)
-        return Sums(row_max, *(_sum_where(negative, term) for term in terms))
+        return self._sums(distances(a.z, b.z), self._compare(a, b))
+
+    def sums_of_samples(self, group: Group, a: Rows, start: int, stop: int) -> Sums:
+        """Return the sums over the negatives of one sample alone."""
+        d2 = group.gaps(start, stop).square().sum(dim=2) / 2
+        return self._sums(d2, self._compare(a, rows_of_samples(self.batch, group)))
 
     def positives(self, a: Rows, b: Rows, totals: Totals) -> OfPositives:
         """Return the sums over the positives among b, for labels."""
-        positive, d2 = is_positive(a, b), distances(a.z, b.z)
+        positive, d2 = self._compare(a, b).positive, distances(a.z, b.z)
         row_sum, pos, value = self.strategy.factors(d2, totals)
         terms = (torch.ones_like(d2), row_sum, pos * d2, d2, value)
         return OfPositives(*(None if term is None else _sum_where(positive, term) for term in terms))  # type: ignore[arg-type]
@@ -44,15 +42,46 @@ class TorchTiles(NamedTuple):
 
         The second is None if b does not move, or if b is a: then the first is the sum of both.
         """
-        d2 = distances(a.z, b.z)
-        alpha = constants.scale * torch.exp(self.strategy.log_weight(d2) - constants.row_max)
-        weights = torch.where(is_negative(a, b, self.negatives), alpha, 0.0)
-        if self.labelled:  # else the positives are not among the tiles
+        d2, pairs = distances(a.z, b.z), self._compare(a, b)
+        weights = self._weights(d2, pairs, constants)
+        if self.batch.labels is not None:  # else the positives are not among the tiles
             pos = constants.share * self.strategy.factors(d2, constants.totals).pos
-            weights = torch.where(is_positive(a, b), -pos, weights)
+            weights = torch.where(pairs.positive, -pos, weights)
         laplacian = Laplacian(a.z, None if b is a else b.z, len(b.z) if b_moves else 0)
         laplacian.add(slice(0, len(a.z)), weights)
         return laplacian.gradients()
+
+    def pulls_of_samples(
+        self, group: Group, a: Rows, start: int, stop: int, constants: Constants
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same for negatives of one sample alone: of the anchors, and of all these negatives."""
+        gaps, pairs = group.gaps(start, stop), self._compare(a, rows_of_samples(self.batch, group))
+        weights = self._weights(gaps.square().sum(dim=2) / 2, pairs, constants)
+        pull = weights[:, :, None] * gaps
+        assert group.own is not None
+        of_own = torch.zeros_like(group.own).index_add_(0, group.samples(start, stop), pull, alpha=-1)
+        return pull.sum(dim=1), of_own
+
+    def _compare(self, a: Rows, b: Rows) -> Pairs:
+        return compare(self.batch.rules, a, b, self.batch.said.exclude, self.batch.said.times)
+
+    def _weights(self, d2: Tensor, pairs: Pairs, constants: Constants) -> Tensor:
+        alpha = constants.scale * torch.exp(self.strategy.log_weight(d2) - constants.row_max)
+        return torch.where(pairs.negative, alpha if pairs.times is None else alpha * pairs.times, 0.0)
+
+    def _sums(self, d2: Tensor, pairs: Pairs) -> Sums:
+        negative, count = pairs.negative, torch.ones_like(d2) if pairs.times is None else pairs.times
+        log_w, potential = self.strategy.log_weight(d2), self.strategy.potential(d2)
+        lowest = torch.finfo(d2.dtype).min
+        if d2.shape[1] == 0:
+            none = d2.new_zeros(d2.shape[0], 1)
+            return Sums(none + lowest, none, none, none, none, none, none)
+        row_max = log_w.masked_fill(~negative, lowest).amax(dim=1, keepdim=True)
+        log_w = log_w - row_max
+        w = torch.where(negative, log_w.exp(), 0.0) * count
+        potential = torch.zeros_like(d2) if potential is None else potential
+        terms = (w, w * log_w, w * d2, count * d2, count, count * potential)
+        return Sums(row_max, *(_sum_where(negative, term) for term in terms))
 
 
 def _sum_where(chosen: Tensor, x: Tensor) -> Tensor:

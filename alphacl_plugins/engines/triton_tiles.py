@@ -20,7 +20,8 @@ from torch import Tensor
 
 from alphacl_plugins.engines.two_pass import Constants, Sums
 from alphacl_plugins.options import check_kernel_batch
-from alphacl_plugins.pairs import Batch, Rows
+from alphacl_plugins.pairs import Batch
+from alphacl_plugins.rules import Rows
 from alphacl_plugins.strategies.separable import ExpPower, Separable
 
 try:
@@ -63,7 +64,7 @@ class TritonTiles(NamedTuple):
     def of(strategy: Separable, batch: Batch) -> TritonTiles:
         """Return the tiles for a strategy, if kernels can compare the batch."""
         device = "cuda" if isinstance(_pull, triton.JITFunction) else "cpu"  # where Triton's interpreter runs
-        check_kernel_batch(batch.views, batch.labels, device)
+        check_kernel_batch(batch, device)
         return TritonTiles(strategy.exponent)  # type: ignore[arg-type]  # check_options has seen that there is one
 
     def sums(self, a: Rows, b: Rows) -> Sums:

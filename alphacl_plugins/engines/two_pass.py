@@ -19,7 +19,8 @@ from alphacl_plugins.distributed import pass_on, rank, ring, world_size
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import centre_of
 from alphacl_plugins.metrics import batch_statistics
-from alphacl_plugins.pairs import Batch, Group, Rows
+from alphacl_plugins.pairs import Batch, Group
+from alphacl_plugins.rules import Rows, rows_of
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 if TYPE_CHECKING:
@@ -85,32 +86,52 @@ class TwoPass:
     stats: dict[str, Tensor]  # of the batch, after the first call
 
     def __init__(self, strategy: Separable, tiles: TorchTiles | TritonTiles, *, in_ring: bool) -> None:
-        self._strategy, self._tiles, self._in_ring = strategy, tiles, in_ring
+        self._strategy, self._tiles, self._in_ring, self._constants = strategy, tiles, in_ring, None  # type: Any, Any, bool, Any
+
+    @staticmethod
+    def of(loss: Any, strategy: Any, batch: Batch) -> TwoPass:
+        """Return the engine that a loss asks for; `check_options` has seen that the strategy's weights factor."""
+        in_ring = loss.gather_distributed == "ring"
+        if loss.block_size == "kernel":
+            from alphacl_plugins.engines.triton_tiles import TritonTiles  # needs Triton
+
+            return TwoPass(strategy, TritonTiles.of(strategy, batch), in_ring=in_ring)
+        from alphacl_plugins.engines.torch_tiles import TorchTiles
+
+        return TwoPass(
+            strategy,
+            TorchTiles(strategy, batch, 512 if loss.block_size == "auto" else loss.block_size),
+            in_ring=in_ring,
+        )
 
     def __call__(
-        self, batch: Batch, weights: Tensor | None = None, *, with_gradient: bool = True
+        self, batch: Batch, weights: Tensor | None = None, *, with_energy: bool = True, with_gradient: bool = True
     ) -> tuple[Losses, Tensor | None]:
         """Compare the anchors of a batch without graph; arguments and results as `in_blocks`."""
-        losses = self._first_pass(batch) if weights is None else Losses(None, None)
+        losses = self._first_pass(batch) if self._constants is None else Losses(None, None)
         share = self._constants.share
         weights = torch.ones_like(share) if weights is None else weights[:, None]
         return losses, self._second_pass(batch, weights) if with_gradient else None
 
     def _first_pass(self, batch: Batch) -> Losses:
-        self._centre = centre_of(batch.views)
-        sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b))
+        self._centre = centre_of(batch.rows)
+        sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b), with_samples=True)
         none, n_negatives = sums.number == 0, sums.number.sum()
         sum_exp, row_max = sums.sum_exp.masked_fill(none, 1.0), sums.row_max.masked_fill(none, 0.0)
-        totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.clamp_min(1))
+        totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.masked_fill(none, 1.0))
         of_positives, beta = self._positives(batch, totals)
-        share = (1 / of_positives.number).masked_fill(none, 0.0)
+        without, n_positives = of_positives.number == 0, of_positives.number.clamp_min(1)
+        share = (1 / n_positives).masked_fill(none | without, 0.0)
         row_sum, value = share * of_positives.row_sum, of_positives.value
         minus_energy = share * of_positives.energy - row_sum * sums.sum_exp_d2 / sum_exp
-        entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0).mean()
-        d2_pos, d2_neg = (of_positives.d2 / of_positives.number).mean(), sums.d2.sum() / n_negatives.clamp_min(1)
+        n = (~without).sum().clamp_min(1)
+        entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0).sum() / n
+        d2_pos = (of_positives.d2 / n_positives).sum() / n
+        d2_neg = sums.d2.sum() / n_negatives.masked_fill(n_negatives == 0, 1.0)
         self.stats = batch_statistics(d2_pos, d2_neg, entropy, n_negatives)
         self._constants, self._beta = Constants(totals, row_max, row_sum / sum_exp, share), share * beta
-        return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0])
+        found = ~without[:, 0] if batch.views.shape[0] == 1 else None
+        return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0], found)
 
     def _positives(self, batch: Batch, totals: Totals) -> tuple[OfPositives, Tensor]:
         """Return the sums over the positives, and the weights ``[M, P]`` of those in other views, none with labels."""
@@ -127,8 +148,9 @@ class TwoPass:
         travels, arriving = self._in_ring and world_size() > 1, None
         beta = weights if batch.labels is not None else weights * self._beta
         total = batch.pull_of_views(batch.other_views()[0], beta)
+        n_rows = batch.views[..., 0].numel() + batch.said.n_extra
         for at_home, pairs in _blocks(batch, self._in_ring):
-            of_block = torch.zeros_like(batch.views) if travels else total
+            of_block = torch.zeros_like(batch.rows[:n_rows]) if travels else total
             for group, a, b in pairs:
                 moving = group.moving if at_home else len(b.z)
                 for i, j, a_i, b_j in self._cut(a, b, moving):
@@ -137,22 +159,42 @@ class TwoPass:
                     a_i.subtract(total, of_rows)
                     if of_columns is not None:
                         b_j.subtract(of_block, of_columns)
+                if at_home and group.own is not None:
+                    self._pull_of_samples(batch, group, a, weights, total)
             if arriving is not None:
                 of_block += arriving()[0]
                 del arriving
             arriving = pass_on(of_block) if travels else None
             del pairs, b, b_j, of_block  # a ring holds as little as it can
-        return total if arriving is None else total.add_(arriving()[0])
+        if arriving is not None:
+            total[:n_rows] += arriving()[0]
+        return total
 
-    def _over_tiles(self, batch: Batch, of_tile: Callable[[Rows, Rows, slice], Any]) -> Any:
+    def _pull_of_samples(self, batch: Batch, group: Group, a: Rows, weights: Tensor, total: Tensor) -> None:
+        for i in _pieces(0, len(a.z), self._tiles.side):
+            constants = self._constants.of(slice(group.first + i.start, group.first + i.stop), weights)
+            of_rows, of_own = self._tiles.pulls_of_samples(group, a.part(i), i.start, i.stop, constants)
+            a.part(i).subtract(total, of_rows)
+            total[-of_own[..., 0].numel() :].sub_(of_own.flatten(0, 1))
+
+    def _over_tiles(
+        self, batch: Batch, of_tile: Callable[[Rows, Rows, slice], Any], *, with_samples: bool = False
+    ) -> Any:
         """Merge what the tiles of each anchor give, in the order of the loss; a tile is told its anchors' places."""
         found: dict[int, Any] = {}
-        for _, pairs in _blocks(batch, self._in_ring):
+        for at_home, pairs in _blocks(batch, self._in_ring):
             for group, a, b in pairs:
                 for i, _, a_i, b_j in self._cut(a, b, len(b.z)):
                     anchors = slice(group.first + i.start, group.first + i.stop)
                     part, before = of_tile(a_i, b_j, anchors), found.get(anchors.start)
                     found[anchors.start] = part if before is None else before.merged(part)
+                if at_home and with_samples and group.own is not None:
+                    for i in _pieces(0, len(a.z), self._tiles.side):
+                        part, start = (
+                            self._tiles.sums_of_samples(group, a.part(i), i.start, i.stop),
+                            group.first + i.start,
+                        )
+                        found[start] = part if start not in found else found[start].merged(part)
         columns = zip(*found.values(), strict=True)
         return type(part)(*(None if column[0] is None else torch.cat(column) for column in columns))
 
@@ -171,16 +213,20 @@ def _pieces(start: int, stop: int, side: int) -> list[slice]:
 
 def _blocks(batch: Batch, in_ring: bool) -> Iterator[tuple[bool, list[tuple[Group, Rows, Rows]]]]:
     """Yield each block: whether it is this rank's own, with the queue; for each group its anchors and columns."""
-    n, home, groups = batch.views.shape[1], rank() if in_ring else 0, batch.groups(0.0)
-    own = [(group, *batch.rows(group, home * n)) for group in groups]
+    (n_views, n, _), home, groups, said = batch.views.shape, rank() if in_ring else 0, batch.groups(0.0), batch.said
+    own = [(group, *rows_of(batch, group, home)) for group in groups]
     if not in_ring or not any(group.column_views for group in groups):
         yield True, own
         return
-    for origin, (views, *labels) in ring(batch.views, *([] if batch.labels is None else [batch.labels])):
+    n_rows, each = n_views * n + said.n_extra, {"labels": batch.labels, "ids": said.ids, "counts": said.counts}
+    facts: Any = {name: fact[: n + said.n_extra] for name, fact in each.items() if fact is not None}
+    for origin, (rows, *values) in ring(batch.rows[:n_rows], *facts.values()):
         if origin == home:
             yield True, own
             continue
-        arrived = batch._replace(views=views, labels=labels[0] if labels else None, queue=None)
-        columns = [arrived.rows(group, origin * n)[1] for group in arrived.groups(0.0)]
+        told: Any = dict(zip(facts, values, strict=True))
+        labels = told.pop("labels", None)
+        arrived = batch._replace(labels=labels, said=said._replace(n_own=0, **told), queue=None).moved(rows)
+        columns = [rows_of(arrived, group, origin)[1] for group in arrived.groups(0.0)]
         yield False, [(group, a, b) for (group, a, _), b in zip(own, columns, strict=True)]
-        del views, arrived, columns  # the next block is on its way
+        del rows, arrived, columns  # the next block is on its way

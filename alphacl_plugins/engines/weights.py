@@ -3,17 +3,85 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from alphacl_plugins.functional import distances
-from alphacl_plugins.pairs import Batch, Excluded, Group, Positives
 from alphacl_plugins.strategies import Strategy
 from alphacl_plugins.strategies.separable import Separable, Totals
 
+if TYPE_CHECKING:
+    from alphacl_plugins.pairs import Batch, Group
+
 _FEW = 128  # rows: so small a matrix is quickly transposed
+
+
+class Excluded(NamedTuple):
+    """Columns that are not negatives of m anchors: a mask ``[m, K]``, indices ``[m, C]`` (which may repeat), or V.
+
+    V: rows and columns are the same V views, and the rows of the anchor's sample are excluded.
+    """
+
+    where: Tensor | int
+    left: Tensor | int  # how many negatives there are: ``[m, 1]``, or one number for every anchor
+    times: Tensor | None = None  # how often each column counts, ``[m, K]``; None: once
+
+    def fill(self, x: Tensor, value: float) -> Tensor:
+        """Write ``value`` there, in place unless autograd, torch.compile or torch.func keeps track of x."""
+        tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        tracked, where = tracked or x.requires_grad, self.where
+        if isinstance(where, int):
+            n = x.shape[0] // where
+            if not tracked:
+                x.view(where, n, where, n).diagonal(dim1=1, dim2=3).fill_(value)
+                return x
+            where = torch.eye(n, dtype=torch.bool, device=x.device).repeat(where, where)
+        if where.dtype == torch.bool:
+            return x.masked_fill(where, value) if tracked else x.masked_fill_(where, value)
+        return x.scatter(1, where, value) if tracked else x.scatter_(1, where, value)
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum ``x [m, K]`` over the negatives, each as often as it counts, ``[m, 1]``; may overwrite x."""
+        x = self.fill(x, 0.0)
+        return (x if self.times is None else x * self.times).sum(dim=1, keepdim=True)
+
+
+class Positives(NamedTuple):
+    """Positives of m anchors among their columns: all columns, or the columns at indices ``[m, P]``."""
+
+    where: Tensor | None
+    share: Tensor  # [m, P], weight of each in the anchor's mean; 0 for a column that is not a positive
+    negatives_too: bool = False  # each is a negative where another one is the positive
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the entries of ``x [m, K]`` at the positives, ``[m, P]``."""
+        return x if self.where is None else x.gather(1, self.where)
+
+    def add_to(self, weights: Tensor, pos: Tensor) -> Tensor:
+        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns."""
+        return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
+
+    def replace(self, x: Tensor, at: Tensor) -> Tensor:
+        """Return ``x [m, K]`` with the entries of positives replaced by ``at [m, P]``."""
+        at = torch.where(self.share > 0, at, self.of(x))
+        return at if self.where is None else x.scatter(1, self.where, at)
+
+    def hide(self, p: int, d2: Tensor) -> Tensor:
+        """Return distances ``[m, K]`` with the positive number p excluded."""
+        place = torch.full_like(d2[:, :1], p, dtype=torch.int64) if self.where is None else self.where[:, p : p + 1]
+        return d2.scatter(1, place, torch.inf)
+
+    def nearest(self, d2_pos: Tensor) -> Tensor:
+        """Return which positive of each anchor is the nearest, ``[m, P]``."""
+        place = d2_pos.detach().masked_fill(self.share == 0, torch.inf).argmin(dim=1, keepdim=True)
+        return torch.zeros_like(self.share, dtype=torch.bool).scatter(1, place, True)
+
+    def without_each(self, x: Tensor, at: Tensor, nearest: Tensor) -> Tensor:
+        """Return the sums of ``x [m, K]`` without each positive, ``[m, P]``, given the entries ``at`` of these."""
+        rest = self.replace(x, at.masked_fill(nearest, 0.0)).sum(dim=1, keepdim=True)
+        return torch.where(nearest, rest, (rest - at) + (at * nearest).sum(dim=1, keepdim=True))
 
 
 class Losses(NamedTuple):
@@ -21,6 +89,7 @@ class Losses(NamedTuple):
 
     minus_energy: Any  # Tensor [M], -E; None if not computed
     value: Tensor | None  # [M], the strategy's own loss; None stands for -E
+    found: Tensor | None = None  # [M], which anchors have a positive; None for all
 
 
 class Weights(NamedTuple):
@@ -61,6 +130,9 @@ def weigh(
     m = stop - start
     a = group.a if m == group.a.shape[0] else group.a[start:stop]
     d2 = distances(a, group.b)
+    if group.own is not None:
+        own = group.gaps(start, stop).square().sum(dim=2) / 2
+        d2 = torch.cat([d2[:, : group.moving], own, d2[:, group.moving :]], dim=1)
     excluded, positives = batch.compare(group, start, stop)
     share: Tensor | float
     if d2_of_views is None:
@@ -70,25 +142,37 @@ def weigh(
         d2_pos = d2_of_views if m == d2_of_views.shape[0] else d2_of_views[group.first + start : group.first + stop]
         share = 1 / d2_pos.shape[1]
     seen = (d2_pos.detach(), d2.detach()) if detach and d2.requires_grad else (d2_pos, d2)
-    transpose = transpose and group.b is group.a and a is group.a and m > _FEW
-    weights = weights_of(strategy, seen[0], share, seen[1], excluded, transpose)
+    mirrored = transpose and group.b is group.a and a is group.a and m > _FEW and group.own is None
+    transpose = mirrored and excluded.times is None and batch.said.exclude is None
+    weights = weights_of(strategy, seen[0], share, seen[1], excluded, positives, transpose)
     return Weighed(d2_pos, share, d2, excluded, positives, weights)
 
 
 def weights_of(
-    strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2: Tensor, excluded: Excluded, transpose: bool = False
+    strategy: Strategy,
+    d2_pos: Tensor,
+    share: Tensor | float,
+    d2: Tensor,
+    excluded: Excluded,
+    positives: Positives | None = None,
+    transpose: bool = False,
 ) -> Weights:
     """Weigh columns at distances ``d2 [m, K]`` (finite everywhere) against positives at ``d2_pos [m, P]``.
 
     An anchor gets the mean, with ``share [m, P]`` or one number, of the weights that each of its positives would give
-    by itself. All weights of an anchor without negatives are 0.
+    by itself. All weights of an anchor without negatives, or without positives, are 0.
     """
     none = excluded.left == 0 if isinstance(excluded.left, Tensor) else None  # [m, 1], anchors without negatives
+    if isinstance(share, Tensor):
+        without = share.sum(dim=1, keepdim=True) == 0
+        none = without if none is None else none | without
+    others = positives if positives is not None and positives.negatives_too else None
     if strategy.separable and isinstance(strategy, Separable):
-        weights = _separable(strategy, d2_pos, share, d2, excluded, transpose)
+        weights = _separable(strategy, d2_pos, share, d2, excluded, others, transpose)
     else:
         seen = excluded.fill(d2.clone(), math.inf)
-        weights = _asked(strategy, d2_pos, share, seen if none is None else seen.masked_fill(none, 0.0))
+        seen = seen if none is None else seen.masked_fill(none, 0.0)
+        weights = _asked(strategy, d2_pos, share, seen, excluded.times, others)
     if none is None:
         return weights
     neg, pos, value, transposed = weights
@@ -97,10 +181,21 @@ def weights_of(
 
 
 def _separable(
-    strategy: Separable, d2_pos: Tensor, share: Tensor | float, d2: Tensor, excluded: Excluded, transpose: bool
+    strategy: Separable,
+    d2_pos: Tensor,
+    share: Tensor | float,
+    d2: Tensor,
+    excluded: Excluded,
+    others: Positives | None,
+    transpose: bool,
 ) -> Weights:
     """Every positive leaves the same softmax over the negatives; row sums, weights and values are averaged."""
-    log_w, left = excluded.fill(strategy.log_weight(d2), -math.inf), excluded.left
+    log_w, left = strategy.log_weight(d2), excluded.left
+    log_w = excluded.fill(log_w if excluded.times is None else log_w + excluded.times.log(), -math.inf)
+    if others is not None:
+        from alphacl_plugins.engines.beside_others import separable_beside_others
+
+        return separable_beside_others(strategy, d2_pos, d2, excluded, others, log_w)
     row_max = (log_w.detach() if log_w.requires_grad else log_w).amax(dim=1, keepdim=True)
     row_max = row_max.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else row_max
     w = (log_w - row_max).exp_()
@@ -109,8 +204,8 @@ def _separable(
     totals = Totals(d2, 0.0, 0)  # not looked at
     if strategy.uses_totals:
         u = strategy.potential(d2)
-        potential = 0.0 if u is None else excluded.fill(u.clone(), 0.0).sum(dim=1, keepdim=True)
-        number = left.clamp_min(1).to(d2.dtype) if isinstance(left, Tensor) else left
+        potential = 0.0 if u is None else excluded.total(u.clone())
+        number = left.masked_fill(left == 0, 1).to(d2.dtype) if isinstance(left, Tensor) else left
         totals = Totals(row_max + sum_exp.log(), potential, number)
     row_sum, pos, value = strategy.factors(d2_pos, totals)
     if isinstance(share, Tensor) or share != 1.0:
@@ -124,18 +219,29 @@ def _separable(
     return Weights(w * scale if w.requires_grad else w.mul_(scale), pos, value, transposed)
 
 
-def _asked(strategy: Strategy, d2_pos: Tensor, share: Tensor | float, d2_neg: Tensor) -> Weights:
+def _asked(
+    strategy: Strategy,
+    d2_pos: Tensor,
+    share: Tensor | float,
+    d2_neg: Tensor,
+    count: Tensor | None,
+    others: Positives | None,
+) -> Weights:
     """Ask once for each positive, or once in all if the weights of the negatives do not depend on the positive."""
     if isinstance(share, float):
         share = torch.full_like(d2_pos, share)
     distance, parts = d2_pos.unbind(dim=1), share.unbind(dim=1)
-    if not strategy.uses_positive and len(distance) > 1:
+    if not strategy.uses_positive and len(distance) > 1 and others is None:
         distance, parts = ((share * d2_pos).sum(dim=1),), (torch.ones_like(parts[0]),)
     neg, pos, value = None, [], None  # type: Tensor | None, list[Tensor], Tensor | None
-    for d, part in zip(distance, parts, strict=True):
-        one_neg, one_pos, one_value = strategy(d, d2_neg)
+    for p, (d, part) in enumerate(zip(distance, parts, strict=True)):
+        seen = d2_neg if others is None else others.hide(p, d2_neg)
+        if others is not None:  # is anything left?
+            empty = (seen == math.inf).all(dim=1)
+            seen, part = seen.masked_fill(empty[:, None], 0.0), part.masked_fill(empty, 0.0)
+        one_neg, one_pos, one_value = strategy(d, seen, *([] if count is None else [count]))
         pos.append(part * (one_neg.sum(dim=1) if one_pos is None else one_pos))
-        if len(parts) > 1:
+        if len(parts) > 1 or others is not None:
             one_value = None if one_value is None else part * one_value
             one_neg = part[:, None] * one_neg if neg is None else torch.addcmul(neg, part[:, None], one_neg)
         neg, value = one_neg, one_value if value is None or one_value is None else value + one_value

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_count, check_labels
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.engines.weights import weights_of
+from alphacl_plugins.engines.weights import Positives, weights_of
 from alphacl_plugins.functional import (
     centre_of,
     distances,
@@ -18,7 +18,7 @@ from alphacl_plugins.functional import (
     promote,
     strategy_for_alpha,
 )
-from alphacl_plugins.pairs import Batch, Group, Positives
+from alphacl_plugins.pairs import Batch, Group
 from alphacl_plugins.strategies import AnyStrategy, PairWeights, Strategy
 from alphacl_plugins.strategies.separable import RowFactors, Separable, Totals
 
@@ -68,12 +68,13 @@ class BlockedAlpha:
         self._strategy = None if isinstance(alpha, Tensor) else _with_row_sums(alpha)
         self.block_size, self.dtype = block_size, dtype
         members = None if labels is None else ClassMembers.of(labels)
-        self._batch = Batch(promote(z)[0][None], None, labels, members, 0, len(z), 1, "both")
+        rows = promote(z)[0]
+        self._batch = Batch(rows, rows[None], None, labels, members, 0, len(z), 1)
         self._d2_of_view = None if z_aug is None else paired_squared_distances(z, z_aug)[:, None]
 
     def blocks(self) -> Iterator[Block]:
         """Yield the weights of all anchors, block by block."""
-        (group,) = self._batch.groups(centre_of(self._batch.views))
+        (group,) = self._batch.groups(centre_of(self._batch.rows))
         for start, stop in group.blocks(self.block_size):
             yield self._block(group, start, stop)
 

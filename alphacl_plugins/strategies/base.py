@@ -44,6 +44,9 @@ class Strategy(ABC):
             D_+. An anchor with several positives then costs as little as with one.
         has_loss: whether there is a loss ``L(D; τ) = τ L(D / τ; 1)`` with the gradient of ``-E``, from which a
             temperature can learn.
+        counts: whether a call takes a third argument, how often each negative counts, ``[M, K]``, >= 0: the answer is
+            what it would be with copies of them, ``neg`` the weights of all copies together.
+        usual_scale: what the value is multiplied by with ``scale="ntxent"``: 1/τ; None without a τ.
         separable: whether the engines may use the form of `Separable`; subclasses of it set this by themselves.
         pure: whether a call leaves its arguments unchanged and returns weights of the right shape and dtype, 0 where a
             column is excluded. The loss then passes its own tensors and checks nothing. A subclass that defines
@@ -55,7 +58,14 @@ class Strategy(ABC):
     uses_positive: bool = True
     has_loss: bool = False
     pure: bool = False
+    counts: bool = False
     separable: bool = False
+
+    @property
+    def usual_scale(self) -> Any:
+        """1/τ, a number or a tensor; None without a temperature."""
+        tau = getattr(self, "tau", None)
+        return None if tau is None else 1 / (tau.detach() if isinstance(tau, Tensor) else tau)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Keep ``pure`` from being inherited beside another ``__call__``."""
@@ -88,20 +98,22 @@ class Negatives(NamedTuple):
 
     d2: Tensor  # [M, K], 0 where excluded
     excluded: Tensor  # [M, K] bool
+    times: Tensor | None = None  # [M, K], how often each counts; None for once
 
     def number(self) -> Tensor:
         """How many negatives each anchor has, ``[M, 1]``."""
-        return (~self.excluded).sum(dim=1, keepdim=True).to(self.d2.dtype)
+        number = (~self.excluded).to(self.d2.dtype)
+        return (number if self.times is None else number * self.times).sum(dim=1, keepdim=True)
 
     def zero_excluded(self, weights: Tensor) -> Tensor:
         """Give excluded columns weight exactly 0."""
         return weights.masked_fill(self.excluded, 0.0)
 
 
-def split_excluded(d2_neg: Tensor) -> Negatives:
+def split_excluded(d2_neg: Tensor, count: Tensor | None = None) -> Negatives:
     """Tell excluded columns (+inf) from negatives."""
     excluded = d2_neg == math.inf  # quicker than isinf
-    return Negatives(d2_neg.masked_fill(excluded, 0.0), excluded)
+    return Negatives(d2_neg.masked_fill(excluded, 0.0), excluded, count)
 
 
 def slope_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class FamilyMember(Strategy):
     """``α_j = φ'(ξ) ψ'(D_+ - D_j)`` with ``ξ = Σ_k ψ(D_+ - D_k)``; the anchor's own loss is ``φ(ξ)``."""
 
     pure = True
+    counts = True
 
     @abstractmethod
     def _phi(self, xi: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,8 +26,9 @@ class FamilyMember(Strategy):
     def _psi(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``ψ(x)`` and ``ψ'(x)``, element by element; both 0 at -inf, where a column is excluded."""
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor, count: Tensor | None = None) -> PairWeights:
         psi, psi_slope = self._psi(d2_pos[:, None] - d2_neg)
+        psi, psi_slope = (psi, psi_slope) if count is None else (psi * count, psi_slope * count)
         value, phi_slope = self._phi(psi.sum(dim=1))
         value = value + 0 * d2_pos  # a bounded φ or ψ does not hide a distance that is not finite
         return PairWeights(phi_slope[:, None] * psi_slope, value=value)

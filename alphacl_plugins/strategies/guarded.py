@@ -35,12 +35,19 @@ class Guarded(Strategy):
         self.symmetric = getattr(strategy, "symmetric", None)
         self.uses_positive = getattr(strategy, "uses_positive", True)
         self.has_loss = getattr(strategy, "has_loss", False)
+        self.counts = getattr(strategy, "counts", False)
+        self._usual_scale = getattr(strategy, "usual_scale", None)
 
     def __repr__(self) -> str:
         return f"Guarded({self.strategy!r})"
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        weights = self.strategy(d2_pos.clone(), d2_neg.clone())
+    @property
+    def usual_scale(self) -> Any:
+        """What the strategy declares."""
+        return self._usual_scale
+
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor, *count: Tensor) -> PairWeights:
+        weights = self.strategy(d2_pos.clone(), d2_neg.clone(), *(number.clone() for number in count))
         if not isinstance(weights, tuple) or len(weights) != 3:
             what = f"{len(weights)} values" if isinstance(weights, tuple) else type(weights).__name__
             raise TypeError(f"strategy: expected one that returns PairWeights, got one that returns {what}")

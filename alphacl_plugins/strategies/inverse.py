@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_above, check_positive, check_temperature
 from alphacl_plugins.strategies.base import PairWeights, Strategy, split_excluded
-from alphacl_plugins.strategies.regularized import DIFFERENTIABLE_STEPS, above_closest, shifts_of
+from alphacl_plugins.strategies.regularized import DIFFERENTIABLE_STEPS, above_closest, number_of_closest, shifts_of
 from alphacl_plugins.strategies.separable import Separable
 
 _STEPS = {torch.float32: 6, torch.float64: 8}  # reach the dtype's precision for every γ, τ, K and row tried
@@ -80,6 +80,7 @@ class InverseExact(Strategy):
     uses_positive = False
     has_loss = True
     pure = True
+    counts = True
 
     tau: float | Tensor = 0.5
     gamma: float = 2.0
@@ -89,10 +90,10 @@ class InverseExact(Strategy):
         why = "at 1, r_γ(α) = τ α^(1-γ) / (1-γ) is undefined, below 1 it is not the paper's; Inverse takes γ > 0"
         check_above("InverseExact.gamma", self.gamma, 1, why)
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        return PairWeights(self._solve(d2_neg))
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor, count: Tensor | None = None) -> PairWeights:
+        return PairWeights(self._solve(d2_neg, count))
 
-    def _solve(self, d2_neg: Tensor) -> Tensor:
+    def _solve(self, d2_neg: Tensor, count: Tensor | None) -> Tensor:
         """Newton's method for ``y = (D_min - μ)/τ``, on ``F(y) = S(y)^(-γ) - 1`` with ``S = Σ_j (δ_j/τ + y)^(-1/γ)``.
 
         F is a power mean of negative exponent, hence concave and increasing; from a y below the root the steps approach
@@ -102,39 +103,43 @@ class InverseExact(Strategy):
         """
         with torch.no_grad():
             shifts = shifts_of(d2_neg.detach()) / self.tau
-            w = self._root(shifts)
+            w = self._root(shifts, count)
         if not torch.is_grad_enabled() or not _tracked(d2_neg, self.tau):
-            return self._alpha(shifts, w)
+            return self._alpha(shifts, w, count)
         negatives = split_excluded(d2_neg)
         shifts = above_closest(negatives) / self.tau
         for _ in range(DIFFERENTIABLE_STEPS):
-            alpha = negatives.zero_excluded(self._alpha(shifts, w))
+            alpha = negatives.zero_excluded(self._alpha(shifts, w, count))
             ratio = self._ratio(shifts, w)
             total, slope = (part.sum(dim=1, keepdim=True) for part in (alpha, alpha / ratio))
             w = w + (total - 1) / slope
-        return negatives.zero_excluded(self._alpha(shifts, w))
+        return negatives.zero_excluded(self._alpha(shifts, w, count))
 
-    def _alpha(self, shifts: Tensor, w: Tensor) -> Tensor:
-        return torch.exp(-w) * self._ratio(shifts, w).pow(-1 / self.gamma)
+    def _alpha(self, shifts: Tensor, w: Tensor, count: Tensor | None) -> Tensor:
+        alpha = torch.exp(-w) * self._ratio(shifts, w).pow(-1 / self.gamma)
+        return alpha if count is None else alpha * count
 
     def _ratio(self, shifts: Tensor, w: Tensor) -> Tensor:
         """``(δ/τ + y)/y``, which stays inf for an excluded negative where 1/y underflows."""
         return (shifts * torch.exp(-self.gamma * w).clamp_min(torch.finfo(w.dtype).tiny)).add_(1)
 
-    def _below_root(self, shifts: Tensor) -> Tensor:
+    def _below_root(self, shifts: Tensor, count: Tensor | None) -> Tensor:
         compared = (shifts < math.inf).to(shifts.dtype)
+        compared = compared if count is None else torch.where(shifts < math.inf, count, 0.0)
         number = compared.sum(dim=1, keepdim=True)
         log_number = number.log()
         part = (compared * shifts.clamp_max(torch.finfo(shifts.dtype).max)).sum(dim=1, keepdim=True) / number
         part = part * torch.exp(-self.gamma * log_number)  # of K^γ
         below = log_number + torch.log1p(-part.clamp_max(0.99)) / self.gamma
-        return torch.where(part < 0.99, below, 0.0).clamp_min(0.0)
+        of_closest = 0.0 if count is None else number_of_closest(shifts, count).log()
+        return torch.maximum(torch.where(part < 0.99, below, of_closest), below.new_zeros(()) + of_closest)
 
-    def _root(self, shifts: Tensor) -> Tensor:
-        w = self._below_root(shifts)
+    def _root(self, shifts: Tensor, count: Tensor | None) -> Tensor:
+        w = self._below_root(shifts, count)
         for _ in range(_STEPS[shifts.dtype]):
             ratio = self._ratio(shifts, w)
             terms = ratio.pow(-1 / self.gamma)  # α = exp(-w) terms, and -dα/dw = α / ratio
+            terms = terms if count is None else terms * count
             sums = terms.sum(dim=1, keepdim=True)
             g = self.gamma * (torch.log(sums) - w)
             newton = torch.exp(-g) - sums / terms.div_(ratio).sum(dim=1, keepdim=True) * torch.expm1(-g)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,11 @@ class DHEL(Separable):
     def symmetric(self) -> bool:  # type: ignore[override]  # depends on an option
         """Both views give anchors if the second is included."""
         return self.include_augs
+
+    @property
+    def usual_scale(self) -> Any:
+        """2/τ, 1/τ without ``include_augs``."""
+        return (2 if self.include_augs else 1) * super().usual_scale
 
     @property
     def exponent(self) -> ExpPower:

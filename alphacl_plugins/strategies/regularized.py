@@ -92,6 +92,7 @@ class Regularized(Strategy):
 
     uses_positive = False
     pure = True
+    counts = True
 
     derivative: Callable[[Tensor], Tensor]
     inverse_derivative: Callable[[Tensor], Tensor]
@@ -100,8 +101,8 @@ class Regularized(Strategy):
         check_callable("Regularized.derivative", self.derivative)
         check_callable("Regularized.inverse_derivative", self.inverse_derivative)
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        negatives = split_excluded(d2_neg)
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor, count: Tensor | None = None) -> PairWeights:
+        negatives = split_excluded(d2_neg, count)
         shifts = above_closest(negatives)
 
         def excess(x: Tensor) -> Tensor:
@@ -109,19 +110,27 @@ class Regularized(Strategy):
 
         with torch.no_grad():
             number, derivative = negatives.number(), on_copies(self.derivative)
-            low, high = derivative(torch.ones_like(number)), derivative(1 / number)
+            closest = torch.ones_like(number) if count is None else number_of_closest(d2_neg, count)
+            low, high = derivative(1 / closest), derivative(1 / number)
             x = _safeguarded_newton(excess, low, high)
         for _ in range(DIFFERENTIABLE_STEPS):
             x = x - excess(x) / slope_of(excess, x)
         return PairWeights(self._weights(negatives, shifts, x))
 
     def _weights(self, negatives: Negatives, shifts: Tensor, x: Tensor) -> Tensor:
-        return negatives.zero_excluded(on_copies(self.inverse_derivative)(shifts + x).clamp_min(0.0))
+        weights = negatives.zero_excluded(on_copies(self.inverse_derivative)(shifts + x).clamp_min(0.0))
+        return weights if negatives.times is None else weights * negatives.times
 
 
 def shifts_of(d2_neg: Tensor) -> Tensor:
     """``δ_j = D_j - D_min``, +inf where excluded: faster than a mask, for uses whose gradient is 0 at inf."""
     return d2_neg - d2_neg.detach().amin(dim=1, keepdim=True)
+
+
+def number_of_closest(d2_neg: Tensor, count: Tensor) -> Tensor:
+    """How often the closest negative counts, with others that are as close, ``[M, 1]``."""
+    closest = d2_neg == d2_neg.amin(dim=1, keepdim=True)
+    return torch.where(closest & (d2_neg < math.inf), count, 0.0).sum(dim=1, keepdim=True).detach()
 
 
 def above_closest(negatives: Negatives) -> Tensor:

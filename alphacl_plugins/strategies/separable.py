@@ -53,6 +53,7 @@ class Separable(Strategy):
     """
 
     pure = True
+    counts = True
     uses_totals: bool = True
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -81,10 +82,12 @@ class Separable(Strategy):
         """How w falls with D, if it is an exponential of a power; None: it is another function."""
         return None
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        negatives = split_excluded(d2_neg)
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor, count: Tensor | None = None) -> PairWeights:
+        negatives = split_excluded(d2_neg, count)
         log_weight = self.log_weight(negatives.d2).masked_fill(negatives.excluded, -torch.inf)
         potential = self.potential(negatives.d2)
+        if count is not None:
+            log_weight, potential = log_weight + count.log(), None if potential is None else potential * count
         totals = Totals(
             torch.logsumexp(log_weight, dim=1, keepdim=True),
             0.0 if potential is None else negatives.zero_excluded(potential).sum(dim=1, keepdim=True),

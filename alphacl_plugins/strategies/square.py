@@ -8,7 +8,9 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_temperature
 from alphacl_plugins.strategies.base import PairWeights, Strategy
-from alphacl_plugins.strategies.regularized import shifts_of
+from alphacl_plugins.strategies.regularized import number_of_closest, shifts_of
+
+_COUNT_BITS = 40  # counts of one row differ, together, by at most this power of two
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,35 @@ class Square(Strategy):
     uses_positive = False
     has_loss = True
     pure = True
+    counts = True
 
     tau: float | Tensor = 5.0
 
     def __post_init__(self) -> None:
         check_temperature("Square.tau", self.tau)
 
-    def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
+    def __call__(self, d2_pos: Tensor, d2_neg: Tensor, count: Tensor | None = None) -> PairWeights:
         shifts, closest = shifts_of(d2_neg), d2_neg.detach().amin(dim=1)
         with torch.no_grad():
-            level = self._level(shifts.detach())
+            fixed = shifts.detach()
+            level = self._level(fixed) if count is None else self._counted_level(fixed, d2_neg, count)
         chosen, near = (level - shifts.detach()).clamp_min_(0.0).sign_(), shifts.clamp_max(level)
+        chosen = chosen if count is None else chosen * count
         level = (self.tau + (near * chosen).sum(dim=1, keepdim=True)) / chosen.sum(dim=1, keepdim=True)
         weights = (level - shifts).clamp_min(0.0) / self.tau
         optimum = weights.detach()  # Danskin: α counts as a constant
-        value = d2_pos - closest - (optimum * (near + optimum * (self.tau / 2))).sum(dim=1)
+        weights = weights if count is None else weights * count
+        value = d2_pos - closest - (weights.detach() * (near + optimum * (self.tau / 2))).sum(dim=1)
         return PairWeights(weights, value=value)
+
+    def _counted_level(self, shifts: Tensor, d2_neg: Tensor, count: Tensor) -> Tensor:
+        """The level, where each negative counts as often as ``count`` says."""
+        level = self.tau / number_of_closest(d2_neg, count)
+        for _ in range(_newton_steps(2**_COUNT_BITS, torch.finfo(shifts.dtype).eps)):
+            below = (shifts < level) * count
+            excess = (below * (level - shifts.clamp_max(level))).sum(dim=1, keepdim=True) - self.tau
+            level = level - excess / below.sum(dim=1, keepdim=True)
+        return level
 
     def _level(self, shifts: Tensor) -> Tensor:
         """The level μ, below which negatives have weight: the root of ``Σ_j max(0, μ - δ_j) = τ``.

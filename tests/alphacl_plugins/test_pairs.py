@@ -1,0 +1,278 @@
+"""Who is compared with whom: every argument alone and in pairs against plain loops, for every strategy and engine."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from batches import random_queue, several_views
+from oracles import ALL_STRATEGIES, half_squared, relative_error, strategy_id
+
+from alphacl_plugins import AlphaCLLoss, PairWeights
+from alphacl_plugins.strategies import DHEL, InfoNCE, KCL, Direct, LearnableTemperature, Square
+
+N, D, VIEWS = 5, 3, 2
+LABELS = torch.tensor([0, 1, 0, 2, 1])
+ENGINES = {
+    "autograd": {"block_size": "autograd"},
+    "auto": {"block_size": "auto"},
+    "blocks of 3": {"block_size": 3},
+    "ring": {"gather_distributed": "ring", "block_size": 2},
+}
+
+
+def unit(rows):
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def loops(strategy, views, *, negatives="both", symmetric=True, options=(), **said):
+    """Losses ``[M]`` (value, and -E with its graph) by loops over rows, each told by what it is; copies are repeated."""
+    options = dict(options)
+    views = [unit(view) for view in views]
+    labels, queue, extra = said.get("labels"), said.get("queue"), said.get("extra_negatives")
+    rows = [("view", v, i, view[i]) for v, view in enumerate(views) for i in range(len(view))]
+    columns = [row for row in rows]
+    if extra is not None and extra.ndim == 2:
+        columns += [("extra", None, c, row) for c, row in enumerate(unit(extra))]
+    own = unit(extra) if extra is not None and extra.ndim == 3 else None
+    queued = [] if queue is None else [("queue", None, q, row) for q, row in enumerate(unit(queue))]
+
+    def label(row):
+        kind, _, i, _ = row
+        if labels is None or kind in ("extra", "own"):
+            return None
+        if kind == "queue":
+            known = said.get("queue_labels")
+            found = None if known is None or int(known[i]) == -1 else int(known[i])
+        else:
+            found = int(labels[i])
+        return None if found == options.get("ignore_label") else found
+
+    def name(row):
+        ids = said.get("exclude")
+        if ids is None or ids.dtype == torch.bool or row[0] == "own":
+            return None
+        n_extra = 0 if extra is None or extra.ndim == 3 else len(extra)
+        place = {"view": 0, "extra": N, "queue": N + n_extra}[row[0]] + row[2]
+        return int(ids[place]) if place < len(ids) and ids[place] >= 0 else None
+
+    def seen(anchor):
+        """The columns of an anchor, in order."""
+        _, v, i, _ = anchor
+        wanted = {"both": lambda w: True, "same": lambda w: w == v, "cross": lambda w: w != v, "queue": lambda w: False}
+        every = labels is not None
+        found = [row for row in columns if row[0] == "extra" or every or wanted[negatives](row[1])]
+        found += [] if own is None else [("own", None, h, row) for h, row in enumerate(own[i])]
+        return found + queued, wanted[negatives]
+
+    energies, values = [], []
+    for m, anchor in enumerate([row for row in rows if symmetric or row[1] == 0]):
+        _, v, i, z = anchor
+        positives, others = [], []
+        candidates, in_view = seen(anchor)
+        mask, count = said.get("exclude"), said.get("count")
+        for k, row in enumerate(candidates):
+            kind, w, j, _ = row
+            same_sample = kind == "view" and j == i
+            same = same_sample or (label(row) is not None and label(row) == label(anchor))
+            apart = not same_sample and name(row) is not None and name(row) == name(anchor)
+            copies = 1
+            if isinstance(count, tuple):
+                copies = float(count[0][m % len(count[0])]) * float(count[1][k])
+            elif count is not None and count.ndim == 2:
+                copies = float(count[m, k])
+            elif count is not None and len(count) == len(candidates) and len(count) != N:
+                copies = float(count[k])
+            elif count is not None and kind == "view":
+                copies = float(count[j])
+            if mask is not None and mask.dtype == torch.bool and mask[m, k]:
+                copies = 0
+            if apart or (same_sample and w == v):
+                continue
+            if same:
+                if options.get("positives") != "other_views" or w != v:
+                    positives.append(row[3])
+                    others.append(copies)
+            elif kind != "view" or in_view(w):
+                assert copies == round(copies)
+                positives.append(None)
+                others.append((row[3], round(copies)))
+        found = [(p, c) for p, c in zip(positives, others, strict=True) if p is not None]
+        base = [row for p, o in zip(positives, others, strict=True) if p is None for row in [o[0]] * o[1]]
+        if labels is None and len(found) != len(views) - 1:  # other views are positives whether compared or not
+            found = [(views[w][i], 1) for w in range(len(views)) if w != v]
+        parts = []
+        for p, (row, _) in enumerate(found):
+            rest = [r for q, (r, c) in enumerate(found) if q != p for r in [r] * round(c)]
+            beside = base + (rest if options.get("positives_as_negatives") else [])
+            parts.append(one_pair(strategy, z, row, beside))
+        zero = 0 * z.sum()
+        energies.append(sum((e for e, _ in parts), zero) / max(1, len(parts)))
+        values.append(sum((value for _, value in parts), zero.detach()) / max(1, len(parts)))
+        if not parts:
+            values[-1] = torch.tensor(math.nan, dtype=z.dtype)
+    return torch.stack(energies), torch.stack(values)
+
+
+def one_pair(strategy, anchor, positive, negatives):
+    d2_pos = half_squared(anchor, positive)
+    if not negatives:
+        return 0 * d2_pos, 0 * d2_pos.detach()
+    d2_neg = torch.stack([half_squared(anchor, row) for row in negatives])
+    neg, pos, value = strategy(d2_pos.detach()[None], d2_neg.detach()[None])
+    pos = neg.sum() if pos is None else pos[0]
+    energy = pos.detach() * d2_pos - (neg[0].detach() * d2_neg).sum()
+    return energy, energy.detach() if value is None else value[0]
+
+
+G = torch.Generator().manual_seed(4)
+EXTRA = torch.randn(4, D, generator=G, dtype=torch.float64)
+OWN = torch.randn(N, 2, D, generator=G, dtype=torch.float64)
+SAID = {
+    "labels": {"labels": LABELS},
+    "queue": {"queue": random_queue()},
+    "queue_labels": {"labels": LABELS, "queue": random_queue(), "queue_labels": torch.tensor([0, 1, -1, 3, 2, 0, -1])},
+    "extra": {"extra_negatives": EXTRA},
+    "own": {"extra_negatives": OWN},
+    "ids": {"exclude": torch.tensor([7, 7, 3, -1, -1])},
+    "ids of extra": {"extra_negatives": EXTRA, "exclude": torch.tensor([7, 7, 3, -1, -1, 3, 7, -1, -1])},
+    "count of samples": {"count": torch.tensor([1.0, 2.0, 0.0, 3.0, 1.0])},
+}
+RULES = {
+    "plain": {},
+    "other views": {"positives": "other_views"},
+    "others too": {"positives_as_negatives": True},
+    "ignore": {"ignore_label": 1},
+}
+
+
+def mixed(names):
+    said = {}
+    for name in names:
+        said |= SAID[name]
+    return said
+
+
+PAIRS = [pair for pair in itertools.combinations(SAID, 2) if not {"extra", "own", "ids of extra"} >= set(pair)]
+CASES = [(name,) for name in SAID] + PAIRS
+
+
+def able(strategy, engine, options=()):
+    separable = getattr(strategy, "separable", False)
+    return engine != "ring" or (separable and not dict(options).get("positives_as_negatives"))
+
+
+def check(strategy, engine, *, n_views=VIEWS, negatives="both", symmetric=True, options=(), reduction="mean", **said):
+    views = several_views(n_views, N, D)
+    extra = said.get("extra_negatives")
+    leaves = views + ([] if extra is None else [extra.clone().requires_grad_()])
+    if extra is not None:
+        said = said | {"extra_negatives": leaves[-1]}
+    energies, values = loops(strategy, views, negatives=negatives, symmetric=symmetric, options=options, **said)
+    counted = ~values.isnan()
+    weights = torch.linspace(0.5, 2, len(values), dtype=torch.float64)
+    loss = AlphaCLLoss(
+        strategy, negatives=negatives, symmetric=symmetric, reduction=reduction, **dict(options), **ENGINES[engine]
+    )
+    z, *rest = views
+    found = loss(z, *rest, **said)
+    if reduction == "none":
+        assert relative_error(found, values.nan_to_num()) < 1e-12
+        expected, total = (energies * weights).sum(), (found * weights).sum()
+    else:
+        expected = energies.sum() / counted.sum().clamp_min(1)
+        total = found
+        mean = values[counted].sum() / counted.sum().clamp_min(1)
+        assert torch.allclose(found, mean, rtol=1e-12, atol=1e-12 * float(values[counted].abs().max()))
+    if not expected.requires_grad:
+        return
+    wanted = torch.autograd.grad(expected, leaves, allow_unused=True)
+    got = torch.autograd.grad(total, leaves, allow_unused=True)
+    scale = max(float(g.abs().max()) for g in wanted if g is not None)
+    for g, w in zip(got, wanted, strict=True):
+        g, w = (torch.zeros(1) if x is None else x for x in (g, w))
+        assert float((g - w).abs().max()) <= 1e-12 * max(scale, 1e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("names", CASES, ids="+".join)
+def test_arguments_alone_and_in_pairs(names, engine):
+    for strategy, negatives in itertools.product(
+        (InfoNCE(0.3), Direct(0.3), Square(0.5), KCL("imq")), ("both", "cross")
+    ):
+        if able(strategy, engine):
+            check(strategy, engine, negatives=negatives, **mixed(names))
+
+
+@pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
+def test_every_strategy(strategy):
+    for names in (("queue_labels", "count of samples"), ("ids of extra", "count of samples"), ("own", "labels")):
+        for engine in ("auto", "autograd"):
+            check(strategy, engine, **mixed(names))
+        check(strategy, "blocks of 3", reduction="none", symmetric=False, **mixed(names))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n_views", [1, 2, 3])
+def test_rules(n_views, rule, engine):
+    for strategy, names, reduction in itertools.product(
+        (InfoNCE(0.05), InfoNCE(0.3, eps=0.0), Direct(0.3), Square(0.5), KCL("imq")),
+        (("labels",), ("queue_labels",), ("labels", "ids"), ("labels", "count of samples"), ("labels", "own")),
+        ("mean", "none"),
+    ):
+        if able(strategy, engine, RULES[rule]):
+            check(strategy, engine, n_views=n_views, options=RULES[rule], reduction=reduction, **mixed(names))
+
+
+def test_other_views_too_are_negatives_without_labels():
+    for engine in ("auto", "autograd", "blocks of 3"):
+        check(InfoNCE(0.3), engine, n_views=3, options=RULES["others too"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("negatives", ["both", "cross", "same", "queue"])
+def test_matrices(negatives, engine):
+    queue = random_queue()
+    for strategy in (InfoNCE(0.3), Square(0.5), KCL("imq")):
+        if not able(strategy, engine):
+            continue
+        for extra in (None, EXTRA, OWN):
+            views = several_views(VIEWS, N, D)
+            loss = AlphaCLLoss(strategy, negatives=negatives)
+            m, k = loss.pair_weights(*views, queue=queue, extra_negatives=extra).neg.shape
+            g = torch.Generator().manual_seed(1)
+            mask = torch.rand(m, k, generator=g) < 0.3
+            count = torch.randint(0, 3, (m, k), generator=g)
+            rows, columns = torch.randint(1, 3, (m,), generator=g), torch.randint(0, 3, (k,), generator=g)
+            for said in ({"exclude": mask}, {"count": count}, {"count": columns}, {"count": (rows, columns)}):
+                if k == N and said.get("count") is columns:
+                    continue
+                check(strategy, engine, negatives=negatives, queue=queue, extra_negatives=extra, **said)
+                check(
+                    strategy,
+                    engine,
+                    negatives=negatives,
+                    queue=queue,
+                    extra_negatives=extra,
+                    exclude=mask,
+                    **{name: value for name, value in said.items() if name == "count"},
+                )
+
+
+TORCH_SEED = {"y": torch.tensor([0, 0, 1, 1, 2, 3])}
+
+
+def issue_batch():
+    torch.manual_seed(0)
+    return torch.randn(2, 6, 8)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_values_that_are_known(engine):
+    z, a = issue_batch()
+    loss = AlphaCLLoss("infonce", tau=0.5, **ENGINES[engine])
+    assert float(loss(z, labels=TORCH_SEED["y"])) == pytest.approx(1.0816, abs=5e-5)
+    valid = torch.tensor([1, 1, 1, 1, 0, 0])
+    assert float(loss(z, a, sample_weight=valid, count=valid)) == pytest.approx(1.2238, abs=5e-5)
+    assert float(loss(z[:4], a[:4])) == pytest.approx(1.2238, abs=5e-5)
