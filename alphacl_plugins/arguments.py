@@ -63,18 +63,20 @@ class Call(NamedTuple):
         return code
 
 
-def problem_of(call: Call, z: Tensor, n_views: int, counts: bool) -> Exception | None:
+def problem_of(call: Call, z: Tensor, n_views: int, counts: bool, positives: str) -> Exception | None:
     """Return what is wrong with the types of a call's keywords, ``counts`` saying whether the strategy can count."""
     try:
-        _check_call(call, z, n_views, counts)
+        _check_call(call, z, n_views, counts, positives)
     except (TypeError, ValueError) as error:
         return error
     return None
 
 
-def _check_call(call: Call, z: Tensor, n_views: int, counts: bool) -> None:
+def _check_call(call: Call, z: Tensor, n_views: int, counts: bool, positives: str) -> None:
     if n_views == 1 and call.labels is None:
         raise ValueError("z_aug: expected the embeddings of another view, or labels with one view, got neither")
+    if n_views == 1 and positives == "other_views" and call.queue_labels is None:
+        raise ValueError('positives: expected "all" with one view and no queue_labels, got "other_views"')
     if call.queue_labels is not None:
         if call.labels is None or call.queue is None:
             raise ValueError("queue_labels: expected labels and a queue beside them, got none")
@@ -227,14 +229,14 @@ def share_of(found: Tensor | None, weights: Tensor | None, gathers: bool | str) 
     """Return M over the sum of the weights of the anchors that have a positive; that sum is the mean over ranks.
 
     Args:
-        found: which anchors have a positive, ``[M]``; None for all.
+        found: 1 for each anchor that has a positive, else 0, ``[M]``; None for 1.
         weights: of the anchors, ``[M]``; None for 1.
         gathers: whether the ranks share a batch.
     """
     if found is None and weights is None:
         return 1.0
     counted: Any = weights if found is None else found if weights is None else found * weights
-    total = counted.sum().to(torch.float32 if weights is None else weights.dtype)
+    total = counted.sum()
     total = total_of_ranks(total) / world_size() if gathers else total
     return torch.where(total > 0, counted.shape[0] / total, 0.0)
 

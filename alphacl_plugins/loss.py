@@ -60,7 +60,7 @@ class AlphaCLLoss(nn.Module):
         gather_distributed: take negatives from all ranks: after DDP has averaged, parameter gradients equal those of
             one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes them round
             in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels.
-        positives: with labels, rows of the anchor's class in all views ("all"), or in the others ("other_views": several
+        positives: with labels, rows of the anchor's class in all views ("all") or in other views ("other_views": several
             captions of one image); those of its own view are then neither positives nor negatives.
         positives_as_negatives: the anchor's other positives stand among the negatives too (SupCon's form).
         ignore_label: of samples that are a class of their own each.
@@ -150,6 +150,7 @@ class AlphaCLLoss(nn.Module):
             strategy = plain(self.strategy, detach=self.detach_alpha)
             scale = 1.0 if self.scale == "paper" else strategy.usual_scale
             by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
+            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
             rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
             if by_autograd:
                 losses = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
@@ -158,7 +159,6 @@ class AlphaCLLoss(nn.Module):
                 value = value if weights is None else value * weights
                 return value.mean() * share_of(losses.found, weights, gathers) if mean else value
             in_tiles = gathers == "ring" or self.block_size == "kernel"
-            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
             engine = TwoPass.of(self, strategy, batch) if in_tiles else engine
             losses, gradient = engine(batch, weights, with_gradient=differentiable and mean)
             value = self._value(losses, engine if in_tiles else batch, scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -29,12 +28,13 @@ class Group(NamedTuple):
     own: Tensor | None  # negatives of one sample alone, [own, H, D], whose columns come before the queue
     moving: int  # how many columns, the first, take a gradient: all but the queue
 
-    def blocks(self, size: int) -> Iterator[tuple[int, int]]:
+    def blocks(self, size: int) -> list[tuple[int, int]]:
         """Cut the anchors into blocks: the first of each, and the one after its last."""
-        stop, n = 0, self.a.shape[0]
+        found, stop, n = [], 0, self.a.shape[0]
         while stop < n:  # no range, for which torch.compile would make a graph for each number of anchors
             start, stop = stop, min(stop + size, n)
-            yield start, stop
+            found.append((start, stop))
+        return found
 
     def samples(self, start: int, stop: int) -> Tensor:
         """Return the sample of each anchor among those of this rank, ``[m]``."""
@@ -65,6 +65,7 @@ class Batch(NamedTuple):
     rules: Rules = Rules()
     said: Said = Said()
     asked: bool = False  # whether the strategy is asked for each positive
+    masked: bool = False  # whether pairs are told apart by more than sample and class
 
     def groups(self, centre: Tensor | float) -> list[Group]:
         """Group the anchors by what they are compared with; with labels, positives lie in all views.
@@ -101,7 +102,7 @@ class Batch(NamedTuple):
         """Return which columns are not negatives of some anchors of a group and, with labels, which are positives."""
         n_views, n, device = len(group.column_views), self.views.shape[1], self.rows.device
         n_columns = group.b.shape[0] + self.said.n_own
-        if self.said.of_pairs or (self.labels is not None and self.classes is None):
+        if self.masked or (self.labels is not None and self.classes is None):
             return by_mask(self, group, start, stop)
         if self.labels is None and group.b is group.a and stop - start == n_columns:
             return Excluded(n_views, stop - n_views), None
@@ -195,7 +196,7 @@ def assemble(
     """
     rules = Rules(loss.negatives, loss.positives, loss.positives_as_negatives)
     plain = len(views) > 1 and rules[1:] == Rules()[1:] and loss.ignore_label is None and call[2:] == Call()[2:]
-    problem = None if plain else problem_of(call, views[0], len(views), strategy.counts)
+    problem = None if plain else problem_of(call, views[0], len(views), strategy.counts, rules.positives)
     if problem is not None and not loss.gather_distributed:
         raise problem
     dtype, n, first, length, extra = views[0].dtype, views[0].shape[0], 0, None, call.extra_negatives
@@ -230,5 +231,5 @@ def assemble(
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
     n_views = shape[0] if loss.symmetric else 1
     in_views = (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
-    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, rules, said, asked or rules.others_too)
+    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, rules, said, asked or rules.others_too, not plain and said.of_pairs)
     return Assembled(rows, length, batch, weights, differentiable)

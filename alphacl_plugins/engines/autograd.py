@@ -21,7 +21,7 @@ def through_autograd(strategy: Strategy, batch: Batch, *, detach_alpha: bool) ->
         found = weigh(strategy, batch, group, d2_of_views, 0, len(group.a), detach_alpha)
         neg, pos, value, _ = found.weights
         if batch.views.shape[0] == 1 and found.positives is not None:
-            found_positive.append((found.positives.share > 0).any(dim=1))
+            found_positive.append(found.positives.found())
         if detach_alpha:
             neg, pos = neg.detach(), pos.detach()
         energies.append((pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1))

@@ -80,7 +80,7 @@ def in_blocks(
             if neg.requires_grad or pos.requires_grad:  # a strategy with parameters: they learn from its value alone
                 neg, pos = neg.detach(), pos.detach()
             if batch.views.shape[0] == 1 and positives is not None:
-                found = put(found, anchors, (positives.share > 0).any(dim=1), n)
+                found = put(found, anchors, positives.found(), n)
             if value is not None:
                 values = put(values, anchors, value, n)
             if value is None or with_energy:

@@ -130,7 +130,7 @@ class TwoPass:
         d2_neg = sums.d2.sum() / n_negatives.masked_fill(n_negatives == 0, 1.0)
         self.stats = batch_statistics(d2_pos, d2_neg, entropy, n_negatives)
         self._constants, self._beta = Constants(totals, row_max, row_sum / sum_exp, share), share * beta
-        found = ~without[:, 0] if batch.views.shape[0] == 1 else None
+        found = (~without[:, 0]).to(share.dtype) if batch.views.shape[0] == 1 else None
         return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0], found)
 
     def _positives(self, batch: Batch, totals: Totals) -> tuple[OfPositives, Tensor]:

@@ -63,6 +63,10 @@ class Positives(NamedTuple):
         """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns."""
         return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
 
+    def found(self) -> Tensor:
+        """Return 1 for each anchor that has a positive, else 0, ``[m]``."""
+        return (self.share > 0).any(dim=1).to(self.share.dtype)
+
     def replace(self, x: Tensor, at: Tensor) -> Tensor:
         """Return ``x [m, K]`` with the entries of positives replaced by ``at [m, P]``."""
         at = torch.where(self.share > 0, at, self.of(x))
@@ -89,7 +93,7 @@ class Losses(NamedTuple):
 
     minus_energy: Any  # Tensor [M], -E; None if not computed
     value: Tensor | None  # [M], the strategy's own loss; None stands for -E
-    found: Tensor | None = None  # [M], which anchors have a positive; None for all
+    found: Tensor | None = None  # [M], 1 for an anchor that has a positive, else 0; None for 1
 
 
 class Weights(NamedTuple):
