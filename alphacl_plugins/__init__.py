@@ -4,6 +4,7 @@ from alphacl_plugins import metrics, spectral, strategies
 from alphacl_plugins.functional import contrastive_covariance, energy, squared_distances
 from alphacl_plugins.loss import AlphaCLLoss
 from alphacl_plugins.queue import EmbeddingQueue
+from alphacl_plugins.rows import row_losses
 from alphacl_plugins.strategies import PairWeights, build_strategy, register_strategy, strategy_names
 
 __version__ = "0.1.0"
@@ -17,6 +18,7 @@ __all__ = [
     "energy",
     "metrics",
     "register_strategy",
+    "row_losses",
     "spectral",
     "squared_distances",
     "strategies",

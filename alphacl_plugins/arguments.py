@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from alphacl_plugins.checks import check_labels, check_width
 from alphacl_plugins.distributed import gather, gather_uneven, numbers_of_ranks, total_of_ranks, world_size
-from alphacl_plugins.rules import NO_CLASS, Said
+from alphacl_plugins.rules import NO_CLASS, Rules, Said
 
 
 class PairArguments(TypedDict, total=False):
@@ -63,19 +63,19 @@ class Call(NamedTuple):
         return code
 
 
-def problem_of(call: Call, z: Tensor, n_views: int, counts: bool, positives: str) -> Exception | None:
+def problem_of(call: Call, z: Tensor, n_views: int, counts: bool, rules: Rules) -> Exception | None:
     """Return what is wrong with the types of a call's keywords, ``counts`` saying whether the strategy can count."""
     try:
-        _check_call(call, z, n_views, counts, positives)
+        _check_call(call, z, n_views, counts, rules)
     except (TypeError, ValueError) as error:
         return error
     return None
 
 
-def _check_call(call: Call, z: Tensor, n_views: int, counts: bool, positives: str) -> None:
-    if n_views == 1 and call.labels is None:
-        raise ValueError("z_aug: expected the embeddings of another view, or labels with one view, got neither")
-    if n_views == 1 and positives == "other_views" and call.queue_labels is None:
+def _check_call(call: Call, z: Tensor, n_views: int, counts: bool, rules: Rules) -> None:
+    if n_views == 1 and rules.negatives == "cross":
+        raise ValueError('negatives: expected "both", "same" or "queue" with one view, got "cross"')
+    if n_views == 1 and rules.positives == "other_views" and call.queue_labels is None:
         raise ValueError('positives: expected "all" with one view and no queue_labels, got "other_views"')
     if call.queue_labels is not None:
         if call.labels is None or call.queue is None:
@@ -188,7 +188,7 @@ def _said_of(call: Call, sizes: Sizes, real: tuple[int, ...], dtype: torch.dtype
         found["exclude"] = exclude
     elif exclude is not None:
         mine = n_extra if not gathering else call.extra_negatives.shape[0] if n_extra else 0
-        allowed = {(n,): "[N]", (n + mine,): "[N + C]", (n + mine + n_queue,): "[N + C + Q]"}
+        allowed = {(n + mine + n_queue,): "[N + C + Q]", (n + mine,): "[N + C]", (n,): "[N]"}
         _check_shape("exclude", exclude, allowed)
         of_extra, of_queue = (
             pad(exclude[n : n + mine], (0, mine - len(exclude[n : n + mine])), value=-1),

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphacl_plugins.caller_warnings import warn_caller
+
 
 def check_positive(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite number > 0."""
@@ -136,6 +138,13 @@ def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: i
         raise TypeError(f"queue: expected a tensor [Q, D], got an {type(queue).__name__}; pass queue.embeddings")
     if labels is not None:
         check_labels("labels", labels, len(views[0]))
+        if len(views) > 1 and views[1] is views[0]:
+            warn_caller(
+                "z_aug: got the tensor z itself, so every anchor has a copy of itself as a positive; for one view with "
+                "labels leave z_aug out: criterion(z, labels=labels)",
+                UserWarning,
+                skip=("alphacl_plugins", "alphacl_lightly", "torch"),
+            )
     if queue is not None:
         check_width("queue", queue, "z", views[0])
     n, n_queue = ranks * views[0].shape[0], 0 if queue is None else queue.shape[0]

@@ -60,8 +60,8 @@ class AlphaCLLoss(nn.Module):
         gather_distributed: take negatives from all ranks: after DDP has averaged, parameter gradients equal those of
             one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes them round
             in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels.
-        positives: with labels, rows of the anchor's class in all views ("all") or in other views ("other_views": several
-            captions of one image); those of its own view are then neither positives nor negatives.
+        positives: with labels, rows of the anchor's class in all views ("all") or in the others ("other_views", for
+            several captions of one image); those of its own view are then neither positives nor negatives.
         positives_as_negatives: the anchor's other positives stand among the negatives too (SupCon's form).
         ignore_label: of samples that are a class of their own each.
         scale: "paper", or "ntxent": value and gradient of the embeddings times the strategy's ``usual_scale``, 1/τ.
@@ -154,8 +154,9 @@ class AlphaCLLoss(nn.Module):
             rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
             if by_autograd:
                 losses = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
-                value, energy = self._value(losses, batch.moved(batch.rows.detach()), scale), losses.minus_energy
-                value = energy if value is energy else value + scale * (energy - energy.detach())
+                energy = losses.minus_energy
+                known = losses._replace(minus_energy=energy.detach())
+                value = self._value(known, batch.moved(batch.rows.detach()), scale) + scale * (energy - energy.detach())
                 value = value if weights is None else value * weights
                 return value.mean() * share_of(losses.found, weights, gathers) if mean else value
             in_tiles = gathers == "ring" or self.block_size == "kernel"

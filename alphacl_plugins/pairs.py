@@ -196,7 +196,7 @@ def assemble(
     """
     rules = Rules(loss.negatives, loss.positives, loss.positives_as_negatives)
     plain = len(views) > 1 and rules[1:] == Rules()[1:] and loss.ignore_label is None and call[2:] == Call()[2:]
-    problem = None if plain else problem_of(call, views[0], len(views), strategy.counts, rules.positives)
+    problem = None if plain else problem_of(call, views[0], len(views), strategy.counts, rules)
     if problem is not None and not loss.gather_distributed:
         raise problem
     dtype, n, first, length, extra = views[0].dtype, views[0].shape[0], 0, None, call.extra_negatives
@@ -231,5 +231,18 @@ def assemble(
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
     n_views = shape[0] if loss.symmetric else 1
     in_views = (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
-    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, rules, said, asked or rules.others_too, not plain and said.of_pairs)
+    batch = Batch(
+        unit,
+        in_views,
+        queue,
+        labels,
+        classes,
+        first,
+        n,
+        n_views,
+        rules,
+        said,
+        asked or rules.others_too,
+        not plain and said.of_pairs,
+    )
     return Assembled(rows, length, batch, weights, differentiable)

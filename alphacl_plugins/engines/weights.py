@@ -176,7 +176,7 @@ def weights_of(
     else:
         seen = excluded.fill(d2.clone(), math.inf)
         seen = seen if none is None else seen.masked_fill(none, 0.0)
-        weights = _asked(strategy, d2_pos, share, seen, excluded.times, others)
+        weights = _asked(strategy, d2_pos, share, seen, excluded.times if strategy.counts else None, others)
     if none is None:
         return weights
     neg, pos, value, transposed = weights

@@ -44,6 +44,8 @@ class Strategy(ABC):
             D_+. An anchor with several positives then costs as little as with one.
         has_loss: whether there is a loss ``L(D; τ) = τ L(D / τ; 1)`` with the gradient of ``-E``, from which a
             temperature can learn.
+        needs_distance: False if adding a number to all distances of an anchor changes nothing, so that minus a dot
+            product serves as D.
         counts: whether a call takes a third argument, how often each negative counts, ``[M, K]``, >= 0: the answer is
             what it would be with copies of them, ``neg`` the weights of all copies together.
         usual_scale: what the value is multiplied by with ``scale="ntxent"``: 1/τ; None without a τ.
@@ -59,6 +61,7 @@ class Strategy(ABC):
     has_loss: bool = False
     pure: bool = False
     counts: bool = False
+    needs_distance: bool = True
     separable: bool = False
 
     @property

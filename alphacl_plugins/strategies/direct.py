@@ -81,6 +81,8 @@ class Uniform(Separable):
     Source: Tian (2022), Table 1 (L_quadratic).
     """
 
+    needs_distance = False
+
     uses_positive = False
     uses_totals = False
 

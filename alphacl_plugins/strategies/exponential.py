@@ -19,6 +19,8 @@ from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable
 class ExponentialMember(Separable):
     """A member of the family with ``ψ(x) = exp(x/τ + shift)``."""
 
+    needs_distance = False
+
     tau: float | Tensor = 1.0
 
     @abstractmethod

@@ -15,6 +15,8 @@ from alphacl_plugins.strategies.base import PairWeights, Strategy, on_copies, sl
 class FamilyMember(Strategy):
     """``α_j = φ'(ξ) ψ'(D_+ - D_j)`` with ``ξ = Σ_k ψ(D_+ - D_k)``; the anchor's own loss is ``φ(ξ)``."""
 
+    needs_distance = False
+
     pure = True
     counts = True
 

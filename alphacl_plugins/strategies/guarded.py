@@ -35,6 +35,7 @@ class Guarded(Strategy):
         self.symmetric = getattr(strategy, "symmetric", None)
         self.uses_positive = getattr(strategy, "uses_positive", True)
         self.has_loss = getattr(strategy, "has_loss", False)
+        self.needs_distance = getattr(strategy, "needs_distance", True)
         self.counts = getattr(strategy, "counts", False)
         self._usual_scale = getattr(strategy, "usual_scale", None)
 

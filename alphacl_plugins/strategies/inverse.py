@@ -77,6 +77,8 @@ class InverseExact(Strategy):
     Source: Tian (2022), Sec. 6 (r_γ), Eq. 8a.
     """
 
+    needs_distance = False
+
     uses_positive = False
     has_loss = True
     pure = True

@@ -45,6 +45,8 @@ class Entropy(Separable):
     Source: Tian (2022), Sec. 6 (r_H), Eq. 6; Yeh et al. (2021) for DCL.
     """
 
+    needs_distance = False
+
     uses_positive = False
     has_loss = True
 
@@ -89,6 +91,8 @@ class Regularized(Strategy):
         >>> log_barrier(torch.zeros(1), torch.tensor([[0.0, 1.0]])).neg  # r(α) = 0.5 log α
         tensor([[0.7071, 0.2929]])
     """
+
+    needs_distance = False
 
     uses_positive = False
     pure = True

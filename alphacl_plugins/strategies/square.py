@@ -34,6 +34,8 @@ class Square(Strategy):
         conditions.
     """
 
+    needs_distance = False
+
     uses_positive = False
     has_loss = True
     pure = True

@@ -86,6 +86,8 @@ class TripletContrastive(Separable):
     Source: Tian (2022), Fig. 1; Ji et al. (2021).
     """
 
+    needs_distance = False
+
     uses_positive = False
 
     def log_weight(self, d2: Tensor) -> Tensor:

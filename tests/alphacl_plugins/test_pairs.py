@@ -9,7 +9,7 @@ from batches import random_queue, several_views
 from oracles import ALL_STRATEGIES, half_squared, relative_error, strategy_id
 
 from alphacl_plugins import AlphaCLLoss, PairWeights
-from alphacl_plugins.strategies import DHEL, InfoNCE, KCL, Direct, LearnableTemperature, Square
+from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, LearnableTemperature, Square
 
 N, D, VIEWS = 5, 3, 2
 LABELS = torch.tensor([0, 1, 0, 2, 1])
@@ -26,12 +26,12 @@ def unit(rows):
 
 
 def loops(strategy, views, *, negatives="both", symmetric=True, options=(), **said):
-    """Losses ``[M]`` (value, and -E with its graph) by loops over rows, each told by what it is; copies are repeated."""
+    """``-E`` with its graph and value of each anchor, by loops over rows; copies are repeated."""
     options = dict(options)
     views = [unit(view) for view in views]
     labels, queue, extra = said.get("labels"), said.get("queue"), said.get("extra_negatives")
     rows = [("view", v, i, view[i]) for v, view in enumerate(views) for i in range(len(view))]
-    columns = [row for row in rows]
+    columns = list(rows)
     if extra is not None and extra.ndim == 2:
         columns += [("extra", None, c, row) for c, row in enumerate(unit(extra))]
     own = unit(extra) if extra is not None and extra.ndim == 3 else None
@@ -262,19 +262,148 @@ def test_matrices(negatives, engine):
                 )
 
 
-TORCH_SEED = {"y": torch.tensor([0, 0, 1, 1, 2, 3])}
-
-
-def issue_batch():
-    torch.manual_seed(0)
-    return torch.randn(2, 6, 8)
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_values_that_are_known(engine):
-    z, a = issue_batch()
+    torch.manual_seed(0)
+    z, a = torch.randn(2, 6, 8)
     loss = AlphaCLLoss("infonce", tau=0.5, **ENGINES[engine])
-    assert float(loss(z, labels=TORCH_SEED["y"])) == pytest.approx(1.0816, abs=5e-5)
+    assert float(loss(z, labels=torch.tensor([0, 0, 1, 1, 2, 3]))) == pytest.approx(1.0816, abs=5e-5)
     valid = torch.tensor([1, 1, 1, 1, 0, 0])
     assert float(loss(z, a, sample_weight=valid, count=valid)) == pytest.approx(1.2238, abs=5e-5)
     assert float(loss(z[:4], a[:4])) == pytest.approx(1.2238, abs=5e-5)
+
+
+def test_sample_weights_weigh_the_mean():
+    views, weights = several_views(2, N, D), torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0], dtype=torch.float64)
+    for engine in ENGINES:
+        each = AlphaCLLoss("infonce", reduction="none", **ENGINES[engine])(*views)
+        twice = weights.repeat(2)
+        expected = (twice * each).sum() / twice.sum()
+        for given in (weights, twice):
+            got = AlphaCLLoss("infonce", **ENGINES[engine])(*views, sample_weight=given)
+            assert torch.allclose(got, expected, rtol=1e-12)
+            pairs = zip(*(torch.autograd.grad(x, views, retain_graph=True) for x in (got, expected)), strict=True)
+            assert all(relative_error(g, e) < 1e-12 for g, e in pairs)
+        weighed = AlphaCLLoss("infonce", reduction="none", **ENGINES[engine])(*views, sample_weight=weights)
+        assert torch.allclose(weighed, twice * each)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(
+    ("strategy", "scale"),
+    [
+        (InfoNCE(0.2), 5.0),
+        (Direct(0.25), 4.0),
+        (DHEL(0.2), 10.0),
+        (DHEL(0.2, include_augs=False), 5.0),
+        (Entropy(0.1), 10),
+    ],
+    ids=str,
+)
+def test_the_usual_scale(strategy, scale, reduction, engine):
+    views = several_views(2, N, D)
+    paper, usual = (AlphaCLLoss(strategy, reduction=reduction, scale=s, **ENGINES[engine]) for s in ("paper", "ntxent"))
+    p, u = (loss(*views).sum() for loss in (paper, usual))
+    assert torch.allclose(u, scale * p, rtol=1e-12)
+    for g, e in zip(torch.autograd.grad(u, views), torch.autograd.grad(p, views), strict=True):
+        assert relative_error(g, scale * e) < 1e-12
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_temperature_learns_alike_in_both_scales(engine):
+    views, found = several_views(2, N, D), []
+    for scale in ("paper", "ntxent"):
+        strategy = LearnableTemperature(InfoNCE(0.2))
+        loss = AlphaCLLoss(strategy, scale=scale, **ENGINES[engine])(*views)
+        found.append((loss, torch.autograd.grad(loss, strategy.log_tau)[0]))
+    (paper, slope), (usual, other) = found
+    assert torch.allclose(usual, paper / 0.2, rtol=1e-6)
+    assert torch.equal(slope, other)
+
+
+def test_no_usual_scale_without_a_temperature():
+    with pytest.raises(ValueError, match=r'scale: expected "paper" with KCL.*got "ntxent"'):
+        AlphaCLLoss("kcl", scale="ntxent")
+
+
+def test_one_view_is_the_loss_of_metric_learning():
+    """pytorch-metric-learning's NTXentLoss where classes have one size, its SupConLoss with positives as negatives."""
+    losses = pytest.importorskip("pytorch_metric_learning.losses", reason="needs pytorch-metric-learning")
+    z = torch.randn(12, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    for labels, mine, theirs in (
+        (torch.arange(12) % 4, AlphaCLLoss("infonce", tau=0.2), losses.NTXentLoss(temperature=0.2)),
+        (
+            torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 0]),
+            AlphaCLLoss("infonce", tau=0.2, positives_as_negatives=True),
+            losses.SupConLoss(temperature=0.2),
+        ),
+    ):
+        got, expected = mine(z, labels=labels), 0.2 * theirs(z, labels)
+        assert torch.allclose(got, expected, rtol=1e-12)
+        assert relative_error(torch.autograd.grad(got, z)[0], torch.autograd.grad(expected, z)[0]) < 1e-11
+
+
+def test_one_tensor_twice_with_labels_warns():
+    z = torch.randn(4, 3)
+    with pytest.warns(UserWarning, match="z_aug: .* one view"):
+        AlphaCLLoss()(z, z, labels=torch.tensor([0, 0, 1, 1]))
+
+
+def cannot_count(d2_pos, d2_neg):
+    return PairWeights(torch.softmax(-d2_neg, dim=1))
+
+
+Z, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "error", "message"),
+    [
+        ({}, {"z_aug": None}, TypeError, "z_aug: expected the embeddings of another view"),
+        ({"negatives": "cross"}, {"z_aug": None, "labels": Y}, ValueError, 'negatives: expected "both".*one view'),
+        (
+            {"positives": "other_views"},
+            {"z_aug": None, "labels": Y},
+            ValueError,
+            'positives: expected "all" with one view',
+        ),
+        ({}, {"queue_labels": Y, "queue": Z}, ValueError, "queue_labels: expected labels and a queue"),
+        ({}, {"queue_labels": Y[:3], "queue": Z, "labels": Y}, ValueError, r"queue_labels: expected shape \[4\]"),
+        ({}, {"extra_negatives": Z[:, :2]}, ValueError, "extra_negatives: expected 3 columns"),
+        ({}, {"extra_negatives": Z[:3, None]}, ValueError, r"extra_negatives: expected .* N = 4, got \(3, 1, 3\)"),
+        ({}, {"extra_negatives": Y}, TypeError, "extra_negatives: expected floating-point"),
+        ({}, {"exclude": Z[0]}, TypeError, "exclude: expected integer ids or a bool mask, got torch.float32"),
+        ({}, {"exclude": Y[:3]}, ValueError, r"exclude: expected shape \[N\] = \[4\].* got \[3\]"),
+        (
+            {},
+            {"exclude": torch.ones(8, 7, dtype=torch.bool)},
+            ValueError,
+            r"exclude: .*\[M, K\] = \[8, 8\], got \[8, 7\]",
+        ),
+        ({}, {"count": torch.ones(3)}, ValueError, r"count: expected shape \[N\] = \[4\] or \[K\] = \[8\], got \[3\]"),
+        ({}, {"count": (torch.ones(3), torch.ones(8))}, ValueError, r"count\[0\]: expected shape"),
+        ({}, {"count": [1.0]}, TypeError, "count: expected a tensor"),
+        ({"strategy": cannot_count}, {"count": torch.ones(4)}, TypeError, "count: expected a bool mask"),
+        ({}, {"sample_weight": torch.ones(5)}, ValueError, r"sample_weight: expected shape \[N\] = \[4\]"),
+        ({}, {"sample_wait": torch.ones(4)}, TypeError, "sample_wait"),
+    ],
+)
+def test_errors_name_the_argument(options, call, error, message):
+    with pytest.raises(error, match=message):
+        AlphaCLLoss(**options)(Z, **({"z_aug": Z + 1} | call))
+
+
+@pytest.mark.parametrize(
+    "option", [{"positives": "some"}, {"positives_as_negatives": 1}, {"ignore_label": 0.5}, {"scale": "x"}]
+)
+def test_options_are_checked(option):
+    with pytest.raises((TypeError, ValueError), match=f"{next(iter(option))}: expected"):
+        AlphaCLLoss(**option)
+
+
+def test_a_strategy_that_cannot_count_takes_masks():
+    views = several_views(2, N, D)
+    mask = torch.tensor([True, True, False, True, True])
+    got = AlphaCLLoss(cannot_count)(*views, count=mask, sample_weight=mask)
+    assert torch.allclose(got, AlphaCLLoss(cannot_count)(*(view[mask] for view in views)))

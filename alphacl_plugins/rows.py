@@ -1,0 +1,74 @@
+"""The loss on distances that somebody else has measured: for hosts that bring their own pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.checks import check_matrix
+from alphacl_plugins.engines.weights import Excluded, weights_of
+from alphacl_plugins.functional import promote, without_autocast
+from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, resolve_strategy
+from alphacl_plugins.strategies.guarded import plain
+
+
+def row_losses(
+    strategy: str | AnyStrategy,
+    d_pos: Tensor,
+    d_neg: Tensor,
+    *,
+    share: Tensor | None = None,
+    count: Tensor | None = None,
+) -> Tensor:
+    """The losses of anchors from their distances: as `AlphaCLLoss` with reduction "none" would compute them.
+
+    The gradient is that of ``-E_i``, ``E_i = Σ_j α_ij D_ij - Σ_p α_ip D_ip``, with α held fixed, for whatever the
+    distances were computed from; no value is read. Where only differences of distances matter (``needs_distance`` of
+    the strategy is False), minus a dot product serves as well as a distance.
+
+    Args:
+        strategy: a registered name, an import path, or a strategy object.
+        d_pos: distances D of each anchor to its positives, ``[M, P]``, half squared for the usual temperatures.
+        d_neg: distances to its negatives, ``[M, K]``.
+        share: weight of each positive, ``[M, P]``, >= 0; rows sum to 1, or to 0 for an anchor without positives, whose
+            loss is 0. None: 1 / P.
+        count: how often each negative counts, >= 0, ``[M, K]`` or ``[K]``; 0 excludes it, and its D may then be
+            anything. A bool mask of the negatives for strategies that cannot count. None: 1.
+
+    Returns: ``[M]``, in float32 at least.
+
+    Raises:
+        TypeError: an argument is of another kind, or the strategy cannot count.
+        ValueError: the shapes are not these.
+
+    Source: Tian (2022), arXiv:2201.12680, Theorem 1.
+
+    >>> row_losses("triplet", torch.tensor([[0.5]]), torch.tensor([[0.25, 2.0]]))
+    tensor([0.7500])
+    """
+    check_matrix("d_pos", d_pos)
+    check_matrix("d_neg", d_neg)
+    m, k = d_neg.shape
+    if d_pos.shape[0] != m or d_pos.shape[1] == 0:
+        raise ValueError(f"d_pos: expected [{m}, P] with P >= 1, got {tuple(d_pos.shape)}")
+    if share is not None and share.shape != d_pos.shape:
+        raise ValueError(f"share: expected {tuple(d_pos.shape)} as d_pos has, got {tuple(share.shape)}")
+    if count is not None and tuple(count.shape) not in ((m, k), (k,)):
+        raise ValueError(f"count: expected [{m}, {k}] or [{k}], got {tuple(count.shape)}")
+    asked = resolve_strategy(strategy)
+    rule = plain(asked)
+    if count is not None and count.dtype != torch.bool and not rule.counts:
+        raise TypeError(f"count: expected a bool mask with {asked!r}, which cannot count, got {count.dtype}")
+    d_pos, d_neg = promote(d_pos, d_neg)
+    parts = 1 / d_pos.shape[1] if share is None else share.detach().to(d_pos.dtype)
+    with without_autocast(d_pos.device):
+        times = torch.ones_like(d_neg) if count is None else count.detach().to(d_neg.dtype).expand(m, k)
+        none = times == 0
+        d_neg = d_neg.masked_fill(none, 0.0)
+        excluded = Excluded(none, times.sum(dim=1, keepdim=True), None if count is None else times)
+        neg, pos, value, _ = weights_of(rule, d_pos.detach(), parts, d_neg.detach(), excluded)
+        minus_energy = (pos.detach() * d_pos).sum(dim=1) - (neg.detach() * d_neg).sum(dim=1)
+        value = minus_energy.detach() if value is None else value
+        if isinstance(asked, LearnableTemperature):
+            value = asked.learn_from(value, -minus_energy)
+        return value + (minus_energy - minus_energy.detach())
