@@ -187,7 +187,7 @@ def _said_of(call: Call, sizes: Sizes, real: tuple[int, ...], dtype: torch.dtype
         _check_shape("exclude", exclude, {(m, k): "[M, K]"})
         found["exclude"] = exclude
     elif exclude is not None:
-        mine = n_extra if not gathering else call.extra_negatives.shape[0] if n_extra else 0
+        mine = call.extra_negatives.shape[0] if n_extra else 0
         allowed = {(n + mine + n_queue,): "[N + C + Q]", (n + mine,): "[N + C]", (n,): "[N]"}
         _check_shape("exclude", exclude, allowed)
         of_extra, of_queue = (

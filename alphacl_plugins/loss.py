@@ -158,7 +158,7 @@ class AlphaCLLoss(nn.Module):
                 known = losses._replace(minus_energy=energy.detach())
                 value = self._value(known, batch.moved(batch.rows.detach()), scale) + scale * (energy - energy.detach())
                 value = value if weights is None else value * weights
-                return value.mean() * share_of(losses.found, weights, gathers) if mean else value
+                return value.mean() * share_of(losses.found, weights, gathers) if mean else value  # type: ignore[no-any-return]
             in_tiles = gathers == "ring" or self.block_size == "kernel"
             engine = TwoPass.of(self, strategy, batch) if in_tiles else engine
             losses, gradient = engine(batch, weights, with_gradient=differentiable and mean)

@@ -156,8 +156,8 @@ def rows_of(batch: Batch, group: Group, home: int = 0) -> tuple[Rows, Rows]:
     said, (n_views, n, _), device = batch.said, batch.views.shape, batch.rows.device
     n_others = group.b.shape[0] - len(group.column_views) * n
     each, own, others = (torch.arange(size, device=device) for size in (n, batch.own, n_others))
-    nobody, own = others < said.extra_of_ranks[home], own + batch.first
-    kind = torch.where(others < said.n_extra, torch.where(nobody, EXTRA, NOBODY), QUEUE)
+    somebody, own = others < said.extra_of_ranks[home], own + batch.first
+    kind = torch.where(others < said.n_extra, torch.where(somebody, EXTRA, NOBODY), QUEUE)
     view = torch.cat([torch.arange(n_views, device=device).repeat_interleave(n), kind])
     sample = torch.cat([(each + home * n).repeat(n_views), torch.full_like(others, -1)])
     facts: list[Tensor | None] = []
@@ -184,7 +184,9 @@ def rows_of(batch: Batch, group: Group, home: int = 0) -> tuple[Rows, Rows]:
 
 def rows_of_samples(batch: Batch, group: Group) -> Rows:
     """Return the columns of a group that belong to one sample alone, without embeddings."""
-    place = torch.arange(batch.said.n_own, device=batch.rows.device) + group.moving
+    real, n_views = batch.said.extra_of_ranks, len(group.column_views)
+    first = n_views * batch.views.shape[1] * len(real) + sum(real)
+    place = torch.arange(first, first + batch.said.n_own, device=batch.rows.device)
     none = torch.full_like(place, -1)
     return Rows(group.b[:0], none + EXTRA - QUEUE, none, none, place).counted(batch.said.column_counts)
 
@@ -194,5 +196,7 @@ def _places(batch: Batch, group: Group, each: Tensor, others: Tensor, home: int)
     real, n_extra = batch.said.extra_of_ranks, batch.said.n_extra
     n_samples, n_views = len(each) * len(real), len(group.column_views)
     queue = sum(real) - n_extra + batch.said.n_own
+    nobody = (others >= real[home]) & (others < n_extra)  # has the place of the first column, as it is never looked at
     others = others + torch.where(others < n_extra, sum(real[:home]), queue) + n_views * n_samples
+    others = others.masked_fill(nobody, 0)
     return torch.cat([*(view * n_samples + home * len(each) + each for view in range(n_views)), others])

@@ -1,0 +1,116 @@
+"""Several gloo processes with masks, extra negatives, counts, weights: what one process gives with the whole batch."""
+
+import pytest
+import torch
+from oracles import relative_error
+from processes import run_in_processes
+from torch import distributed as dist
+from torch import nn
+
+from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins.strategies import KCL, InfoNCE, Square
+
+N, D, C = 12, 5, 5
+G = torch.Generator().manual_seed(3)
+VIEWS = torch.randn(2, N, D, generator=G, dtype=torch.float64)
+EXTRA = torch.randn(C, D, generator=G, dtype=torch.float64)
+OWN = torch.randn(N, 2, D, generator=G, dtype=torch.float64)
+QUEUE = torch.randn(3, 4, generator=G, dtype=torch.float64)
+LABELS = torch.tensor([0, 1, 2, 0, 3, 1, 0, 4, 5, 2, 1, 6])
+IDS = torch.tensor([7, 7, -1, 3, 3, -1, 7, 1, 2, 1, -1, 0])
+EXTRA_IDS, QUEUE_IDS = torch.tensor([3, -1, 7, 1, -1]), torch.tensor([7, -1, 2])
+COUNTS = torch.rand(N, generator=G, dtype=torch.float64) * 2
+WEIGHTS = torch.rand(N, generator=G, dtype=torch.float64)
+
+CASES = {
+    "one view": ({}, {"views": 1, "labels": LABELS}),
+    "one view, weights, ignored": ({"ignore_label": 0}, {"views": 1, "labels": LABELS, "sample_weight": WEIGHTS}),
+    "labels of a queue": ({}, {"labels": LABELS, "queue": QUEUE, "queue_labels": torch.tensor([0, -1, 2])}),
+    "other views": ({"positives": "other_views", "negatives": "cross"}, {"labels": LABELS}),
+    "extra": ({}, {"extra": EXTRA, "queue": QUEUE}),
+    "extra of samples": ({"negatives": "same"}, {"own": OWN}),
+    "ids": ({}, {"extra": EXTRA, "queue": QUEUE, "ids": (IDS, EXTRA_IDS, QUEUE_IDS)}),
+    "ids, labels": ({}, {"labels": LABELS, "ids": (IDS,)}),
+    "counts": ({"strategy": KCL("imq")}, {"counts": COUNTS, "extra": EXTRA}),
+    "count and mask by matrix": ({}, {"matrices": True, "extra": EXTRA, "queue": QUEUE}),
+    "counts of rows and columns": ({}, {"product": True, "extra": EXTRA}),
+    "others too": ({"positives_as_negatives": True}, {"labels": LABELS}),
+    "square, ids, counts": ({"strategy": Square(0.5)}, {"counts": COUNTS, "ids": (IDS,)}),
+    "usual scale": ({"scale": "ntxent"}, {"extra": EXTRA, "sample_weight": WEIGHTS}),
+}
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(D, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+
+
+def step(options, said, rank, world, model, gather):
+    """Loss and parameter gradients of one rank's samples; rank 0 has more extra negatives than the others."""
+    n = N // world
+    mine, said = slice(rank * n, rank * n + n), dict(said)
+    bounds = [0, *(C - (world - 1 - r) for r in range(world))]
+    of_rank = slice(bounds[rank], bounds[rank + 1])
+    views = [model(view[mine]) for view in VIEWS[: said.pop("views", 2)]]
+    call = {"queue": said.pop("queue", None)}
+    for name in ("labels", "sample_weight"):
+        if name in said:
+            call[name] = said.pop(name)[mine]
+    if "queue_labels" in said:
+        call["queue_labels"] = said.pop("queue_labels")
+    n_extra = 0
+    if "extra" in said:
+        call["extra_negatives"] = model(said.pop("extra")[of_rank])
+        n_extra = C
+    if "own" in said:
+        call["extra_negatives"] = model(said.pop("own")[mine])
+    if "ids" in said:
+        of_samples, *others = said.pop("ids")
+        others = [others[0][of_rank], *others[1:]] if others else []
+        call["exclude"] = torch.cat([of_samples[mine], *others])
+    if "counts" in said:
+        call["count"] = said.pop("counts")[mine]
+    k = 2 * N + n_extra + (0 if call["queue"] is None else len(call["queue"]))
+    g = torch.Generator().manual_seed(5)
+    rows = torch.cat([torch.arange(view * N, (view + 1) * N)[mine] for view in range(2)])
+    if said.pop("matrices", False):
+        call["exclude"] = (torch.rand(2 * N, k, generator=g) < 0.3)[rows]
+        call["count"] = torch.rand(2 * N, k, generator=g, dtype=torch.float64)[rows]
+    if said.pop("product", False):
+        call["count"] = (torch.rand(2 * N, generator=g)[rows], torch.rand(k, generator=g))
+    assert not said
+    model.zero_grad()
+    loss = AlphaCLLoss(**({"strategy": InfoNCE(0.3)} | options), gather_distributed=gather)(*views, **call)
+    loss.backward()
+    return [loss.detach(), *[p.grad.clone() for p in model.parameters()]]
+
+
+def able(options, gather):
+    return gather != "ring" or not (options.get("positives_as_negatives") or isinstance(options.get("strategy"), Square))
+
+
+def check(rank, world):
+    model = network()
+    for name, (options, said) in CASES.items():
+        expected = step(options, said, 0, 1, model, False)
+        for gather in (True, "ring"):
+            if not able(options, gather):
+                continue
+            got = step(options, said, rank, world, model, gather)
+            for g in got:
+                dist.all_reduce(g)
+            for g, e in zip(got, expected, strict=True):
+                assert relative_error(g / world, e) < 1e-9, f"{name}, {gather}"
+    for rank_alone in range(world):  # the kinds of arguments differ: the same error everywhere, and nobody waits
+        call = {"count": torch.ones(3)} if rank == rank_alone else {}
+        with pytest.raises(ValueError, match="z: expected the same kinds of arguments on every rank"):
+            AlphaCLLoss(gather_distributed=True)(torch.randn(3, 4), torch.randn(3, 4), **call)
+        call = {"count": [1.0]} if rank == rank_alone else {}
+        with pytest.raises(ValueError, match="z: expected the same kinds of arguments on every rank"):
+            AlphaCLLoss(gather_distributed=True)(torch.randn(3, 4), torch.randn(3, 4), **call)
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_ranks_give_what_one_process_gives(tmp_path, world):
+    run_in_processes(world, tmp_path, check)
