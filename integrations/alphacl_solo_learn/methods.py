@@ -102,6 +102,7 @@ class ContrastiveMethod(AnyMethod):
             from alphacl_solo_learn.launched import check_launched
 
             check_launched(self.trainer.world_size, "devices x num_nodes says")
+            _warn_of_another_rate(self.cfg, self.trainer.world_size)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Run solo-learn's own step, with its loss replaced if there is another."""
@@ -244,6 +245,18 @@ def _check_labels(data: Any) -> None:
         )
     if data.num_classes < 2:
         raise ValueError(f"data.num_classes: expected >= 2 with method supcon, got {data.num_classes}")
+
+
+def _warn_of_another_rate(cfg: Any, processes: int) -> None:
+    """Warn where solo-learn has scaled the learning rate for another number of processes, the length of ``devices``."""
+    from lightning.pytorch.utilities import rank_zero_warn
+
+    devices = cfg.get("devices")
+    if hasattr(devices, "__len__") and len(devices) * cfg.get("num_nodes", 1) != processes:
+        rank_zero_warn(
+            f"devices: solo-learn multiplied the learning rate by {len(devices)}, the length of {devices!r}, and "
+            f"{processes} processes train"
+        )
 
 
 def _options(criterion: AlphaCLLoss, names: tuple[str, ...]) -> str:

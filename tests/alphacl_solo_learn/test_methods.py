@@ -382,6 +382,17 @@ def test_a_run_is_not_trained_once_by_each_process_that_was_started(solo, launch
     own.setup("fit")
 
 
+@pytest.mark.parametrize(("devices", "counted"), [("2", 1), ("auto", 4), ("-1", 2), ([0], 1), ([0, 1], None)])
+def test_a_learning_rate_for_another_number_of_processes_is_told(solo, devices, counted, recwarn):
+    model = build(solo.METHODS["simclr"], small_config("simclr", loss="alpha_cl", devices=devices, num_nodes=1))
+    model.trainer = SimpleNamespace(world_size=3 if devices == "-1" else 2)
+    recwarn.clear()
+    model.setup("fit")
+    told = [str(warning.message) for warning in recwarn]
+    assert (told != []) == (counted is not None)
+    assert all(f"multiplied the learning rate by {counted}, " in text for text in told)
+
+
 class WithoutWords:
     """A strategy of the user's own, of which Python writes an address."""
 
