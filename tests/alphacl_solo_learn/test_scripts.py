@@ -109,7 +109,7 @@ def checkpoint(folder, method, epoch):
 
 @pytest.mark.parametrize("method", [*METHODS, "alpha_cl"])
 def test_pretrain_resume_linear_and_knn(folder, method):
-    own = ["scheduler.name=alpha_cl"] if method == "alpha_cl" else []
+    own = ["scheduler.name=alpha_cl", "+scheduler.epochs=3"] if method == "alpha_cl" else []
     printed = script(folder, "main_pretrain", f"method={method}", *own)
     assert f"{method} with loss alpha_cl: strategy=Direct(" in printed
     first = checkpoint(folder, method, epoch=1)
