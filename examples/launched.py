@@ -1,31 +1,16 @@
-"""Processes that something else has started: torchrun's and SLURM's, and what Lightning does under SLURM by itself."""
+"""Processes that torchrun or SLURM has started, and what Lightning does under SLURM by itself."""
 
 import os
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from alphacl_solo_learn.launched import check_launched
+
+__all__ = ["ONE_PROCESS", "check_launched", "one_process", "without_requeue"]
 
 ONE_PROCESS = "it trains in one process"
-
-
-def check_launched(expected: int, why: str) -> None:
-    """Refuse to start beside processes that would each train the same run.
-
-    Args:
-        expected: how many processes share this run.
-        why: what says so, for the message.
-
-    Raises: ValueError if torchrun or SLURM has started another number.
-    """
-    launchers = ("torchrun", TorchElasticEnvironment, "WORLD_SIZE"), ("SLURM", SLURMEnvironment, "SLURM_NTASKS")
-    for launcher, environment, number in launchers:
-        if environment.detect():
-            started = int(os.environ[number])
-            if started != expected:
-                raise ValueError(f"{launcher}: expected {expected}, as {why}, got {started} processes")
-            return
 
 
 def without_requeue() -> list[SLURMEnvironment]:

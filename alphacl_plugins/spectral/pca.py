@@ -46,7 +46,8 @@ def contrastive_pca(
     Raises:
         TypeError: an argument is of another kind.
         ValueError: as `ContrastiveCovariance` and `leading_eigenvectors`; or ``x``, ``x_aug`` or ``alpha`` is not
-            finite, or a tensor ``alpha`` has a weight < 0, or none above 0 for any pair.
+            finite, or the squares of the differences in ``x`` are too small for its dtype, or a tensor ``alpha`` has a
+            weight < 0, or none above 0 for any pair.
 
     Source: Tian (2022), Corollary 2, Eq. 9.
 
@@ -67,10 +68,16 @@ def contrastive_pca(
 
 
 def check_samples(x: Tensor, x_aug: Tensor | None, labels: Tensor | None) -> None:
-    """Raise unless the samples are finite and of two classes at least, so that some pair can have a weight."""
+    """Raise unless the samples are finite, not too close, and of two classes, so that some pair can have a weight."""
     for name, value in (("x", x), ("x_aug", x_aug)):
         if value is not None and not value.isfinite().all():
             raise ValueError(f"{name}: expected finite entries, got nan or inf")
+    dtype = torch.promote_types(x.dtype, torch.float32)  # of the computation
+    largest = (x - x[:1]).abs().max().to(dtype)
+    if largest > 0 and largest.square() < torch.finfo(dtype).tiny:
+        raise ValueError(
+            f"x: expected differences whose squares {dtype} can hold, got at most {largest.item():.2g}; scale x"
+        )
     if labels is not None and (labels == labels[0]).all():
         raise ValueError("alpha: expected a weight > 0 for some pair of samples of different classes, got none")
 

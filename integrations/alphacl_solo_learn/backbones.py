@@ -14,13 +14,15 @@ PREFIX = "timm/"
 CUSTOM_SIZE = 224
 OF_TRAINING_ALONE = ("pretrained", "checkpoint_path", "drop_")
 """Beginnings of the options that change no feature of given weights."""
+CHANGES_NO_FEATURE = ("num_batches_tracked", "built_for")
+"""Ends of the names in a state dict that a checkpoint may lack."""
 
 
 class Backbones(dict[str, Any]):
     """solo-learn's table of backbones, in which every name that begins with ``timm/`` is present.
 
-    A backbone from this table refuses a checkpoint that would leave some of its weights random, which
-    ``main_linear.py`` accepts.
+    A backbone from this table refuses a checkpoint that would leave some of its weights random, or is that of another
+    build, which ``main_linear.py`` accepts.
     """
 
     def __contains__(self, name: object) -> bool:
@@ -124,13 +126,15 @@ def _remember(backbone: nn.Module, options: dict[str, Any]) -> None:
 
 def _build_to_load_whole(build: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
     backbone = build(*args, **kwargs)
+    if not hasattr(backbone, "built_for"):
+        backbone.register_load_state_dict_pre_hook(_check_not_timms)  # type: ignore[no-untyped-call]
     backbone.register_load_state_dict_pre_hook(_check_whole)  # type: ignore[no-untyped-call]
     return backbone
 
 
 def _check_whole(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Refuse a checkpoint without a weight that the backbone has, also where the load is not strict."""
-    names = [name for name, _ in backbone.named_parameters()]
+    """Refuse a checkpoint without a weight or statistic of the backbone, also where the load is not strict."""
+    names = [name for name in backbone.state_dict() if not name.endswith(CHANGES_NO_FEATURE)]
     missing = [name for name in names if f"{prefix}{name}" not in state_dict]
     if missing:
         raise ValueError(
@@ -141,6 +145,22 @@ def _check_whole(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: 
 
 def _check_same_build(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     saved = state_dict.get(f"{prefix}built_for")
-    if saved is not None and not torch.equal(saved.cpu(), backbone.built_for.cpu()):
-        theirs, own = (bytes(text.tolist()).decode() for text in (saved, backbone.built_for))
-        raise ValueError(f"backbone.kwargs: expected {theirs}, which the weights were trained with, got {own}")
+    if saved is not None and _text(saved) != _text(backbone.built_for):
+        raise ValueError(
+            f"backbone.kwargs: expected {_text(saved)}, which the weights were trained with, got "
+            f"{_text(backbone.built_for)}"
+        )
+
+
+def _check_not_timms(backbone: Any, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Refuse weights of a timm backbone for one of solo-learn's own: the names may be the same, the stem is not."""
+    saved = state_dict.get(f"{prefix}built_for")
+    if saved is not None:
+        raise ValueError(
+            f"backbone.name: expected {PREFIX}..., which the weights were trained with ({_text(saved)}), got one of "
+            "solo-learn's own"
+        )
+
+
+def _text(built_for: Tensor) -> str:
+    return bytes(built_for.tolist()).decode()

@@ -26,6 +26,13 @@ def selected(cfg: Any) -> bool:
     return bool(_name(cfg.get("loss")) == NAME)
 
 
+def misplaced(cfg: Mapping[str, Any], above: str = "") -> str | None:
+    """Return where else than at its top a config selects α-CL, such as method_kwargs.loss; None if nowhere."""
+    inner = {f"{above}{key}": value for key, value in cfg.items() if isinstance(value, Mapping)}
+    here = [f"{key}.loss" for key, value in inner.items() if selected(value)]
+    return next(filter(None, [*here, *(misplaced(value, f"{key}.") for key, value in inner.items())]), None)
+
+
 def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None:
     """Build the loss that ``cfg.loss`` asks for, or return None where it asks for none.
 

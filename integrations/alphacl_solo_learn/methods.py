@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from alphacl_plugins import AlphaCLLoss
 from alphacl_solo_learn.backbones import check_validation_size, set_image_size
 from alphacl_solo_learn.config import LOSS_OPTIONS, NAME, build_criterion, forget_unset, selected
+from alphacl_solo_learn.run_folder import check_not_shared
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -67,7 +68,7 @@ class ContrastiveMethod(AnyMethod):
 
     Attributes:
         criterion: the loss, or None.
-        trained_with: the loss in words, as its config has it, or None. A checkpoint keeps it.
+        trained_with: the loss in words, as its config has it, and the seed, or None. A checkpoint keeps it.
     """
 
     loss_function: ClassVar[str]
@@ -81,8 +82,9 @@ class ContrastiveMethod(AnyMethod):
         forget_unset(cfg.get("loss"))
         super().__init__(cfg)
         self.criterion = criterion
-        self.trained_with = None if criterion is None else re.sub(ADDRESS, "", _options(criterion, TRAINED_WITH))
+        self.trained_with = None
         if criterion is not None:
+            self.trained_with = re.sub(ADDRESS, "", f"{_options(criterion, TRAINED_WITH)}, seed={cfg.get('seed')}")
             _announce(criterion, cfg)
 
     @property
@@ -92,6 +94,15 @@ class ContrastiveMethod(AnyMethod):
         if self.criterion is not None and any(True for _ in self.criterion.parameters()):
             groups = [*groups, {"name": NAME, "params": list(self.criterion.parameters()), "weight_decay": 0}]
         return groups
+
+    def setup(self, stage: str) -> None:
+        """Refuse to train one run once per process of torchrun or SLURM, where ``devices`` says otherwise."""
+        super().setup(stage)
+        if self.criterion is not None:
+            from alphacl_solo_learn.launched import check_launched
+
+            check_launched(self.trainer.world_size, "devices x num_nodes says")
+            _warn_of_another_rate(self.cfg, self.trainer.world_size)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Run solo-learn's own step, with its loss replaced if there is another."""
@@ -117,15 +128,17 @@ class ContrastiveMethod(AnyMethod):
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep with the weights which loss trained them."""
+        """Keep with the weights which loss trained them; refuse to write them into the folder of another run."""
         super().on_save_checkpoint(checkpoint)
         if self.trained_with is not None:
             checkpoint[NAME] = self.trained_with
+            if self._trainer is not None:
+                check_not_shared(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with a run of another loss that was found in the folder, by ``auto_resume`` or under SLURM.
+        """Refuse to go on with another run that was found in the folder, by ``auto_resume`` or under SLURM.
 
-        A checkpoint that ``resume_from_checkpoint`` names is taken, whatever its loss was.
+        Another run is one of another loss or seed. A checkpoint that ``resume_from_checkpoint`` names is taken anyway.
         """
         super().on_load_checkpoint(checkpoint)
         named = "resume_from_checkpoint" not in self.cfg  # main_pretrain.py deletes the key if it has a value
@@ -232,6 +245,18 @@ def _check_labels(data: Any) -> None:
         )
     if data.num_classes < 2:
         raise ValueError(f"data.num_classes: expected >= 2 with method supcon, got {data.num_classes}")
+
+
+def _warn_of_another_rate(cfg: Any, processes: int) -> None:
+    """Warn where solo-learn has scaled the learning rate for another number of processes, the length of ``devices``."""
+    from lightning.pytorch.utilities import rank_zero_warn
+
+    devices = cfg.get("devices")
+    if hasattr(devices, "__len__") and len(devices) * cfg.get("num_nodes", 1) != processes:
+        rank_zero_warn(
+            f"devices: solo-learn multiplied the learning rate by {len(devices)}, the length of {devices!r}, and "
+            f"{processes} processes train"
+        )
 
 
 def _options(criterion: AlphaCLLoss, names: tuple[str, ...]) -> str:

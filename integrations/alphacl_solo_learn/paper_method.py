@@ -7,6 +7,7 @@ from typing import Any, get_args
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from alphacl_plugins.checks import check_count
 from alphacl_solo_learn.config import NAME
 from alphacl_solo_learn.methods import SimCLR
 from alphacl_solo_learn.schedule import Schedule, early_zero, relative_rate, whole_batches
@@ -29,7 +30,7 @@ class AlphaCL(SimCLR):
         _fill(cfg, method_kwargs={"proj_hidden_dim": 512, "proj_output_dim": 128, "temperature": None})
         _fill(cfg, loss=NAME, scheduler={"name": NAME})
         self.schedule = _schedule(cfg)
-        self.schedule_epochs = int(cfg.scheduler.get("epochs") or cfg.max_epochs)
+        self.schedule_epochs = _schedule_epochs(cfg)
         super().__init__(cfg)
         from alphacl_timm import open_residuals
 
@@ -100,6 +101,19 @@ def _schedule(cfg: Any) -> Schedule:
         raise ValueError(f"scheduler.schedule: expected one of {', '.join(get_args(Schedule))}, got {asked}")
     schedule: Schedule = asked
     return schedule
+
+
+def _schedule_epochs(cfg: Any) -> int:
+    asked = cfg.scheduler.get("epochs")
+    epochs: int = cfg.max_epochs if asked is None else asked
+    if cfg.scheduler.name == NAME and _schedule(cfg) == "cosine":
+        check_count("scheduler.epochs", epochs)
+        if epochs < cfg.max_epochs:
+            raise ValueError(
+                f"scheduler.epochs: expected at least max_epochs={cfg.max_epochs}, as the learning rate would rise "
+                f"again, got {epochs}"
+            )
+    return epochs
 
 
 def _fill(cfg: Any, **defaults: Any) -> None:

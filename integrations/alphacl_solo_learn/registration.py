@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 from alphacl_solo_learn.backbones import Backbones
-from alphacl_solo_learn.config import NAME, selected
+from alphacl_solo_learn.config import NAME, misplaced, selected
 from alphacl_solo_learn.methods import CONTRASTIVE, AnyMethod, ContrastiveMethod
 from alphacl_solo_learn.paper_method import AlphaCL
 from alphacl_solo_learn.run_folder import RESOLVER, run_folder
@@ -55,8 +55,13 @@ def _subclass(name: str, ours: type, theirs: type) -> type:
 
 
 def _refuse_another_loss(init: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    from omegaconf import OmegaConf
+
     @wraps(init)
     def checked(self: Any, cfg: Any) -> None:
+        place = misplaced(OmegaConf.to_container(cfg))  # type: ignore[arg-type]  # a mapping
+        if place is not None:
+            raise ValueError(f"loss: expected at the top of the config, got {place}: {NAME}")
         if selected(cfg) and not isinstance(self, ContrastiveMethod):
             ours = [*CONTRASTIVE, NAME]
             if cfg.method in ours:  # solo-learn's own class, or one derived from it

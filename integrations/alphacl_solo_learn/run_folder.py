@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from alphacl_solo_learn.config import given_options
 
 RESOLVER = "alphacl.run_folder"
 SOLOS_SEED = 5
+NOT_WRITABLE = "<not serializable>"
+"""What solo-learn writes into ``args.json`` for a value that JSON does not have."""
 
 
 def run_folder(parent: str, time: str, *, _root_: Any) -> str:
@@ -21,3 +24,24 @@ def run_folder(parent: str, time: str, *, _root_: Any) -> str:
     parts = {**given_options(_root_.get("loss")), "seed": _root_.get("seed", SOLOS_SEED)}
     label = ",".join(f"{key}={value}" for key, value in parts.items())
     return str(Path(parent, _root_["name"], f"{label},{time}").absolute())
+
+
+def check_not_shared(trainer: Any) -> None:
+    """Refuse to write weights beside the ``args.json`` of another run.
+
+    Runs that start together with a config of the user's own take one folder ``version_N``.
+
+    Raises: ValueError if another run has written into the folder of solo-learn's ``Checkpointer`` since this one did.
+    """
+    from omegaconf import OmegaConf
+    from solo.utils.checkpointer import Checkpointer
+
+    for callback in trainer.callbacks:
+        if trainer.is_global_zero and isinstance(callback, Checkpointer) and hasattr(callback, "path"):
+            found = json.loads((callback.path / "args.json").read_text())
+            own = json.loads(json.dumps(OmegaConf.to_container(callback.cfg), default=lambda _: NOT_WRITABLE))
+            if any(json.dumps(found.get(key)) != json.dumps(value) for key, value in own.items()):
+                raise ValueError(
+                    f"checkpoint.dir: expected a folder of this run alone, got {callback.path}, into which another run "
+                    "has written"
+                )

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import difflib
 from functools import partial
-from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -22,7 +20,6 @@ try:
         get_pretrained_cfg,
         is_model,
         list_models,
-        load_checkpoint,
         model_entrypoint,
         parse_model_name,
         resolve_model_input_args,
@@ -34,6 +31,7 @@ except ImportError as error:
 from alphacl_plugins.checks import check_count
 from alphacl_timm.families import Family, Patches, Undo, family_of
 from alphacl_timm.stems import blank_images, undo
+from alphacl_timm.weights import check_loaded, load_file, noted_loads
 
 SMALL_IMAGE = 64
 """Largest image side, in pixels, that gets a small stem by itself; 96-px STL-10 keeps the standard one."""
@@ -89,13 +87,15 @@ def create_backbone(
     sizes = _sizes(config, family, small, image_size)
     checkpoint = options.pop("checkpoint_path", None)
     try:
-        model = timm.create_model(name, pretrained, **{**sizes, **options, "num_classes": 0})
+        with noted_loads() as loads:
+            model = timm.create_model(name, pretrained, **{**sizes, **options, "num_classes": 0})
     except OSError:  # a download that failed
         raise
     except FAILURES as error:
         raise _cannot_build(name, family, image_size, options, error) from error
+    check_loaded(model, name, loads)
     if checkpoint:
-        _load(model, name, checkpoint)
+        load_file(model, name, checkpoint)
     try:
         if isinstance(small, Undo):
             undo(model, small, image_size, keep_kernel=pretrained or bool(checkpoint))
@@ -216,19 +216,6 @@ def _probe(model: nn.Module, image_size: int) -> object:
             return model(blank_images(model, 2, image_size))
     finally:
         model.train()
-
-
-def _load(model: nn.Module, name: str, checkpoint: Any) -> None:
-    """Read a file of weights, all of them, by timm."""
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"checkpoint_path: expected a file, got {checkpoint}")
-    try:
-        load_checkpoint(model, checkpoint)
-    except Exception as error:  # of any kind that torch.load raises for a file that is none
-        raise ValueError(
-            f"checkpoint_path: expected weights of timm's {name} without a classifier, got {checkpoint}: "
-            f"{shorten(str(error), 300)}"
-        ) from error
 
 
 def _cannot_build(

@@ -323,6 +323,11 @@ def nan_weights(d2_pos, d2_neg):
         ),
         (lambda: contrastive_pca(X, X_AUG, "drect", 2), ValueError, "alpha: expected one of"),
         (lambda: contrastive_pca(X * math.nan, X_AUG, ALPHA, 2), ValueError, "x: expected finite entries, got nan"),
+        (
+            lambda: contrastive_pca(X * 1e-160, None, ALPHA, 2),
+            ValueError,
+            "x: expected differences whose squares torch",
+        ),
         (lambda: contrastive_pca(X, X_AUG / 0, ALPHA, 2), ValueError, "x_aug: expected finite entries, got nan or"),
         (lambda: contrastive_pca(X, X_AUG, ALPHA / 0, 2), ValueError, "alpha: expected finite weights, got nan or"),
         (lambda: contrastive_pca(X, X_AUG, -ALPHA, 2), ValueError, "alpha: expected weights >= 0, got -0.9"),

@@ -367,3 +367,15 @@ def test_a_cross_validation_splits_the_second_view_with_the_samples():
     reduce = ContrastivePCA(5, strategy="uniform").fit(X[train], y[train], X_aug=X_aug[train])
     probe = LogisticRegression(max_iter=500).fit(reduce.transform(X[train]), y[train])
     assert scores[0] == probe.score(reduce.transform(X[test]), y[test])
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e-25), ("float64", 1e-200)])
+def test_samples_whose_distances_would_be_0_are_an_error_and_constant_ones_are_not(dtype, scale):
+    X = (np.random.default_rng(0).normal(size=(20, 4)) * scale).astype(dtype)
+    with pytest.raises(
+        ValueError, match=rf"^x: expected differences whose squares torch.{dtype} can hold, got at most"
+    ):
+        ContrastivePCA(2).fit(X)
+    assert (ContrastivePCA(2).fit(np.ones_like(X)).eigenvalues_ == 0).all()
+    half = (X / scale * 1e-3).astype("float16")  # fit converts these, the core computes in float32
+    assert (ContrastivePCA(2).fit(half).eigenvalues_ > 0).all()

@@ -201,6 +201,36 @@ def test_a_checkpoint_without_one_weight_is_an_error(solo):
         loaded_as_main_linear_does(solo, "timm/test_resnet", state)
 
 
+@pytest.mark.parametrize("statistic", ["running_mean", "running_var"])
+def test_a_checkpoint_without_a_statistic_is_an_error(solo, statistic):
+    state = renamed(solo.BaseMethod._BACKBONES["timm/test_resnet"](method=None), "backbone.")
+    state = {name: value for name, value in state.items() if not name.endswith(statistic)}
+    with pytest.raises(ValueError, match=rf"under its name, backbone\..*{statistic} .* which would stay random"):
+        loaded_as_main_linear_does(solo, "timm/test_resnet", state)
+
+
+def test_what_changes_no_feature_may_be_missing(solo):
+    state = renamed(solo.BaseMethod._BACKBONES["timm/test_resnet"](method=None), "backbone.")
+    without = {name: value for name, value in state.items() if not name.endswith(("num_batches_tracked", "built_for"))}
+    assert len(without) < len(state)
+    loaded_as_main_linear_does(solo, "timm/test_resnet", without)
+
+
+@pytest.mark.parametrize("trained", ["timm/resnet18", "resnet18"])
+def test_weights_of_a_timm_backbone_are_refused_by_solo_learns_of_that_name(solo, trained):
+    """Their names and shapes are the same, their stems are not."""
+    backbone = build(solo.METHODS["simclr"], with_backbone("simclr", trained, data={"dataset": "cifar10"})).backbone
+    own = build(solo.METHODS["simclr"], with_backbone("simclr", "resnet18", data={"dataset": "cifar10"})).backbone
+    state = {name.removeprefix("backbone."): value for name, value in renamed(backbone, "").items()}
+    if trained == "resnet18":
+        own.load_state_dict(state, strict=False)
+        return
+    with pytest.raises(
+        ValueError, match=r"^backbone.name: expected timm/\.\.\., which .* \(image_size=32, stem=auto\)"
+    ):
+        own.load_state_dict(state, strict=False)
+
+
 def test_a_whole_model_is_checked_too(solo):
     model = build(solo.METHODS["simclr"], with_backbone("simclr", "tiny"))
     with pytest.raises(ValueError, match=r"^checkpoint: expected every weight"):

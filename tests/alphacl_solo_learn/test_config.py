@@ -179,6 +179,21 @@ def test_a_method_without_a_contrastive_loss_names_those_that_have_one(solo, met
         build(solo.METHODS[method], small_config(method, loss=loss))
 
 
+@pytest.mark.parametrize(
+    ("place", "loss"),
+    [("method_kwargs", "alpha_cl"), ("method_kwargs", {"name": "alpha_cl", "strategy": "inverse"}),
+     ("optimizer.kwargs", "alpha_cl")],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["simclr", "byol", "alpha_cl"])
+def test_a_loss_named_in_another_place_is_an_error(solo, method, place, loss):
+    from omegaconf import OmegaConf
+
+    cfg = small_config(method)
+    OmegaConf.update(cfg, f"{place}.loss", loss)
+    with pytest.raises(ValueError, match=f"^loss: expected at the top of the config, got {place}.loss: alpha_cl$"):
+        build(solo.METHODS[method], cfg)
+
+
 def test_a_key_of_that_name_that_is_not_ours_is_left_to_other_methods(solo):
     assert not hasattr(build(solo.METHODS["simsiam"], small_config("simsiam", loss="my_own")), "criterion")
 

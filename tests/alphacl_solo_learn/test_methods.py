@@ -320,6 +320,79 @@ def test_what_was_found_in_a_folder_is_not_gone_on_with_if_another_loss_trained_
     model.on_load_checkpoint(checkpoint)
 
 
+def test_a_run_found_in_a_folder_has_the_same_seed(solo):
+    def built(seed):
+        return build(solo.METHODS["simclr"], small_config("simclr", loss="alpha_cl", seed=seed, **RESUMING))
+
+    checkpoint, again = {}, built(seed=7)
+    built(seed=5).on_save_checkpoint(checkpoint)
+    again.trainer = SimpleNamespace()
+    with pytest.raises(
+        ValueError, match=r"^checkpoint: expected that of a run with .*, seed=7, found .*, seed=5; give"
+    ):
+        again.on_load_checkpoint(checkpoint)
+    again.cfg.seed, again.trained_with = 5, built(seed=5).trained_with
+    again.on_load_checkpoint(checkpoint)
+
+
+def checkpointed(solo, folder, tau):
+    """A model that is trained, as far as solo-learn's Checkpointer is concerned."""
+    from solo.utils.checkpointer import Checkpointer
+
+    cfg = small_config("simclr", loss={"name": "alpha_cl", "tau": tau})
+    model, callback = build(solo.METHODS["simclr"], cfg), Checkpointer(cfg, folder)
+    logger = SimpleNamespace(version=0)  # Lightning's version_0, for each run that starts before there is one
+    model.trainer = SimpleNamespace(callbacks=[object(), callback], is_global_zero=True, logger=logger)
+    callback.on_train_start(model.trainer, model)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # solo-learn leaves a file open
+def test_weights_are_not_written_into_the_folder_that_another_run_has_taken(solo, tmp_path):
+    first = checkpointed(solo, tmp_path, tau=0.1)
+    first.on_save_checkpoint({})
+    second = checkpointed(solo, tmp_path, tau=0.2)
+    with pytest.raises(
+        ValueError, match=r"^checkpoint.dir: expected a folder of this run alone, got .*0, into which an"
+    ):
+        first.on_save_checkpoint({})
+    second.on_save_checkpoint({})  # whose arguments lie beside its weights
+    first.trainer.is_global_zero = False  # it writes nothing
+    first.on_save_checkpoint({})
+
+
+LAUNCHERS = {
+    "torchrun": {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"},
+    "SLURM": {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train"},
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_run_is_not_trained_once_by_each_process_that_was_started(solo, launcher, monkeypatch):
+    for name, value in LAUNCHERS[launcher].items():
+        monkeypatch.setenv(name, value)
+    model = build(solo.METHODS["simclr"], small_config("simclr", loss="alpha_cl"))
+    model.trainer = SimpleNamespace(world_size=1)  # devices: "1"
+    with pytest.raises(ValueError, match=f"^{launcher}: expected 1, as devices x num_nodes says, got 2 processes$"):
+        model.setup("fit")
+    model.trainer.world_size = 2
+    model.setup("fit")
+    own = build(solo.METHODS["simclr"], small_config("simclr"))  # solo-learn's, as it was
+    own.trainer = SimpleNamespace(world_size=1)
+    own.setup("fit")
+
+
+@pytest.mark.parametrize(("devices", "counted"), [("2", 1), ("auto", 4), ("-1", 2), ([0], 1), ([0, 1], None)])
+def test_a_learning_rate_for_another_number_of_processes_is_told(solo, devices, counted, recwarn):
+    model = build(solo.METHODS["simclr"], small_config("simclr", loss="alpha_cl", devices=devices, num_nodes=1))
+    model.trainer = SimpleNamespace(world_size=3 if devices == "-1" else 2)
+    recwarn.clear()
+    model.setup("fit")
+    told = [str(warning.message) for warning in recwarn]
+    assert (told != []) == (counted is not None)
+    assert all(f"multiplied the learning rate by {counted}, " in text for text in told)
+
+
 class WithoutWords:
     """A strategy of the user's own, of which Python writes an address."""
 

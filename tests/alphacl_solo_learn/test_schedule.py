@@ -125,6 +125,23 @@ def test_the_schedule_of_a_config(dataset, asked, expected):
     assert paper_method._schedule(cfg) == expected
 
 
+@pytest.mark.parametrize(
+    ("schedule", "asked", "max_epochs", "expected"),
+    [("cosine", None, 5, 5), ("cosine", 8, 5, 8), ("paper", None, -1, -1),
+     ("cosine", 4, 5, "at least max_epochs=5, as the learning rate would rise again, got 4"),
+     ("cosine", 0, 5, "an int >= 1, got 0"), ("cosine", None, -1, "an int >= 1, got -1"),
+     ("cosine", 5.5, 5, "an int >= 1, got 5.5")],
+)  # fmt: skip
+def test_a_cosine_does_not_rise_within_the_training(schedule, asked, max_epochs, expected):
+    scheduler = {"name": "alpha_cl", "schedule": schedule, "epochs": asked}
+    cfg = OmegaConf.create({"data": {"dataset": "cifar10"}, "scheduler": scheduler, "max_epochs": max_epochs})
+    if isinstance(expected, int):
+        assert paper_method._schedule_epochs(cfg) == expected
+    else:
+        with pytest.raises((ValueError, TypeError), match=rf"^scheduler\.epochs: expected {expected}"):
+            paper_method._schedule_epochs(cfg)
+
+
 def test_an_unknown_schedule_is_an_error():
     cfg = OmegaConf.create({"data": {"dataset": "cifar10"}, "scheduler": {"name": "alpha_cl", "schedule": "linear"}})
     with pytest.raises(ValueError, match=r"scheduler\.schedule: expected one of paper, cosine, got linear"):

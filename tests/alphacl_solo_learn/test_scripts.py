@@ -109,7 +109,7 @@ def checkpoint(folder, method, epoch):
 
 @pytest.mark.parametrize("method", [*METHODS, "alpha_cl"])
 def test_pretrain_resume_linear_and_knn(folder, method):
-    own = ["scheduler.name=alpha_cl"] if method == "alpha_cl" else []
+    own = ["scheduler.name=alpha_cl", "+scheduler.epochs=3"] if method == "alpha_cl" else []
     printed = script(folder, "main_pretrain", f"method={method}", *own)
     assert f"{method} with loss alpha_cl: strategy=Direct(" in printed
     first = checkpoint(folder, method, epoch=1)
@@ -130,11 +130,14 @@ SHIPPED = (
 )  # fmt: skip
 
 
-def shipped(here, *overrides):
+def shipped(here, *overrides, launch=()):
     """The command of a shipped config, on the digits."""
     (here / "images").exists() or (here / "images").symlink_to(here.parent / "images")
     config = ("--config-name", "alphacl_cifar10_resnet18")
-    return start(here, SOLO_LEARN_HOME / "main_pretrain.py", *config, *overrides, *SHIPPED)
+    return start(here, *launch, SOLO_LEARN_HOME / "main_pretrain.py", *config, *overrides, *SHIPPED)
+
+
+SIX = ("Direct", "InfoNCE", "Entropy", "Inverse", "Square", "Uniform")
 
 
 def check_each_has_its_folder(here, *strategies):
@@ -168,14 +171,33 @@ def test_a_sweep_trains_each_loss_in_a_folder_of_its_own(here, launcher):
 
 
 def test_runs_that_start_together_do_not_share_a_folder(here):
-    both = [shipped(here, f"loss.strategy={strategy}") for strategy in ("direct", "inverse")]
-    for process in both:
+    started = [shipped(here, f"loss.strategy={strategy.lower()}") for strategy in SIX]
+    for process in started:
         finish(process)
-    check_each_has_its_folder(here, "Direct", "Inverse")
+    check_each_has_its_folder(here, *SIX)
+    heads = [torch.load(path, map_location="cpu")["state_dict"]["projector.0.weight"] for path in here.rglob("*.ckpt")]
+    assert len({head.sum().item() for head in heads}) == len(SIX)  # of one seed and six losses
+
+
+def torchrun(here, *overrides):
+    """Two processes of a shipped config, which torchrun starts."""
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    return shipped(here, "run_folder=mine", *overrides, launch=launch)
+
+
+def test_torchrun_without_devices_trains_nothing(here):
+    error = finish(torchrun(here), code=1)
+    assert "\nValueError: torchrun: expected 1, as devices x num_nodes says, got 2 processes" in error
+    assert not list(here.rglob("*.ckpt"))
+
+
+def test_torchrun_with_devices_trains_one_run(here):
+    finish(torchrun(here, "devices='2'", "strategy=ddp"))
+    assert len(list(here.rglob("*.ckpt"))) == len(list(here.rglob("args.json"))) == 1
 
 
 def test_the_processes_of_a_run_share_its_folder(here):
-    finish(shipped(here, "loss.strategy=direct", "devices='2'", "strategy=ddp", "optimizer.batch_size=16"))
+    finish(shipped(here, "loss.strategy=direct", "devices='2'", "strategy=ddp"))
     check_each_has_its_folder(here, "Direct")
     assert len(list((here / "trained_models" / "alphacl-cifar10-resnet18").iterdir())) == 1
 

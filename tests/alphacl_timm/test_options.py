@@ -169,6 +169,21 @@ def test_a_model_in_a_folder_is_read_by_timm(shared):
     assert small.maxpool.__class__ is nn.Identity
 
 
+@pytest.mark.parametrize("prefix", ["backbone.", "network."])
+def test_pretrained_weights_of_other_names_are_refused(prefix, shared):
+    folder, model = shared
+    weights = folder / "pytorch_model.bin"
+    torch.save({f"{prefix}{name}": weight for name, weight in model.state_dict().items()}, weights)
+    load = nn.Module.load_state_dict
+    overlay = {"pretrained_cfg_overlay": {"file": str(weights)}}
+    for name, options in ((f"local-dir:{folder}", {}), ("test_resnet", overlay)):
+        with pytest.raises(
+            ValueError, match=f"^pretrained: expected weights of timm's {name}, got ones of other names"
+        ):
+            create_backbone(name, 96, pretrained=True, **options)
+    assert nn.Module.load_state_dict is load
+
+
 @pytest.mark.parametrize("prefix", ["hf-hub:", "hf_hub:"])
 def test_a_model_of_the_hub_is_found_by_timm(prefix, shared, monkeypatch):
     folder, model = shared
