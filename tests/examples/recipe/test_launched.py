@@ -46,6 +46,30 @@ def test_another_number_of_processes_is_an_error(launcher, variables, monkeypatc
         check_launched(1, "devices says")
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {**SLURM, "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "interactive", "SLURM_PROCID": "1"},  # srun inside salloc
+        {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},  # Kubernetes' PyTorchJob
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+    ],
+)
+def test_a_second_process_of_a_launcher_that_lightning_does_not_know_is_an_error(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    check_launched(2, "devices says")
+    with pytest.raises(ValueError, match="^[A-Z_]+: expected a number below 1, as devices says, got 1$"):
+        check_launched(1, "devices says")
+
+
+def test_torchrun_inside_a_slurm_job_keeps_its_number_of_processes(slurm, monkeypatch):
+    assert [type(plugin).__name__ for plugin in without_requeue()] == ["SLURMEnvironment"]
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    check_launched(2, "devices says")
+    assert without_requeue() == []
+
+
 def test_an_interactive_job_starts_its_processes_itself(monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "bash"}).items():
         monkeypatch.setenv(name, value)
@@ -97,8 +121,13 @@ def test_torchrun_with_and_without_devices(examples, digits_folder, tmp_path):
     assert told.returncode == 0, told.stderr
     alone = start(examples, digits_folder, tmp_path / "alone", "--devices", "2")
     assert alone.returncode == 0, alone.stderr
+    slurm = start(
+        examples, digits_folder, tmp_path / "slurm", "--devices", "2", launcher=torchrun, **SLURM, SLURM_NTASKS="1"
+    )
+    assert slurm.returncode == 0, slurm.stderr
     for name, value in weights(tmp_path / "alone").items():
         assert torch.equal(value, weights(tmp_path / "told")[name]), name
+        assert torch.equal(value, weights(tmp_path / "slurm")[name]), name
 
 
 @pytest.mark.slow
