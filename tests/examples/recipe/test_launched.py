@@ -58,7 +58,7 @@ def test_a_second_process_of_a_launcher_that_lightning_does_not_know_is_an_error
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     check_launched(2, "devices says")
-    with pytest.raises(ValueError, match="^[A-Z_]+: expected a number below 1, as devices says, got 1$"):
+    with pytest.raises(ValueError, match=r"^[A-Z_]+: expected a number below 1, as devices says, got 1$"):
         check_launched(1, "devices says")
 
 
