@@ -127,15 +127,15 @@ def run(settings: Settings, images: Images) -> list[Run]:
             for result in run_seed(settings, images, seed):
                 runs.append(result)
                 console.print(progress_line(result), highlight=False)
+        print_table(console, runs)
+        save_json(
+            settings.output / "quickstart.json",
+            runs,
+            settings=asdict(settings),
+            data=images.description,
+            seconds=time.perf_counter() - started,
+        )
         draw_picture(settings.output / "quickstart.png", runs, images)
-    print_table(console, runs)
-    save_json(
-        settings.output / "quickstart.json",
-        runs,
-        settings=asdict(settings),
-        data=images.description,
-        seconds=time.perf_counter() - started,
-    )
     console.print(f"Picture and numbers: {settings.output}/quickstart.png, quickstart.json", highlight=False)
     return runs
 
@@ -168,10 +168,9 @@ def command_line() -> None:
     """Read the options, and show a mistake in them as one line rather than a traceback."""
     settings = tyro.cli(Settings, description=__doc__)
     try:
-        images = prepare(settings)
+        main(settings)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f"quickstart: {error}")
-    run(settings, images)
 
 
 if __name__ == "__main__":

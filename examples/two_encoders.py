@@ -171,9 +171,14 @@ def recall(queries: Tensor, targets: Tensor, k: int) -> float:
 
 @torch.no_grad()
 def evaluate(model: TwoEncoders, pairs: Pairs) -> dict[str, float]:
-    """Return recall@1 and @5 in both directions."""
+    """Return recall@1 and @5 in both directions.
+
+    Raises: ValueError if an embedding is not finite: the training diverged.
+    """
     model.eval()
     left, right = model.left(pairs.left), model.right(pairs.right)
+    if not (left.isfinite().all() and right.isfinite().all()):
+        raise ValueError("embeddings: expected finite numbers, got others; the training has diverged")
     values = [recall(*directed, k) for directed in ((left, right), (right, left)) for k in (1, 5)]
     return dict(zip(COLUMNS, values, strict=True))
 

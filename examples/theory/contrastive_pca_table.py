@@ -43,7 +43,8 @@ from quickstart_data import load_digits
 from recipe.data import load
 from recipe.network import Network
 from recipe.protocol import DATASETS
-from recipe.training import read_checkpoint
+from recipe.results import FILE, read_result
+from recipe.training import check_finite, read_checkpoint
 
 Array = npt.NDArray[np.float32]
 AS_THEY_ARE = "features as they are"
@@ -166,13 +167,17 @@ class TrainedNetwork(NamedTuple):
 def trained_network(checkpoint: Path, backbone: str) -> TrainedNetwork:
     """Load a recipe's network; the recipe is that of the result beside the checkpoint.
 
-    Raises: ValueError, OSError if there is no such checkpoint, or it is another backbone's.
+    Raises: ValueError, OSError if there is no such checkpoint, no result beside it, or they are of another backbone or
+        data set.
     """
     cifar = DATASETS["cifar10"]
     if not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint: expected a file of weights, got {checkpoint}, which is none")
     network = Network(backbone, cifar.image_size, cifar.mean, cifar.std)
-    saved = read_checkpoint(checkpoint)
+    saved, recipe = read_checkpoint(checkpoint), read_result(checkpoint.with_name(FILE))
+    if recipe["dataset"] != cifar.name:  # another normalisation
+        raise ValueError(f"checkpoint: expected one of {cifar.name}, got one of {recipe['dataset']}: {checkpoint}")
+    check_finite(saved, checkpoint)
     prefix = "network."
     weights = {name.removeprefix(prefix): w for name, w in saved["state_dict"].items() if name.startswith(prefix)}
     try:
@@ -187,15 +192,13 @@ def trained_network(checkpoint: Path, backbone: str) -> TrainedNetwork:
     def features(images: Tensor) -> Tensor:
         return torch.cat([network.features(batch) for batch in torch.split(images, 500)])
 
-    result = checkpoint.with_name("result.json")
-    recipe = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
     described = {
         "checkpoint": checkpoint.name,
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "backbone": backbone,
         "epochs": saved["epoch"] + 1,
         "steps": saved["global_step"],
-        **{key: recipe.get(key) for key in ("strategy", "settings", "data", "environments")},
+        **{key: recipe[key] for key in ("strategy", "settings", "data", "environments")},
     }
     return TrainedNetwork(features, described)
 

@@ -52,6 +52,8 @@ def command_line(settings: type[Options], main: Callable[[Options], object], des
         sys.exit(f"error: {error}")
     try:
         main(options)
+    except OSError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; nothing was written")
 

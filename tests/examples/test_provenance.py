@@ -50,6 +50,13 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(n
         STARTS[name](tmp_path / "file" / "x")
 
 
+def test_a_link_to_nowhere_is_refused(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "gone")
+    for folder in (tmp_path / "runs", tmp_path / "runs" / "deep"):
+        with pytest.raises(OSError, match=r"^output: expected a folder that can be written, got .*runs"):
+            provenance.check_writable(folder)
+
+
 def test_a_read_only_disk_is_refused_and_a_check_leaves_nothing(tmp_path, monkeypatch):
     provenance.check_writable(tmp_path / "new" / "deep")
     assert list(tmp_path.iterdir()) == []

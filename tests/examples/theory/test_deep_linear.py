@@ -150,6 +150,12 @@ def test_mistakes_and_interruptions_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["deep_linear.py", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match="interrupted; nothing was written"):
         command_line(Settings, interrupted, None)
+
+    def full(_settings):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SystemExit, match=r"error: .*No space left on device"):
+        command_line(Settings, full, None)
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("sys.argv", ["deep_linear.py", "--output", str(tmp_path / "file")])
     with pytest.raises(SystemExit, match=r"error: .*file"):
