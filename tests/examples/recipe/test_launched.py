@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -12,6 +13,9 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from launched import check_launched, one_process, without_requeue
+from recipe import run
+from recipe.protocol import DATASETS
+from recipe.settings import Settings
 
 SLURM = {
     "SLURM_JOB_NAME": "train",
@@ -77,11 +81,12 @@ def test_an_interactive_job_starts_its_processes_itself(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about its own demo
-@pytest.mark.parametrize("options", [lambda: one_process(), lambda: {"plugins": without_requeue()}])
-def test_lightning_takes_no_requeue_signal_and_no_checkpoint_of_another_job(options, slurm, tmp_path, monkeypatch):
+@pytest.mark.parametrize("recipe", [False, True])
+def test_lightning_takes_no_requeue_signal_and_no_checkpoint_of_another_job(recipe, slurm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"not": "of this run"}, tmp_path / "hpc_ckpt_1.ckpt")
-    own = {"default_root_dir": tmp_path / "run", "enable_checkpointing": False, "logger": False} | options()
+    own = {"default_root_dir": tmp_path / "run", "plugins": without_requeue()} if recipe else one_process()
+    own |= {"enable_checkpointing": False, "logger": False}
     handlers = []
 
     class Look(L.Callback):
@@ -94,6 +99,14 @@ def test_lightning_takes_no_requeue_signal_and_no_checkpoint_of_another_job(opti
     trainer.fit(BoringModel())
     assert trainer.global_step == 1
     assert handlers == [before]
+
+
+def test_a_recipe_under_slurm_leaves_the_checkpoint_of_another_job_alone(slurm, digits_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"not": "of this run"}, tmp_path / "hpc_ckpt_1.ckpt")
+    settings = Settings(backbone="test_resnet", epochs=1, batch_size=32, device="cpu", knn_every=0, limit=64)
+    run.run(DATASETS["cifar10"], replace(settings, data_root=digits_folder, output=tmp_path / "out"))
+    assert len(list(tmp_path.glob("out/*/*/epoch-1.ckpt"))) == 1
 
 
 def start(examples, digits, output, *options, launcher=(), **variables):
