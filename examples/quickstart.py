@@ -33,6 +33,7 @@ from quickstart_evaluation import evaluate
 from quickstart_picture import draw_picture
 from quickstart_report import UNTRAINED, Run, print_table, save_json
 from quickstart_training import Network, Training, augmentation, fingerprint, fit
+from recipe.stopping import held
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Settings:
     """CPU threads. Default: 1 for the digits, where more gain little and are slow beside other work; for a folder, as
     many as the libraries take by themselves."""
     output: Path = Path(".runs/quickstart")
-    """Folder for quickstart.png and quickstart.json."""
+    """Folder for quickstart.png and quickstart.json; those of an earlier run are replaced."""
 
 
 def main(settings: Settings) -> list[Run]:
@@ -168,7 +169,9 @@ def command_line() -> None:
     """Read the options, and show a mistake in them as one line rather than a traceback."""
     settings = tyro.cli(Settings, description=__doc__)
     try:
-        main(settings)
+        images = prepare(settings)
+        with held(settings.output):
+            run(settings, images)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f"quickstart: {error}")
 

@@ -144,7 +144,7 @@ def _check_same_run(earlier: dict[str, Any], content: dict[str, Any], folder: Pa
 def _options(content: dict[str, Any]) -> dict[str, Any]:
     """Return all that makes a run: its settings, the library that trains, and what the options mean as pair weights."""
     weights = re.sub(ADDRESS, "", content["strategy"])
-    return content["settings"] | {"host": content["host"], "weights": weights}
+    return {**content["settings"], "host": content["host"], "weights": weights}
 
 
 def counts_of(data: dict[str, Any]) -> str:

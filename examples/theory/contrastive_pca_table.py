@@ -38,12 +38,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from alphacl_plugins.strategies import AnyStrategy, build_strategy
 from alphacl_sklearn import ContrastivePCA
 from image_folder import take
-from provenance import check_writable, environment, replace_file
+from provenance import environment, replace_file
 from quickstart_data import load_digits
 from recipe.data import load
 from recipe.network import Network
 from recipe.protocol import DATASETS
 from recipe.results import FILE, read_result
+from recipe.stopping import held, in_one_line
 from recipe.training import check_finite, read_checkpoint
 
 Array = npt.NDArray[np.float32]
@@ -79,7 +80,7 @@ class Settings:
     seed: int = 0
     """Of the second views."""
     output: Path = Path(".runs/theory")
-    """Folder of the results."""
+    """Folder of the results; those of an earlier run are replaced."""
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.data_root is None:
@@ -295,7 +296,6 @@ def _width(row: dict[str, Any]) -> str:
 
 def main(settings: Settings) -> list[dict[str, Any]]:
     """Print and save a table for each data set."""
-    check_writable(settings.output)
     reports = []
     for problem in problems(settings):
         n, width = problem.train.shape
@@ -326,7 +326,7 @@ def main(settings: Settings) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, description=__doc__))
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with in_one_line(TypeError):
+        options = tyro.cli(Settings, description=__doc__)
+        with held(options.output):
+            main(options)

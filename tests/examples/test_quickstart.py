@@ -373,7 +373,7 @@ def test_numbers_are_kept_where_there_is_no_room_for_the_picture(tmp_path, monke
     monkeypatch.setattr("sys.argv", ["quickstart.py", *arguments])
     with pytest.raises(SystemExit, match=r"^quickstart: .*No space left on device$"):
         quickstart.command_line()
-    assert [path.name for path in tmp_path.iterdir()] == ["quickstart.json"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["quickstart.json"]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
