@@ -118,6 +118,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     data = None
     if settings.data_root is not None:
         data = load(DATASETS["cifar10"], settings.data_root, download=settings.download)
+        data.check_labelled()
     if settings.digits:
         digits = load_digits()
         train, test = digits.train[:, :1].float() / 255, digits.test[:, :1].float() / 255

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -101,6 +102,13 @@ def test_missing_data_are_one_line_before_anything_is_computed(tmp_path):
         r"--download lets torchvision fetch them\n",
         done.stderr,
     )
+
+
+def test_images_without_labels_are_an_error_before_anything_is_computed(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    with pytest.raises(ValueError, match=r"data_root: expected labels, train/<class>/\*"):
+        main(Settings(data_root=tmp_path, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
