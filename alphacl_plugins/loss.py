@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.distributed import check_that_ranks_agree, gather, rank, world_size
+from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
 from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
 from alphacl_plugins.engines.blocks import in_blocks
@@ -23,12 +23,15 @@ from alphacl_plugins.functional import l2_normalize, promote, through_normalizat
 from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
 from alphacl_plugins.pairs import Batch
+from alphacl_plugins.process_groups import InGroup, group_of
 from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, Strategy, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.registry import reserve_options
 from alphacl_plugins.strategies.separable import Separable
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
     from typing_extensions import Unpack
 
     from alphacl_plugins.strategies.options import StrategyOptions
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 Maybe = Tensor | None
 
 
-class AlphaCLLoss(nn.Module):
+class AlphaCLLoss(InGroup):
     """Pair-weighted contrastive loss: gradient ascent on the energy E_α, with α chosen by a strategy.
 
     The gradient is that of ``-E / M`` over the M anchors, ``E = Σ_i (Σ_j α_ij D_ij - α_i+ D_i+)``, with α held fixed.
@@ -61,7 +64,11 @@ class AlphaCLLoss(nn.Module):
             - "kernel": by Triton on a GPU, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Direct, ...) without labels.
         gather_distributed: take negatives from all ranks: after DDP has averaged, parameter gradients equal those of
             one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes them round
-            in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels.
+            in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels. "auto" is
+            True if the group has several processes at the first batch, else False, and stays what it was then.
+        process_group: the processes that gather, as a ProcessGroup of torch.distributed or a 1-D DeviceMesh; None: the
+            default group. Averaged over the group, value and gradient are those of one process with the group's batch.
+            Deep copies have the same group. A pickle leaves it out: set ``process_group`` before the next batch.
         **options: of a strategy given by name, such as ``tau``; ``learnable_tau=True`` makes τ a parameter.
 
     Attributes:
@@ -91,7 +98,8 @@ class AlphaCLLoss(nn.Module):
         detach_alpha: bool = True,
         reduction: Literal["mean", "none"] = "mean",
         block_size: BlockSize = "auto",
-        gather_distributed: bool | Literal["ring"] = False,
+        gather_distributed: bool | Literal["auto", "ring"] = False,
+        process_group: ProcessGroup | DeviceMesh | None = None,
         **options: Unpack[StrategyOptions],
     ) -> None:
         super().__init__()
@@ -104,7 +112,9 @@ class AlphaCLLoss(nn.Module):
         self.symmetric = next(flag for flag in (symmetric, declared.symmetric, True) if flag is not None)
         self.l2_normalize, self.detach_alpha, self.reduction = l2_normalize, detach_alpha, reduction
         self.block_size, self.gather_distributed = block_size, gather_distributed
+        self.process_group = group_of(process_group)
         check_options(self)
+        self._alone: bool | None = None  # what "auto" has found
         self._latest: Any = {}  # statistics, or the batch and the temperature that they are of
 
     def forward(
@@ -182,12 +192,18 @@ class AlphaCLLoss(nn.Module):
         return stats
 
     def extra_repr(self) -> str:
-        """Show every option."""
-        return ", ".join(f"{x}={getattr(self, x)!r}" for x in OPTIONS[isinstance(self.strategy, nn.Module) :])
+        """Show every option but the process group."""
+        shown = (x for x in OPTIONS[isinstance(self.strategy, nn.Module) :] if x != "process_group")
+        return ", ".join(f"{x}={getattr(self, x)!r}" for x in shown)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies begin without the statistics of a batch, which a transform of torch.func may have left unreadable."""
-        return self.__dict__ | {"_latest": {}}
+        return super().__getstate__() | {"_latest": {}, "_alone": None}
+
+    def _auto_group(self) -> Any:
+        """Return the processes that "auto" gathers from, which the first batch decides."""
+        self._alone = world_size(self.process_group) == 1 if self._alone is None else self._alone
+        return ALONE if self._alone else self.process_group
 
     @property
     def _learns(self) -> bool:
@@ -203,13 +219,14 @@ class AlphaCLLoss(nn.Module):
         rows, queue = torch.stack(views), None if queue is None else last
         labels, differentiable = None if labels is None else labels.long(), torch.is_grad_enabled()
         if self.gather_distributed:
+            group = self._auto_group() if self.gather_distributed == "auto" else self.process_group
             in_ring = self.gather_distributed == "ring" and not whole
             in_backward = rows.requires_grad and (not in_ring or self.reduction == "none")
-            differentiable = check_that_ranks_agree("z", rows, labels, queue, gradient=in_backward)
-            check_batch(views, labels, queue, self.negatives, world_size())  # earlier, other ranks would wait for ever
+            differentiable = check_that_ranks_agree("z", rows, group, labels, queue, gradient=in_backward)
+            check_batch(views, labels, queue, self.negatives, world_size(group))  # earlier, the others would wait
             if not in_ring and (self.negatives != "queue" or labels is not None):
-                rows, first = gather(rows), rank() * n
-                labels = None if labels is None else gather(labels.view(1, -1, 1)).flatten()
+                rows, first = gather(rows, group), rank(group) * n
+                labels = None if labels is None else gather(labels.view(1, -1, 1), group).flatten()
         unit = rows if graph else rows.detach()
         if self.l2_normalize:
             unit, length = unit_and_length(unit, dtype)
@@ -224,13 +241,14 @@ class AlphaCLLoss(nn.Module):
 
     def _two_pass(self, strategy: Strategy, batch: Batch) -> TwoPass:
         assert isinstance(strategy, Separable)  # as check_options has seen
+        process_group = self.process_group if self.gather_distributed == "ring" else ALONE
         if self.block_size == "kernel":
             from alphacl_plugins.engines.triton_tiles import TritonTiles  # needs Triton
 
-            return TwoPass(strategy, TritonTiles.of(strategy, batch), in_ring=self.gather_distributed == "ring")
+            return TwoPass(strategy, TritonTiles.of(strategy, batch), process_group)
         side = 512 if self.block_size == "auto" else int(self.block_size)  # type: ignore[arg-type]
         tiles = TorchTiles(strategy, batch.negatives, batch.labels is not None, side)
-        return TwoPass(strategy, tiles, in_ring=True)
+        return TwoPass(strategy, tiles, process_group)
 
     def _value(self, losses: Losses, source: Batch | TwoPass) -> Tensor:
         """Return the loss of each anchor, from which a temperature learns; remember what has the statistics."""

@@ -79,13 +79,14 @@ class Constants(NamedTuple):
 class TwoPass:
     """The engine: the first call makes both passes, a call with weights the second one alone.
 
-    In a ring the blocks of all ranks pass by, and every rank has to take part in every pass.
+    The blocks of all ranks of the process group pass by, in a ring, and every rank has to take part in every pass. With
+    `ALONE` there is this rank's block only.
     """
 
     stats: dict[str, Tensor]  # of the batch, after the first call
 
-    def __init__(self, strategy: Separable, tiles: TorchTiles | TritonTiles, *, in_ring: bool) -> None:
-        self._strategy, self._tiles, self._in_ring = strategy, tiles, in_ring
+    def __init__(self, strategy: Separable, tiles: TorchTiles | TritonTiles, process_group: Any) -> None:
+        self._strategy, self._tiles, self._process_group = strategy, tiles, process_group
 
     def __call__(
         self, batch: Batch, weights: Tensor | None = None, *, with_gradient: bool = True
@@ -124,10 +125,10 @@ class TwoPass:
         return OfPositives(torch.full_like(d2[:, :1], d2.shape[1]), *parts), pos  # type: ignore[arg-type]
 
     def _second_pass(self, batch: Batch, weights: Tensor) -> Tensor:
-        travels, arriving = self._in_ring and world_size() > 1, None
+        travels, arriving = world_size(self._process_group) > 1, None
         beta = weights if batch.labels is not None else weights * self._beta
         total = batch.pull_of_views(batch.other_views()[0], beta)
-        for at_home, pairs in _blocks(batch, self._in_ring):
+        for at_home, pairs in _blocks(batch, self._process_group):
             of_block = torch.zeros_like(batch.views) if travels else total
             for group, a, b in pairs:
                 moving = group.moving if at_home else len(b.z)
@@ -140,14 +141,14 @@ class TwoPass:
             if arriving is not None:
                 of_block += arriving()[0]
                 del arriving
-            arriving = pass_on(of_block) if travels else None
+            arriving = pass_on(self._process_group, of_block) if travels else None
             del pairs, b, b_j, of_block  # a ring holds as little as it can
         return total if arriving is None else total.add_(arriving()[0])
 
     def _over_tiles(self, batch: Batch, of_tile: Callable[[Rows, Rows, slice], Any]) -> Any:
         """Merge what the tiles of each anchor give, in the order of the loss; a tile is told its anchors' places."""
         found: dict[int, Any] = {}
-        for _, pairs in _blocks(batch, self._in_ring):
+        for _, pairs in _blocks(batch, self._process_group):
             for group, a, b in pairs:
                 for i, _, a_i, b_j in self._cut(a, b, len(b.z)):
                     anchors = slice(group.first + i.start, group.first + i.stop)
@@ -169,14 +170,14 @@ def _pieces(start: int, stop: int, side: int) -> list[slice]:
     return [slice(i, min(i + side, stop)) for i in range(start, stop, side)]
 
 
-def _blocks(batch: Batch, in_ring: bool) -> Iterator[tuple[bool, list[tuple[Group, Rows, Rows]]]]:
+def _blocks(batch: Batch, process_group: Any) -> Iterator[tuple[bool, list[tuple[Group, Rows, Rows]]]]:
     """Yield each block: whether it is this rank's own, with the queue; for each group its anchors and columns."""
-    n, home, groups = batch.views.shape[1], rank() if in_ring else 0, batch.groups(0.0)
+    n, home, groups = batch.views.shape[1], rank(process_group), batch.groups(0.0)
     own = [(group, *batch.rows(group, home * n)) for group in groups]
-    if not in_ring or not any(group.column_views for group in groups):
+    if not any(group.column_views for group in groups):
         yield True, own
         return
-    for origin, (views, *labels) in ring(batch.views, *([] if batch.labels is None else [batch.labels])):
+    for origin, (views, *labels) in ring(process_group, batch.views, *([] if batch.labels is None else [batch.labels])):
         if origin == home:
             yield True, own
             continue
