@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from alphacl_plugins.checks import check_labels, check_width
-from alphacl_plugins.distributed import gather, gather_uneven, numbers_of_ranks, total_of_ranks, world_size
+from alphacl_plugins.distributed import gather, gather_uneven, mean_of_ranks, numbers_of_ranks, world_size
 from alphacl_plugins.rules import NO_CLASS, Rules, Said
 
 
@@ -124,16 +124,25 @@ class Sizes(NamedTuple):
 
 
 def more_of(
-    loss: Any, call: Call, rows: Tensor, shape: tuple[int, ...], n: int, extra: Any, labels: Any, in_ring: bool
+    loss: Any,
+    call: Call,
+    rows: Tensor,
+    shape: tuple[int, ...],
+    n: int,
+    extra: Any,
+    labels: Any,
+    across: Any,
+    around: Any,
 ) -> tuple[Tensor, Tensor | None, Said, Tensor | None]:
     """Add what a call says beyond views and queue to the rows ``[V n, D]`` and labels ``[n]``, gathered or local.
+
+    ``across`` is the group that gathers, ``around`` that of a ring.
 
     Returns: rows with extra negatives, labels as the rules read them, what else is said, weights of the anchors.
     """
     n_views, n_all, _ = shape
-    gathering = bool(loss.gather_distributed) and not in_ring
     n_own = extra.shape[1] if extra is not None and extra.ndim == 3 else 0
-    rows, real = _add_extra(rows, extra, gathering, in_ring)
+    rows, real = _add_extra(rows, extra, across, around)
     n_extra = rows.shape[0] - n_views * n_all - n_own * n
     if labels is None and loss.positives_as_negatives and n_views > 2:
         labels = torch.full((n_all,), NO_CLASS, device=rows.device)
@@ -143,19 +152,18 @@ def more_of(
     n_queue = 0 if call.queue is None else call.queue.shape[0]
     columns = of_views * n_all * len(real) + sum(real) + n_own + n_queue
     sizes = Sizes(n, n * (n_views if loss.symmetric else 1), n_extra, n_own, n_queue, columns)
-    return rows, labels, _said_of(call, sizes, real, rows.dtype, gathering), _anchor_weights(call, sizes, rows.dtype)
+    return rows, labels, _said_of(call, sizes, real, rows.dtype, across), _anchor_weights(call, sizes, rows.dtype)
 
 
-def _add_extra(rows: Tensor, extra: Tensor | None, gathering: bool, ring: bool) -> tuple[Tensor, tuple[int, ...]]:
+def _add_extra(rows: Tensor, extra: Tensor | None, across: Any, around: Any) -> tuple[Tensor, tuple[int, ...]]:
     """Put extra negatives behind the rows of the views, ``[R, D]``; in a ring as many on every rank.
 
     Returns: all rows; how many of the extra ones are real, on each rank of a ring.
     """
     if extra is None or extra.ndim == 3:
-        ranks = len(numbers_of_ranks(0, rows.device)) if ring else 1
-        return rows if extra is None else torch.cat([rows, extra.flatten(0, 1)]), (0,) * ranks
-    extra = gather_uneven(extra) if gathering else extra
-    real = numbers_of_ranks(len(extra), rows.device) if ring else (len(extra),)
+        return rows if extra is None else torch.cat([rows, extra.flatten(0, 1)]), (0,) * world_size(around)
+    extra = gather_uneven(extra, across)
+    real = numbers_of_ranks(len(extra), rows.device, around)
     return torch.cat([rows, pad(extra, (0, 0, 0, max(real) - len(extra)))]), real
 
 
@@ -170,7 +178,7 @@ def _labels_of(call: Call, labels: Tensor | None, ignored: int | None, extra: in
     return labels if ignored is None else labels.masked_fill(labels == ignored, NO_CLASS)
 
 
-def _said_of(call: Call, sizes: Sizes, real: tuple[int, ...], dtype: torch.dtype, gathering: bool) -> Said:
+def _said_of(call: Call, sizes: Sizes, real: tuple[int, ...], dtype: torch.dtype, across: Any) -> Said:
     """Return what a call says of pairs, for the rows that are at hand.
 
     Raises: ValueError: a shape is none of those that an argument may have.
@@ -180,7 +188,7 @@ def _said_of(call: Call, sizes: Sizes, real: tuple[int, ...], dtype: torch.dtype
     found: dict[str, Any] = {}
 
     def gathered(x: Tensor) -> Tensor:
-        return gather(x.view(1, -1, 1)).flatten() if gathering else x
+        return gather(x.view(1, -1, 1), across).flatten()
 
     exclude, count = call.exclude, call.count
     if exclude is not None and exclude.dtype == torch.bool:
@@ -194,8 +202,7 @@ def _said_of(call: Call, sizes: Sizes, real: tuple[int, ...], dtype: torch.dtype
             pad(exclude[n : n + mine], (0, mine - len(exclude[n : n + mine])), value=-1),
             exclude[n + mine :],
         )
-        if gathering and n_extra:
-            of_extra = gather_uneven(of_extra[:, None])[:, 0]
+        of_extra = gather_uneven(of_extra[:, None], across)[:, 0] if n_extra else of_extra
         of_extra = pad(of_extra, (0, in_rows - len(of_extra)), value=-1)
         found["ids"] = torch.cat([gathered(exclude[:n]), of_extra, of_queue]).long()
     if isinstance(count, tuple):
@@ -225,19 +232,19 @@ def _anchor_weights(call: Call, sizes: Sizes, dtype: torch.dtype) -> Tensor | No
     return weights.detach().to(dtype).repeat(sizes.anchors // len(weights))  # type: ignore[no-any-return]
 
 
-def share_of(found: Tensor | None, weights: Tensor | None, gathers: bool | str) -> float | Tensor:
+def share_of(found: Tensor | None, weights: Tensor | None, group: Any) -> float | Tensor:
     """Return M over the sum of the weights of the anchors that have a positive; that sum is the mean over ranks.
 
     Args:
         found: 1 for each anchor that has a positive, else 0, ``[M]``; None for 1.
         weights: of the anchors, ``[M]``; None for 1.
-        gathers: whether the ranks share a batch.
+        group: the ranks that share a batch.
     """
     if found is None and weights is None:
         return 1.0
     counted: Any = weights if found is None else found if weights is None else found * weights
     total = counted.sum()
-    total = total_of_ranks(total) / world_size() if gathers else total
+    total = mean_of_ranks(total, group)
     return torch.where(total > 0, counted.shape[0] / total, 0.0)
 
 

@@ -67,9 +67,8 @@ def check_matrix(name: str, value: object) -> None:
     """Raise unless ``value`` is a dense floating-point tensor ``[rows, columns]`` with at least one column."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor [rows, columns], got {type(value).__name__}")
-    if value.is_nested or value.layout is not torch.strided or value.is_meta:
-        kind = "a nested one" if value.is_nested else "one without values, on the device meta" * value.is_meta
-        raise TypeError(f"{name}: expected a dense tensor [rows, columns], got {kind or value.layout}")
+    if value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local"):
+        raise TypeError(f"{name}: expected a dense tensor [rows, columns], got {_kind(name, value)}")
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
     if value.dtype.itemsize < 2:
@@ -115,9 +114,8 @@ def check_labels(name: str, value: object, rows: int) -> None:
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {type(value).__name__}")
     if value.is_floating_point() or value.is_complex():
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {value.dtype}")
-    if value.is_nested or value.layout is not torch.strided or value.is_meta:
-        kind = "one without values, on the device meta" if value.is_meta else value.layout
-        raise TypeError(f"{name}: expected a dense integer tensor [{rows}], got {kind}")
+    if value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local"):
+        raise TypeError(f"{name}: expected a dense integer tensor [{rows}], got {_kind(name, value)}")
     if value.shape != (rows,):
         raise ValueError(f"{name}: expected shape [{rows}], a label for each sample, got {tuple(value.shape)}")
 
@@ -158,6 +156,15 @@ def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: i
             raise ValueError('queue: expected embeddings [Q, D] with Q >= 1, as negatives is "queue", got none')
     elif n < 2 and n_queue == 0:
         raise ValueError(f"z: expected at least 2 samples (or a queue) to have negatives, got {n}")
+
+
+def _kind(name: str, value: Any) -> str:
+    """Say what kind of tensor this is that is not a dense one of this process."""
+    if hasattr(value, "to_local"):
+        return f"a {type(value).__name__}, spread over processes; pass {name}.to_local()"
+    if value.is_nested:
+        return "a nested one"
+    return "one without values, on the device meta" if value.is_meta else str(value.layout)
 
 
 def _explain_mistake(views: Sequence[object], k: int) -> None:

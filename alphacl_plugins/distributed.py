@@ -1,4 +1,7 @@
-"""Embeddings of all ranks: gathered, with the gradient flowing back to their rank, or passed round a ring."""
+"""Embeddings of all ranks of a group: gathered, with the gradient flowing back to their rank, or passed round a ring.
+
+A ``group`` is a ProcessGroup, None for the default group, or `ALONE`; ranks are counted within the group.
+"""
 
 from __future__ import annotations
 
@@ -9,64 +12,83 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-
-def world_size() -> int:
-    """How many processes train together; 1 where torch.distributed is not in use."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+Maybe = Tensor | None
+ALONE = "alone"  # in place of a group: this process, whatever others there are
 
 
-def rank() -> int:
+def world_size(group: Any) -> int:
+    """How many processes train together; 1 where torch.distributed is not in use.
+
+    Raises:
+        ValueError: this process does not belong to the group.
+    """
+    if group is ALONE or not (dist.is_available() and dist.is_initialized()):
+        return 1
+    size = dist.get_world_size(group)
+    if size < 1:
+        raise ValueError(
+            "process_group: expected a group that this process belongs to, got one without it (a pickle leaves the "
+            "group out: set process_group again)"
+        )
+    return size
+
+
+def rank(group: Any) -> int:
     """Return the number of this process; 0 where torch.distributed is not in use."""
-    return dist.get_rank() if world_size() > 1 else 0
+    return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
-def gather(stacked: Tensor) -> Tensor:
+def gather(stacked: Tensor, group: Any) -> Tensor:
     """Gather views ``[V, n, D]`` from all ranks, in rank order: ``[V, ranks * n, D]``.
 
     The gradient of a gathered row is the sum over ranks, so that after DDP has averaged the parameter gradients they
     equal the gradients of one process with the whole batch. The ranks agree, by `check_that_ranks_agree`.
     """
-    if world_size() == 1:
+    if world_size(group) == 1:
         return stacked
-    return _Gather.apply(stacked).transpose(0, 1).flatten(1, 2)  # type: ignore[no-any-return]
+    return _Gather.apply(stacked, group).transpose(0, 1).flatten(1, 2)  # type: ignore[no-any-return]
 
 
-def gather_uneven(rows: Tensor) -> Tensor:
+def gather_uneven(rows: Tensor, group: Any) -> Tensor:
     """Gather rows ``[C, D]``, of which each rank may have another number, in rank order, with their gradient."""
-    numbers = numbers_of_ranks(rows.shape[0], rows.device)
+    numbers = numbers_of_ranks(rows.shape[0], rows.device, group)
     padded = torch.nn.functional.pad(rows, (0, 0, 0, max(numbers) - rows.shape[0]))
-    by_rank = gather(padded[None])[0].view(len(numbers), -1, rows.shape[1]) if max(numbers) else [rows] * len(numbers)
+    by_rank = (
+        gather(padded[None], group)[0].view(len(numbers), -1, rows.shape[1]) if max(numbers) else [rows] * len(numbers)
+    )
     return torch.cat([part[:number] for part, number in zip(by_rank, numbers, strict=True)])
 
 
-def numbers_of_ranks(number: int, device: torch.device) -> tuple[int, ...]:
+def numbers_of_ranks(number: int, device: torch.device, group: Any) -> tuple[int, ...]:
     """Return the number of every rank."""
-    if world_size() == 1:
+    if world_size(group) == 1:
         return (number,)
-    return tuple(torch.cat(_from_all_ranks(torch.tensor([number], device=device))).tolist())
+    return tuple(torch.cat(_from_all_ranks(torch.tensor([number], device=device), group)).tolist())
 
 
-def total_of_ranks(x: Tensor) -> Tensor:
-    """Return the sum over ranks, without gradient."""
-    if world_size() > 1:
-        x = x.clone()
-        dist.all_reduce(x)
-    return x
+def mean_of_ranks(x: Tensor, group: Any) -> Tensor:
+    """Return the mean over ranks, without gradient."""
+    if world_size(group) == 1:
+        return x
+    x = x.clone()
+    dist.all_reduce(x, group=group)
+    return x / world_size(group)
 
 
-def gather_rows(name: str, rows: Tensor) -> Tensor:
+def gather_rows(name: str, rows: Tensor, group: Any) -> Tensor:
     """Gather rows ``[N, D]`` of one shape and dtype from all ranks, in rank order, without gradient."""
-    if world_size() == 1:
+    if world_size(group) == 1:
         return rows
-    check_that_ranks_agree(name, rows)
-    return torch.cat(_from_all_ranks(rows))
+    check_that_ranks_agree(name, rows, group)
+    return torch.cat(_from_all_ranks(rows, group))
 
 
 def check_that_ranks_agree(
     name: str,
     rows: Tensor,
-    labels: Tensor | None = None,
-    queue: Tensor | None = None,
+    group: Any,
+    labels: Maybe = None,
+    queue: Maybe = None,
     kind: int = 0,
     *,
     gradient: bool = False,
@@ -83,12 +105,12 @@ def check_that_ranks_agree(
     Raises:
         ValueError: on every rank, if ranks differ in shape, dtype, or use of labels, queue or gradients.
     """
-    if world_size() == 1:
+    if world_size(group) == 1:
         return torch.is_grad_enabled()
     n_views, (n, width) = len(rows) if rows.ndim == 3 else 1, rows.shape[-2:]
     used = labels is not None, queue is not None, gradient, torch.is_grad_enabled()
     facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used, kind], device=rows.device)
-    ranks = torch.stack(_from_all_ranks(facts)).tolist()
+    ranks = torch.stack(_from_all_ranks(facts, group)).tolist()
     for what, shown in (
         ("shape [N, D]", [facts[:2] for facts in ranks]),
         ("number of views", [facts[2] for facts in ranks]),
@@ -99,7 +121,7 @@ def check_that_ranks_agree(
         ("use of gradients", ["a gradient" if facts[6] else "none" for facts in ranks]),
     ):
         if any(fact != shown[0] for fact in shown):
-            listing = ", ".join(f"rank {number}: {fact}" for number, fact in enumerate(shown))
+            listing = ", ".join(f"rank {number}: {fact}" for number, fact in zip(_numbers(group), shown, strict=True))
             raise ValueError(f"{name}: expected the same {what} on every rank to gather, got {listing}")
     return any(facts[7] for facts in ranks)
 
@@ -107,23 +129,25 @@ def check_that_ranks_agree(
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def ring(*block: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+def ring(group: Any, *block: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
     """Yield the block of every rank in turn, this rank's own first, with the rank that it belongs to.
 
     The next block is on its way while the caller works on this one. Every rank has to go all the way round.
     """
-    for step in range(world_size()):
-        arrived = pass_on(*block) if step + 1 < world_size() else None
-        yield (rank() - step) % world_size(), block
+    size, own = world_size(group), rank(group)
+    for step in range(size):
+        arrived = pass_on(group, *block) if step + 1 < size else None
+        yield (own - step) % size, block
         block = arrived() if arrived is not None else block
 
 
-def pass_on(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+def pass_on(group: Any, *tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     """Begin to send tensors to the next rank; the result waits for those of the rank before, and returns them."""
     received = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors)
     sent = [tensor.contiguous() for tensor in tensors]
-    swaps = [dist.P2POp(dist.isend, tensor, (rank() + 1) % world_size()) for tensor in sent]
-    swaps += [dist.P2POp(dist.irecv, tensor, (rank() - 1) % world_size()) for tensor in received]
+    peers, own = _numbers(group), rank(group)  # torch counts peers over all processes
+    swaps = [dist.P2POp(dist.isend, tensor, peers[(own + 1) % len(peers)], group) for tensor in sent]
+    swaps += [dist.P2POp(dist.irecv, tensor, peers[own - 1], group) for tensor in received]
     requests = dist.batch_isend_irecv(swaps)
 
     def wait() -> tuple[Tensor, ...]:
@@ -139,29 +163,35 @@ class _Gather(torch.autograd.Function):
     """``x`` of every rank, stacked; backward, the sum over ranks of the gradients of this rank's ``x``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.stack(_from_all_ranks(x))
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return torch.stack(_from_all_ranks(x, group))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _SumOfOwn.apply(gradients[0])  # type: ignore[no-any-return]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _SumOfOwn.apply(gradients[0], ctx.group), None
 
 
 class _SumOfOwn(torch.autograd.Function):
     """Of ``x [ranks, ...]``, the sum over ranks of this rank's part: the adjoint of `_Gather`, which is its own."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        summed = x.contiguous().clone()
-        dist.all_reduce(summed)
-        return summed[dist.get_rank()]
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group, summed = group, x.contiguous().clone()
+        dist.all_reduce(summed, group=group)
+        return summed[dist.get_rank(group)]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _Gather.apply(gradients[0])  # type: ignore[no-any-return]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Gather.apply(gradients[0], ctx.group), None
 
 
-def _from_all_ranks(x: Tensor) -> list[Tensor]:
-    by_rank = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(by_rank, x.contiguous())
+def _from_all_ranks(x: Tensor, group: Any) -> list[Tensor]:
+    by_rank = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(by_rank, x.contiguous(), group=group)
     return by_rank
+
+
+def _numbers(group: Any) -> list[int]:
+    """Return the number of each rank of the group among all processes."""
+    return dist.get_process_group_ranks(dist.group.WORLD if group is None else group)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alphacl_plugins.arguments import Call, share_of
 from alphacl_plugins.checks import check_batch
+from alphacl_plugins.distributed import ALONE, world_size
 from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
 from alphacl_plugins.engines.blocks import in_blocks
@@ -21,11 +22,14 @@ from alphacl_plugins.functional import through_normalization, without_autocast
 from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
 from alphacl_plugins.pairs import Batch, assemble
+from alphacl_plugins.process_groups import InGroup, group_of
 from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.registry import reserve_options
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
     from typing_extensions import Unpack
 
     from alphacl_plugins.arguments import PairArguments
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 Maybe = Tensor | None
 
 
-class AlphaCLLoss(nn.Module):
+class AlphaCLLoss(InGroup):
     """Pair-weighted contrastive loss: gradient ascent on the energy E_α, with α chosen by a strategy.
 
     The gradient is that of ``-E / M`` over the M anchors, ``E = Σ_i (Σ_j α_ij D_ij - α_i+ D_i+)``, with α held fixed.
@@ -59,7 +63,11 @@ class AlphaCLLoss(nn.Module):
             - "kernel": by Triton on a GPU, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Direct, ...) without labels.
         gather_distributed: take negatives from all ranks: after DDP has averaged, parameter gradients equal those of
             one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes them round
-            in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels.
+            in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels. "auto" is
+            True if the group has several processes at the first batch, else False, and stays what it was then.
+        process_group: the processes that gather, as a ProcessGroup of torch.distributed or a 1-D DeviceMesh; None: the
+            default group. Averaged over the group, value and gradient are those of one process with the group's batch.
+            Deep copies have the same group. A pickle leaves it out: set ``process_group`` before the next batch.
         positives: with labels, rows of the anchor's class in all views ("all") or in the others ("other_views", for
             several captions of one image); those of its own view are then neither positives nor negatives.
         positives_as_negatives: the anchor's other positives stand among the negatives too (SupCon's form).
@@ -94,7 +102,8 @@ class AlphaCLLoss(nn.Module):
         detach_alpha: bool = True,
         reduction: Literal["mean", "none"] = "mean",
         block_size: BlockSize = "auto",
-        gather_distributed: bool | Literal["ring"] = False,
+        gather_distributed: bool | Literal["auto", "ring"] = False,
+        process_group: ProcessGroup | DeviceMesh | None = None,
         positives: Literal["all", "other_views"] = "all",
         positives_as_negatives: bool = False,
         ignore_label: int | None = None,
@@ -113,7 +122,9 @@ class AlphaCLLoss(nn.Module):
         self.block_size, self.gather_distributed = block_size, gather_distributed
         self.positives, self.positives_as_negatives = positives, positives_as_negatives
         self.ignore_label, self.scale = ignore_label, scale
+        self.process_group = group_of(process_group)
         check_options(self)
+        self._alone: bool | None = None  # what "auto" has found
         self._latest: Any = {}  # statistics, or the batch and the temperature that they are of
 
     def forward(
@@ -158,7 +169,7 @@ class AlphaCLLoss(nn.Module):
                 known = losses._replace(minus_energy=energy.detach())
                 value = self._value(known, batch.moved(batch.rows.detach()), scale) + scale * (energy - energy.detach())
                 value = value if weights is None else value * weights
-                return value.mean() * share_of(losses.found, weights, gathers) if mean else value  # type: ignore[no-any-return]
+                return value.mean() * share_of(losses.found, weights, self.gathering_group()) if mean else value  # type: ignore[no-any-return]
             in_tiles = gathers == "ring" or self.block_size == "kernel"
             engine = TwoPass.of(self, strategy, batch) if in_tiles else engine
             losses, gradient = engine(batch, weights, with_gradient=differentiable and mean)
@@ -177,7 +188,7 @@ class AlphaCLLoss(nn.Module):
                 return (
                     value
                     if weights is None and losses.found is None
-                    else value * share_of(losses.found, weights, gathers)
+                    else value * share_of(losses.found, weights, self.gathering_group())
                 )
             value = attach(value, rows, again, batch.rows, length, batch.queue)
             return value if weights is None else value * weights
@@ -221,12 +232,19 @@ class AlphaCLLoss(nn.Module):
         return stats
 
     def extra_repr(self) -> str:
-        """Show every option."""
-        return ", ".join(f"{x}={getattr(self, x)!r}" for x in OPTIONS[isinstance(self.strategy, nn.Module) :])
+        """Show every option but the process group."""
+        shown = (x for x in OPTIONS[isinstance(self.strategy, nn.Module) :] if x != "process_group")
+        return ", ".join(f"{x}={getattr(self, x)!r}" for x in shown)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies begin without the statistics of a batch, which a transform of torch.func may have left unreadable."""
-        return self.__dict__ | {"_latest": {}}
+        return super().__getstate__() | {"_latest": {}, "_alone": None}
+
+    def gathering_group(self) -> Any:
+        """Return the processes that share a batch; of "auto" the first batch decides."""
+        if self.gather_distributed == "auto":
+            self._alone = world_size(self.process_group) == 1 if self._alone is None else self._alone
+        return self.process_group if self.gather_distributed and not self._alone else ALONE
 
     @property
     def _learns(self) -> bool:

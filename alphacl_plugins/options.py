@@ -38,9 +38,11 @@ def check_options(loss: Any) -> None:
     check_choice("scale", loss.scale, ("paper", "ntxent"))
     if loss.scale == "ntxent" and plain(loss.strategy).usual_scale is None:
         raise ValueError(f'scale: expected "paper" with {loss.strategy!r}, which has no temperature, got "ntxent"')
-    check_choice("gather_distributed", loss.gather_distributed, (True, False, "ring"))
-    if loss.gather_distributed and not dist.is_available():
+    check_choice("gather_distributed", loss.gather_distributed, (True, False, "auto", "ring"))
+    if loss.gather_distributed in (True, "ring") and not dist.is_available():
         raise ValueError("gather_distributed: expected a torch build with torch.distributed, got one without")
+    if loss.process_group is not None and loss.gather_distributed is False:
+        raise ValueError('gather_distributed: expected True, "auto" or "ring" with a process_group, got False')
     _check_block_size(loss.block_size, loss.detach_alpha)
     if loss.block_size == "kernel" and exponent_of(loss.strategy) is None:
         raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from alphacl_plugins.arguments import Call, more_of, problem_of
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.distributed import check_that_ranks_agree, gather, rank, world_size
+from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
 from alphacl_plugins.engines.weights import Excluded, Positives
 from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
 from alphacl_plugins.rules import Rules, Said, by_mask
@@ -205,21 +205,23 @@ def assemble(
     queue, extra = (given.pop() if call.queue is not None else None), (given.pop() if extra is not None else None)
     rows, labels = torch.stack(views), None if call.labels is None else call.labels.long()
     differentiable, in_ring = torch.is_grad_enabled(), loss.gather_distributed == "ring" and not whole
-    gathering = loss.gather_distributed and not in_ring
+    across = around = ALONE
     if loss.gather_distributed:
+        group = loss.gathering_group()
+        across, around = (ALONE, group) if in_ring else (group, ALONE)
         in_backward = rows.requires_grad and (not in_ring or loss.reduction == "none")
         kind = 0 if plain else -1 if problem is not None else call.kind
-        differentiable = check_that_ranks_agree("z", rows, labels, queue, kind, gradient=in_backward)
-        check_batch(views, call, loss.negatives, world_size())  # earlier, other ranks would wait for ever
+        differentiable = check_that_ranks_agree("z", rows, group, labels, queue, kind, gradient=in_backward)
+        check_batch(views, call, loss.negatives, world_size(group))  # earlier, other ranks would wait for ever
         if problem is not None:
             raise problem
-        if gathering and (loss.negatives != "queue" or labels is not None):
-            rows, first = gather(rows), rank() * n
-            labels = None if labels is None else gather(labels.view(1, -1, 1)).flatten()
+        if not in_ring and (loss.negatives != "queue" or labels is not None):
+            rows, first = gather(rows, group), rank(group) * n
+            labels = None if labels is None else gather(labels.view(1, -1, 1), group).flatten()
     shape, weights, rows = rows.shape, None, rows.flatten(0, 1)
-    said = Said(extra_of_ranks=(0,) * world_size()) if in_ring else Said()
+    said = Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else Said()
     if not plain:
-        rows, labels, said, weights = more_of(loss, call, rows, shape, n, extra, labels, in_ring)
+        rows, labels, said, weights = more_of(loss, call, rows, shape, n, extra, labels, across, around)
     unit = rows if graph else rows.detach()
     if loss.l2_normalize:
         unit, length = unit_and_length(unit, dtype)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,15 @@ from torch import Tensor, nn
 from alphacl_plugins.caller_warnings import warn_caller
 from alphacl_plugins.checks import check_bool, check_choice, check_count, check_matrix, check_width
 from alphacl_plugins.distributed import gather_rows
+from alphacl_plugins.process_groups import InGroup, group_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+    from typing_extensions import Self
 
 
-class EmbeddingQueue(nn.Module):
+class EmbeddingQueue(InGroup):
     """First in, first out: the latest ``size`` keys, as negatives for `AlphaCLLoss`.
 
     One step of MoCo, with ``criterion = AlphaCLLoss("infonce", negatives="queue", symmetric=False)``::
@@ -39,6 +44,9 @@ class EmbeddingQueue(nn.Module):
             rank. False: each rank holds its own keys, unless the queue is part of a DistributedDataParallel module
             that synchronises its buffers (its default): the rows of rank 0 then replace the others at every forward
             pass.
+        process_group: the processes whose keys enter, as a ProcessGroup of torch.distributed or a 1-D DeviceMesh; None:
+            the default group. Deep copies have the same group. A pickle leaves it out: set ``process_group`` before the
+            next keys.
         overflow: where a batch goes beyond the last row, "wrap" continues at row 0, so that the queue always holds
             exactly the latest ``size`` keys. "drop" leaves out the rest of the batch, and the next batch begins at row
             0, as in lightly's memory bank.
@@ -60,7 +68,13 @@ class EmbeddingQueue(nn.Module):
     pointer: Tensor
 
     def __init__(
-        self, size: int, dim: int | None = None, *, gather_distributed: bool = False, overflow: str = "wrap"
+        self,
+        size: int,
+        dim: int | None = None,
+        *,
+        gather_distributed: bool = False,
+        process_group: ProcessGroup | DeviceMesh | None = None,
+        overflow: str = "wrap",
     ) -> None:
         super().__init__()
         check_count("size", size)
@@ -68,9 +82,12 @@ class EmbeddingQueue(nn.Module):
             check_count("dim", dim)
         check_bool("gather_distributed", gather_distributed)
         check_choice("overflow", overflow, ("wrap", "drop"))
+        if process_group is not None and not gather_distributed:
+            raise ValueError("gather_distributed: expected True with a process_group, got False")
         self.size = size
         self.dim = dim
         self.gather_distributed = gather_distributed
+        self.process_group = group_of(process_group)
         self.overflow = overflow
         self._copied_without_width = False
         self.register_buffer("embeddings", torch.empty(size, 0))
@@ -117,7 +134,7 @@ class EmbeddingQueue(nn.Module):
         check_matrix("keys", keys)
         keys = keys.to(self.embeddings.dtype)
         if self.gather_distributed:
-            keys = gather_rows("keys", keys)
+            keys = gather_rows("keys", keys, self.process_group)
         if self.embeddings.shape[1] == 0:
             self._begin(keys.shape[1], warn=True)
         check_width("keys", keys, "the queue", self.embeddings)
@@ -135,15 +152,13 @@ class EmbeddingQueue(nn.Module):
         self.pointer.copy_(end)
 
     def extra_repr(self) -> str:
-        """Show every option."""
+        """Show every option but the process group."""
         names = ("size", "dim", "gather_distributed", "overflow")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingQueue:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy, and remember a copy that has no width."""
-        clone = self.__class__.__new__(self.__class__)
-        memo[id(self)] = clone
-        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        clone = super().__deepcopy__(memo)
         self._copied_without_width = self.embeddings.shape[1] == 0
         return clone
 

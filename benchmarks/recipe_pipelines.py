@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from launched import one_process
 from recipe import protocol
 from recipe.pretraining import Pretraining
 from recipe.settings import Settings
@@ -109,14 +110,11 @@ def recipe(module: Pretraining, device: torch.device) -> BatchSeconds:
             max_steps=warm_up + n,
             max_epochs=-1,
             accelerator="cuda" if device.type == "cuda" else "cpu",
-            devices=1,
             precision=precision_of(module.settings),
             benchmark=device.type == "cuda",
             callbacks=[timer],
-            logger=False,
-            enable_checkpointing=False,
             enable_progress_bar=False,
-            enable_model_summary=False,
+            **one_process(),
         )
         with redirect_stdout(io.StringIO()):  # the line of the epoch
             trainer.fit(module)

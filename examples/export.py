@@ -18,7 +18,7 @@ from provenance import replace_file
 from recipe.protocol import DATASETS
 from recipe.results import FILE, read_result
 from recipe.stopping import in_one_line
-from recipe.training import read_checkpoint
+from recipe.training import check_finite, read_checkpoint
 
 PREFIX = "network.backbone."
 
@@ -39,13 +39,14 @@ def read_trained(checkpoint: Path) -> Trained:
     Args:
         checkpoint: ``last.ckpt`` or ``epoch-<n>.ckpt`` in the folder of a run, whose result says what it is of.
 
-    Raises: OSError if a file is missing; ValueError if it is no checkpoint of a recipe, or its weights are not those
-        of the backbone.
+    Raises: OSError if a file is missing; ValueError if it is no checkpoint of a recipe, or its weights are not finite
+        or not those of the backbone.
     """
     try:
         saved = read_checkpoint(checkpoint)
     except ValueError as error:
         raise ValueError(f"checkpoint: expected one of a recipe, got {checkpoint}") from error
+    check_finite(saved, checkpoint)
     run = read_result(checkpoint.parent / FILE)
     name, image_size, dataset = run["backbone"], run["data"]["image_size"], DATASETS[run["dataset"]]
     weights = {key.removeprefix(PREFIX): value for key, value in saved["state_dict"].items() if key.startswith(PREFIX)}
@@ -67,7 +68,7 @@ def export(checkpoint: Path, output: Path | None = None) -> Path:
     """
     path = output or checkpoint.with_suffix(".pth")
     if path == checkpoint:
-        raise ValueError(f"output: expected another file than the checkpoint, got {output}")
+        raise ValueError(f"output: expected another file than the checkpoint, got {path}")
     trained = read_trained(checkpoint)
     replace_file(path, lambda part: torch.save(trained.backbone.state_dict(), part))
     print(

@@ -20,6 +20,11 @@ SPLIT_SEED = 0
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """What macOS, Synology, Windows and Linux put beside one's files; the first two hold copies of images."""
 
+OTHER_IMAGES = (
+    ".avif", ".dcm", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".tga"
+)  # fmt: skip
+"""Endings of images that are not read; a folder that has some is refused, as a part of it would be left out."""
+
 LEAST_USED = 1 / 4
 """Of the range of 16 bits, by the brightest pixel of all: less are 14, 12 or 8 bits stored in 16."""
 
@@ -29,13 +34,17 @@ Labels = npt.NDArray[np.int64]
 def list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], Labels]:
     """Return the class folders, their image files in order, and the files' labels.
 
-    Raises: FileNotFoundError if the folder or the images of a class are missing; ValueError for fewer than two classes.
+    Raises: FileNotFoundError if the folder or the images of a class are missing; ValueError for fewer than two classes,
+        or images beside the class folders.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"data_root: expected a folder {folder.name}/ beside train/, got none at {folder}")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    classes = class_folders(folder)
     if len(classes) < 2:
         raise ValueError(f"data_root: expected at least 2 class folders in {folder}, got {len(classes)}")
+    for path in folder.iterdir():
+        if _is_image(path.name) and path.is_file():
+            raise ValueError(f"data_root: expected images in the class folders alone, got one beside them: {path}")
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -43,6 +52,11 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], Labels]:
         files += found
         labels += [label] * len(found)
     return tuple(classes), files, np.array(labels)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, in order; hidden and system folders are left out."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
 
 
 def is_flat(folder: Path) -> bool:
@@ -54,8 +68,8 @@ def is_flat(folder: Path) -> bool:
 def images_in(folder: Path) -> list[Path]:
     """Return the image files of a folder and of all folders in it, in order; hidden and system files are left out.
 
-    Raises: FileNotFoundError if there are none; OSError if a folder cannot be read; ValueError if links lead to one
-        folder twice.
+    Raises: FileNotFoundError if there are none; OSError if a folder cannot be read; ValueError for images of a kind
+        that is not read, or if links lead to one folder twice.
     """
     found: list[Path] = []
     seen: set[str] = set()
@@ -64,7 +78,13 @@ def images_in(folder: Path) -> list[Path]:
             raise ValueError(f"data_root: expected every folder once, got a link to one that was read: {parent}")
         seen.add(place)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        found += [Path(parent, name) for name in sorted(names) if _is_image(name)]
+        shown = [name for name in sorted(names) if not _is_hidden(name)]
+        if other := [name for name in shown if name.lower().endswith(OTHER_IMAGES)]:
+            kinds = ", ".join(IMG_EXTENSIONS)
+            raise ValueError(
+                f"data_root: expected images of kinds that are read ({kinds}), got {Path(parent, other[0])}"
+            )
+        found += [Path(parent, name) for name in shown if _is_image(name)]
     if not found:
         raise FileNotFoundError(f"data_root: expected images ({', '.join(IMG_EXTENSIONS)}), got none in {folder}")
     return found

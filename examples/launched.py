@@ -1,10 +1,11 @@
-"""Processes that torchrun or SLURM has started, and what Lightning does under SLURM by itself."""
+"""Processes that something else has started: torchrun's and SLURM's, and what Lightning does under SLURM by itself."""
 
 import os
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from alphacl_solo_learn.launched import check_launched
 
@@ -14,8 +15,12 @@ ONE_PROCESS = "it trains in one process"
 
 
 def without_requeue() -> list[SLURMEnvironment]:
-    """Return plugins for a Trainer that keeps its own checkpoints: under SLURM, Lightning does not resume by itself."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    """Return plugins for a Trainer that keeps its own checkpoints: under SLURM, Lightning does not resume by itself.
+
+    Under torchrun there is nothing to turn off, and a plugin would replace torchrun's numbers of processes by SLURM's.
+    """
+    by_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if by_slurm else []
 
 
 def one_process() -> dict[str, Any]:

@@ -4,14 +4,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-"""Tags of TIFF, and a value of the second."""
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO, SAMPLE_FORMAT, SIGNED = 258, 262, 0, 339, 2
+"""Tags of TIFF, each of the last two with a value."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the image as RGB: grey of 12 or 16 bits is scaled by the range of its type, transparency is dropped.
 
-    Raises: ValueError for pixels whose range is not known: floats and integers of 32 bits or with a sign.
+    Raises: ValueError for pixels whose range is not known: floats, and integers of 32 bits or with a sign.
     """
     if bits := _depth(image):
         values, top = _values(image), 2**bits - 1
@@ -29,7 +29,8 @@ def used_range(image: Image.Image) -> float | None:
 
 def _depth(image: Image.Image) -> int | None:
     """Bits of a pixel of one deep channel; None where Pillow's own conversion is right."""
-    if not image.mode.startswith(("I", "F")):
+    signed = image.format == "TIFF" and SIGNED in image.tag_v2.get(SAMPLE_FORMAT, ())  # type: ignore[attr-defined]
+    if not image.mode.startswith(("I", "F")) and not signed:
         return None
     if image.format == "TIFF" and image.mode.startswith("I;16"):
         return int(image.tag_v2[BITS_PER_SAMPLE][0])  # type: ignore[attr-defined]  # of Pillow's TIFF images

@@ -63,7 +63,7 @@ def commit(folder: Path) -> str | None:
 
 def check_writable(folder: Path) -> None:
     """Raise OSError unless files can be written in a folder, which need not exist: before hours go into them."""
-    place = next(path for path in (folder, *folder.parents) if path.exists())
+    place = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

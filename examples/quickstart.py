@@ -33,6 +33,7 @@ from quickstart_evaluation import evaluate
 from quickstart_picture import draw_picture
 from quickstart_report import UNTRAINED, Run, print_table, save_json
 from quickstart_training import Network, Training, augmentation, fingerprint, fit
+from recipe.stopping import held
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Settings:
     """CPU threads. Default: 1 for the digits, where more gain little and are slow beside other work; for a folder, as
     many as the libraries take by themselves."""
     output: Path = Path(".runs/quickstart")
-    """Folder for quickstart.png and quickstart.json."""
+    """Folder for quickstart.png and quickstart.json; those of an earlier run are replaced."""
 
 
 def main(settings: Settings) -> list[Run]:
@@ -127,15 +128,15 @@ def run(settings: Settings, images: Images) -> list[Run]:
             for result in run_seed(settings, images, seed):
                 runs.append(result)
                 console.print(progress_line(result), highlight=False)
+        print_table(console, runs)
+        save_json(
+            settings.output / "quickstart.json",
+            runs,
+            settings=asdict(settings),
+            data=images.description,
+            seconds=time.perf_counter() - started,
+        )
         draw_picture(settings.output / "quickstart.png", runs, images)
-    print_table(console, runs)
-    save_json(
-        settings.output / "quickstart.json",
-        runs,
-        settings=asdict(settings),
-        data=images.description,
-        seconds=time.perf_counter() - started,
-    )
     console.print(f"Picture and numbers: {settings.output}/quickstart.png, quickstart.json", highlight=False)
     return runs
 
@@ -169,9 +170,10 @@ def command_line() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     try:
         images = prepare(settings)
+        with held(settings.output):
+            run(settings, images)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f"quickstart: {error}")
-    run(settings, images)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def evaluate(network: Network, images: Images, augment: nn.Module, seed: int) ->
         torch.manual_seed(seed)
         first, second = (normalize(torch.cat([network(augment(batch)) for batch in few])) for _ in range(2))
     embeddings = normalize(network.head(test[:GEOMETRY_IMAGES]))
+    if not (train.isfinite().all() and test.isfinite().all() and embeddings.isfinite().all()):
+        raise ValueError("features: expected finite numbers, got others; the training has diverged")
     test_features = test.numpy()
     return Scores(
         **_accuracies(train.numpy(), images.train_labels, test_features, images.test_labels, seed),

@@ -30,6 +30,7 @@ from paired.report import print_report, write_report
 from paired.run import Protocol, build, execute, from_settings
 from paired.schedule import Study
 from paired.settings import Settings
+from recipe.results import other_images
 from recipe.stopping import held, in_one_line
 from recipe.training import check_gpu
 
@@ -105,8 +106,8 @@ def repeat(path: Path, data_root: Path, console: Console) -> None:
     check_gpu(protocol.device)
     parts = images.load(protocol.dataset, data_root, protocol.image_size, protocol.limit)
     data = parts.tuning if one.kind == "tuning" else parts.judging
-    if data.as_dict()["sha256"] != content["data"]["sha256"]:
-        raise ValueError(f"data_root: expected the images of {path.name}, got others in {data_root}")
+    if other := other_images(content["data"], data.as_dict()):
+        raise ValueError(f"data_root: expected the images of {path.name}, got {other[0]}")
     torch.set_num_threads(content["threads"])
     again = execute(one, protocol, parts)
     same = {name: again[name] == content[name] for name in REPEATED}

@@ -39,6 +39,7 @@ from alphacl_plugins.strategies import StrategyOptions
 from launched import ONE_PROCESS, check_launched, one_process
 from provenance import check_writable, environment, replace_file
 from quickstart_data import load_digits
+from recipe.stopping import held, in_one_line
 
 HIDDEN, EMBEDDING, DROPOUT = 256, 64, 0.2
 LOOK_EVERY = (
@@ -69,7 +70,7 @@ class Settings:
     first_seed: int = 0
     """Seeds are first_seed, first_seed + 1, ..."""
     output: Path = Path(".runs/two_encoders")
-    """Folder for two_encoders.json."""
+    """Folder for two_encoders.json; that of an earlier run is replaced."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("seeds", 1)):
@@ -171,9 +172,14 @@ def recall(queries: Tensor, targets: Tensor, k: int) -> float:
 
 @torch.no_grad()
 def evaluate(model: TwoEncoders, pairs: Pairs) -> dict[str, float]:
-    """Return recall@1 and @5 in both directions."""
+    """Return recall@1 and @5 in both directions.
+
+    Raises: ValueError if an embedding is not finite: the training diverged.
+    """
     model.eval()
     left, right = model.left(pairs.left), model.right(pairs.right)
+    if not (left.isfinite().all() and right.isfinite().all()):
+        raise ValueError("embeddings: expected finite numbers, got others; the training has diverged")
     values = [recall(*directed, k) for directed in ((left, right), (right, left)) for k in (1, 5)]
     return dict(zip(COLUMNS, values, strict=True))
 
@@ -271,9 +277,12 @@ def cell(mean: float | None, standard_error: float | None) -> str:
     return f"{mean:.1f}" if standard_error is None else f"{mean:.1f} ± {standard_error:.1f}"
 
 
-if __name__ == "__main__":
+def command_line() -> None:
+    """Run with the options of the command line; an error that a user can mend is one line."""
     settings = tyro.cli(Settings, description=__doc__)
-    try:
+    with in_one_line(), held(settings.output):
         main(settings)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    command_line()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins.distributed import pass_on, rank, ring, world_size
+from alphacl_plugins.distributed import ALONE, pass_on, rank, ring, world_size
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import centre_of
 from alphacl_plugins.metrics import batch_statistics
@@ -80,29 +80,29 @@ class Constants(NamedTuple):
 class TwoPass:
     """The engine: the first call makes both passes, a call with weights the second one alone.
 
-    In a ring the blocks of all ranks pass by, and every rank has to take part in every pass.
+    The blocks of all ranks of the process group pass by, in a ring, and every rank has to take part in every pass. With
+    `ALONE` there is this rank's block only.
     """
 
     stats: dict[str, Tensor]  # of the batch, after the first call
 
-    def __init__(self, strategy: Separable, tiles: TorchTiles | TritonTiles, *, in_ring: bool) -> None:
-        self._strategy, self._tiles, self._in_ring, self._constants = strategy, tiles, in_ring, None  # type: Any, Any, bool, Any
+    _constants: Any = None  # of the anchors, after the first call
+
+    def __init__(self, strategy: Separable, tiles: TorchTiles | TritonTiles, process_group: Any) -> None:
+        self._strategy, self._tiles, self._process_group = strategy, tiles, process_group
 
     @staticmethod
     def of(loss: Any, strategy: Any, batch: Batch) -> TwoPass:
         """Return the engine that a loss asks for; `check_options` has seen that the strategy's weights factor."""
-        in_ring = loss.gather_distributed == "ring"
+        group = loss.process_group if loss.gather_distributed == "ring" else ALONE
         if loss.block_size == "kernel":
             from alphacl_plugins.engines.triton_tiles import TritonTiles  # needs Triton
 
-            return TwoPass(strategy, TritonTiles.of(strategy, batch), in_ring=in_ring)
+            return TwoPass(strategy, TritonTiles.of(strategy, batch), group)
         from alphacl_plugins.engines.torch_tiles import TorchTiles
 
-        return TwoPass(
-            strategy,
-            TorchTiles(strategy, batch, 512 if loss.block_size == "auto" else loss.block_size),
-            in_ring=in_ring,
-        )
+        side = 512 if loss.block_size == "auto" else loss.block_size
+        return TwoPass(strategy, TorchTiles(strategy, batch, side), group)
 
     def __call__(
         self, batch: Batch, weights: Tensor | None = None, *, with_energy: bool = True, with_gradient: bool = True
@@ -145,11 +145,11 @@ class TwoPass:
         return OfPositives(torch.full_like(d2[:, :1], d2.shape[1]), *parts), pos  # type: ignore[arg-type]
 
     def _second_pass(self, batch: Batch, weights: Tensor) -> Tensor:
-        travels, arriving = self._in_ring and world_size() > 1, None
+        travels, arriving = world_size(self._process_group) > 1, None
         beta = weights if batch.labels is not None else weights * self._beta
         total = batch.pull_of_views(batch.other_views()[0], beta)
         n_rows = batch.views[..., 0].numel() + batch.said.n_extra
-        for at_home, pairs in _blocks(batch, self._in_ring):
+        for at_home, pairs in _blocks(batch, self._process_group):
             of_block = torch.zeros_like(batch.rows[:n_rows]) if travels else total
             for group, a, b in pairs:
                 moving = group.moving if at_home else len(b.z)
@@ -164,16 +164,17 @@ class TwoPass:
             if arriving is not None:
                 of_block += arriving()[0]
                 del arriving
-            arriving = pass_on(of_block) if travels else None
+            arriving = pass_on(self._process_group, of_block) if travels else None
             del pairs, b, b_j, of_block  # a ring holds as little as it can
         if arriving is not None:
             total[:n_rows] += arriving()[0]
         return total
 
     def _pull_of_samples(self, batch: Batch, group: Group, a: Rows, weights: Tensor, total: Tensor) -> None:
-        for i in _pieces(0, len(a.z), self._tiles.side):
+        tiles: Any = self._tiles  # no kernels, which refuse such negatives
+        for i in _pieces(0, len(a.z), tiles.side):
             constants = self._constants.of(slice(group.first + i.start, group.first + i.stop), weights)
-            of_rows, of_own = self._tiles.pulls_of_samples(group, a.part(i), i.start, i.stop, constants)
+            of_rows, of_own = tiles.pulls_of_samples(group, a.part(i), i.start, i.stop, constants)
             a.part(i).subtract(total, of_rows)
             total[-of_own[..., 0].numel() :].sub_(of_own.flatten(0, 1))
 
@@ -182,7 +183,8 @@ class TwoPass:
     ) -> Any:
         """Merge what the tiles of each anchor give, in the order of the loss; a tile is told its anchors' places."""
         found: dict[int, Any] = {}
-        for at_home, pairs in _blocks(batch, self._in_ring):
+        tiles: Any = self._tiles
+        for at_home, pairs in _blocks(batch, self._process_group):
             for group, a, b in pairs:
                 for i, _, a_i, b_j in self._cut(a, b, len(b.z)):
                     anchors = slice(group.first + i.start, group.first + i.stop)
@@ -191,7 +193,7 @@ class TwoPass:
                 if at_home and with_samples and group.own is not None:
                     for i in _pieces(0, len(a.z), self._tiles.side):
                         part, start = (
-                            self._tiles.sums_of_samples(group, a.part(i), i.start, i.stop),
+                            tiles.sums_of_samples(group, a.part(i), i.start, i.stop),
                             group.first + i.start,
                         )
                         found[start] = part if start not in found else found[start].merged(part)
@@ -211,16 +213,16 @@ def _pieces(start: int, stop: int, side: int) -> list[slice]:
     return [slice(i, min(i + side, stop)) for i in range(start, stop, side)]
 
 
-def _blocks(batch: Batch, in_ring: bool) -> Iterator[tuple[bool, list[tuple[Group, Rows, Rows]]]]:
+def _blocks(batch: Batch, process_group: Any) -> Iterator[tuple[bool, list[tuple[Group, Rows, Rows]]]]:
     """Yield each block: whether it is this rank's own, with the queue; for each group its anchors and columns."""
-    (n_views, n, _), home, groups, said = batch.views.shape, rank() if in_ring else 0, batch.groups(0.0), batch.said
+    (n_views, n, _), home, groups, said = batch.views.shape, rank(process_group), batch.groups(0.0), batch.said
     own = [(group, *rows_of(batch, group, home)) for group in groups]
-    if not in_ring or not any(group.column_views for group in groups):
+    if not any(group.column_views for group in groups):
         yield True, own
         return
     n_rows, each = n_views * n + said.n_extra, {"labels": batch.labels, "ids": said.ids, "counts": said.counts}
     facts: Any = {name: fact[: n + said.n_extra] for name, fact in each.items() if fact is not None}
-    for origin, (rows, *values) in ring(batch.rows[:n_rows], *facts.values()):
+    for origin, (rows, *values) in ring(process_group, batch.rows[:n_rows], *facts.values()):
         if origin == home:
             yield True, own
             continue

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from image_folder import Labels, stratified_order, take
+from image_folder import Labels, class_folders, stratified_order, take
 from recipe import data as data_sets
 from recipe import protocol
 from recipe.data import Data, Images
@@ -99,7 +99,7 @@ def _folder(root: Path, image_size: int) -> protocol.Dataset:
     train = root / "train"
     if not train.is_dir():
         raise FileNotFoundError(f"data_root: expected train/<class>/* and test/<class>/* in a folder, got {root}")
-    classes = sum(path.is_dir() and not path.name.startswith(".") for path in train.iterdir())
+    classes = len(class_folders(train))
     usual = protocol.STL if image_size > LARGE else protocol.CIFAR
     zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return protocol.Dataset(root.resolve().name, classes, 0, 0, 0, image_size, zeros, ones, usual)

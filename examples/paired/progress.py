@@ -62,7 +62,8 @@ class Bar:
         self.finished += 1
         self.seen.append(sum(content["seconds"].values()))
         number = content["effective_negatives"]
-        what = "diverged" if number is None else f"{number:.0f} effective negatives"
+        diverged = content["diverged"] is not None or number is None
+        what = "diverged" if diverged else f"{number:.0f} effective negatives"
         elapsed = time.perf_counter() - self.began
         self.console.print(
             f"[{self.finished}/{self.total}] {run.name}: probe {content['probe']:.1f} %, kNN {content['knn']:.1f} %, "

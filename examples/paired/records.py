@@ -11,6 +11,7 @@ from paired.images import Parts
 from paired.losses import Loss
 from paired.run import Kind, Protocol, Run, settings_of
 from provenance import replace_file
+from recipe.results import other_images
 
 STUDY = "study.json"
 RUNS = "runs"
@@ -47,8 +48,8 @@ class Records:
             for name, value in asdict(asked).items()
             if self.study["asked"].get(name) != value
         ]
-        if self.study["data"] != data:
-            other.append("other images")
+        for part in ("judging", "tuning"):
+            other += other_images(self.study["data"][part], data[part])
         if other:
             raise ValueError(
                 f"output: expected the settings of the study in {self.folder}, got others: {', '.join(other)}; "

@@ -104,13 +104,16 @@ def tried(records: Records) -> dict[str, list[str]]:
     for content in tuning_runs(records):
         options = _short(content["loss"]["options"], content["row"])
         number = content["effective_negatives"]
-        shown = "diverged" if number is None else f"{content['probe']:.1f} % ({number:.0f})"
+        diverged = content["diverged"] is not None or number is None
+        shown = "diverged" if diverged else f"{content['probe']:.1f} % ({number:.0f})"
         lines.setdefault(content["row"], []).append(f"{options or 'nothing to tune'}: {shown}")
     return lines
 
 
 def _options(row: Judged) -> str:
-    return _short(dict(row.loss.options), row.row) or "its own defaults"
+    options = _short(dict(row.loss.options), row.row) or "its own defaults"
+    diverged = sum(run["diverged"] is not None for run in row.runs.values())
+    return f"{options}; {diverged} of {len(row.runs)} diverged, as good as a guess" if diverged else options
 
 
 def _short(options: dict[str, object], row: str) -> str:

@@ -18,7 +18,7 @@ from provenance import replace_file
 from recipe.protocol import Dataset
 
 SPLITS = ("train", "test", "unlabeled")
-DECODER = 2
+DECODER = 3
 """Number of the way in which `decode` turns files into pixels: a new one for other pixels."""
 
 

@@ -1,6 +1,7 @@
 """The result of a run as JSON: what was trained, on what, where, and how it was judged; whole at any moment."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from recipe.training import resolved_precision
 FILE = "result.json"
 HARMLESS = ("epochs", "eval_epochs", "knn_every", "data_format", "device", "compile")
 """Options that a resumed run may change: they do not change what is trained (epochs: by the paper's schedule)."""
+ADDRESS = r" at 0x[0-9a-fA-F]+"
+"""In the words of a strategy that has none of its own; another one in each process."""
 KEPT = ("evaluations", "host_linear", "curve", "times", "environments")
 """What a resumed run adds to."""
+ALWAYS = ("host", "dataset", "backbone", "strategy", "settings", "data")
+"""What every result says beside that."""
 
 
 class Result:
@@ -113,7 +118,7 @@ def read_result(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"results: expected JSON in {path}, got something else: {error}") from error
-    if not isinstance(content, dict) or not {*KEPT, "host", "dataset", "settings", "data"} <= content.keys():
+    if not isinstance(content, dict) or not {*KEPT, *ALWAYS} <= content.keys():
         raise ValueError(f"results: expected the result of a recipe in {path}, got another JSON")
     return content
 
@@ -124,17 +129,22 @@ def _check_same_run(earlier: dict[str, Any], content: dict[str, Any], folder: Pa
             f"output: expected a folder without a run, got {folder}; --resume goes on with it, --output puts this "
             "one elsewhere"
         )
-    old, new = {"schedule": "paper"} | earlier["settings"], content["settings"]  # which early results do not name
+    old, new = {"schedule": "paper"} | _options(earlier), _options(content)  # which early results do not name
     harmless = [name for name in HARMLESS if name != "epochs" or new["schedule"] == "paper"]
     other = [
         f"{name}={old.get(name)} (now {value})"
         for name, value in new.items()
         if name not in harmless and old.get(name) != value
     ]
-    if earlier["data"]["sha256"] != content["data"]["sha256"]:
-        other.append(f"other images ({_images(earlier['data'])}; now {_images(content['data'])})")
+    other += other_images(earlier["data"], content["data"])
     if other:
         raise ValueError(f"resume: expected the settings of the run in {folder}, got others: {', '.join(other)}")
+
+
+def _options(content: dict[str, Any]) -> dict[str, Any]:
+    """Return all that makes a run: its settings, the library that trains, and what the options mean as pair weights."""
+    weights = re.sub(ADDRESS, "", content["strategy"])
+    return {**content["settings"], "host": content["host"], "weights": weights}
 
 
 def counts_of(data: dict[str, Any]) -> str:
@@ -144,6 +154,12 @@ def counts_of(data: dict[str, Any]) -> str:
     '50,000 train + 10,000 test'
     """
     return " + ".join(f"{data[split]:,} {split}" for split in SPLITS if data[split])
+
+
+def other_images(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say how the images of a run differ from those that it had; nothing if their pixels and labels are the same."""
+    same = earlier["sha256"] == now["sha256"]
+    return [] if same else [f"other images ({_images(earlier)}; now {_images(now)})"]
 
 
 def _images(data: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from recipe.pretraining import Pretraining
 from recipe.results import Result, counts_of
 from recipe.settings import Settings
 from recipe.stopping import held, in_one_line
-from recipe.training import LAST, check_device, device_of, loggers, quiet, read_checkpoint, train
+from recipe.training import LAST, check_device, check_finite, device_of, loggers, quiet, read_checkpoint, train
 
 
 def main(dataset: str, backbone: str, description: str) -> None:
@@ -81,6 +81,7 @@ def evaluate(module: Pretraining, checkpoint: Path, result: Result, epochs: int)
     saved = read_checkpoint(checkpoint)
     result.set_curve(saved["recipe"]["curve"], len(module.steps) * module.settings.batch_size)
     if not module.data.labelled:
+        check_finite(saved, checkpoint)
         result.save()
         print(f"after {_epochs(epochs)}: no evaluation, as there are no labels\nresult: {result.path}", flush=True)
         return

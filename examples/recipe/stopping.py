@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from provenance import replace_file
+from provenance import check_writable, replace_file
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 """SIGUSR1 is what SLURM is usually told to send before a job's time is over."""
@@ -47,8 +47,9 @@ def in_one_line(*more: type[Exception], goes_on: str = "") -> Iterator[None]:
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes from the folder of a run; the system lets go of it when a process ends, however it does.
 
-    Raises: ValueError if another process has it.
+    Raises: OSError if it cannot be written; ValueError if another process has it.
     """
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

@@ -4,7 +4,6 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -96,11 +95,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever the bytes make of PyTorch's reader
         raise ValueError(f"resume: expected a checkpoint, got a file that cannot be read as one: {path}") from error
-    if "recipe" not in saved:
+    if not isinstance(saved, dict) or "recipe" not in saved:
         raise ValueError(f"resume: expected a checkpoint of a recipe, got another one: {path}")
     return saved
+
+
+def check_finite(saved: dict[str, Any], path: Path) -> None:
+    """Raise ValueError if a weight in the content of a checkpoint is not finite: the training diverged."""
+    if not all(value.isfinite().all() for value in saved["state_dict"].values()):
+        raise ValueError(f"weights: expected finite numbers, got others in {path}; the training has diverged")
 
 
 def loggers(folder: Path) -> list[Logger]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from provenance import replace_file
 from recipe import protocol
-from recipe.results import FILE, read_result
+from recipe.results import FILE, other_images, read_result
 from recipe.settings import Settings
 from tables.paper import ROWS, TABLES, reported
 from tables.solo_host import SoloLearn
@@ -95,8 +95,13 @@ class Cell:
         return None
 
     def keep(self) -> Path:
-        """Copy the result to where it is kept, whole or not at all; return that place."""
+        """Copy the result to where it is kept, whole or not at all; return that place.
+
+        Raises: ValueError if a result of other images is kept there.
+        """
         kept = self.kept
+        if kept.exists() and (other := other_images(read(kept)["data"], read(self.result)["data"])):
+            raise ValueError(f"results: expected the images of {kept}, got {other[0]}; --results keeps them elsewhere")
         replace_file(kept, lambda part: shutil.copyfile(self.result, part))
         return kept
 
@@ -154,8 +159,10 @@ def changed_settings(dataset: str, backbone: str, settings: Content) -> list[str
 
 
 def row_of(content: Content) -> str | None:
-    """Return the row of the paper's tables whose loss a result has, if there is one."""
-    return next((row.name for row in ROWS.values() if Settings(**row.options).label == content["loss"]), None)
+    """Return the row of the paper's tables whose loss a result has, by name and by pair weights, if there is one."""
+    rows = ((row.name, Settings(**row.options)) for row in ROWS.values())
+    loss = content["loss"], content["strategy"]
+    return next((name for name, settings in rows if (settings.label, repr(settings.build_strategy())) == loss), None)
 
 
 def arguments(settings: Any, default: Any) -> Iterator[str]:

@@ -38,12 +38,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from alphacl_plugins.strategies import AnyStrategy, build_strategy
 from alphacl_sklearn import ContrastivePCA
 from image_folder import take
-from provenance import check_writable, environment, replace_file
+from provenance import environment, replace_file
 from quickstart_data import load_digits
 from recipe.data import load
 from recipe.network import Network
 from recipe.protocol import DATASETS
-from recipe.training import read_checkpoint
+from recipe.results import FILE, read_result
+from recipe.stopping import held, in_one_line
+from recipe.training import check_finite, read_checkpoint
 
 Array = npt.NDArray[np.float32]
 AS_THEY_ARE = "features as they are"
@@ -78,7 +80,7 @@ class Settings:
     seed: int = 0
     """Of the second views."""
     output: Path = Path(".runs/theory")
-    """Folder of the results."""
+    """Folder of the results; those of an earlier run are replaced."""
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.data_root is None:
@@ -116,6 +118,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     data = None
     if settings.data_root is not None:
         data = load(DATASETS["cifar10"], settings.data_root, download=settings.download)
+        data.check_labelled()
     if settings.digits:
         digits = load_digits()
         train, test = digits.train[:, :1].float() / 255, digits.test[:, :1].float() / 255
@@ -166,13 +169,17 @@ class TrainedNetwork(NamedTuple):
 def trained_network(checkpoint: Path, backbone: str) -> TrainedNetwork:
     """Load a recipe's network; the recipe is that of the result beside the checkpoint.
 
-    Raises: ValueError, OSError if there is no such checkpoint, or it is another backbone's.
+    Raises: ValueError, OSError if there is no such checkpoint, no result beside it, or they are of another backbone or
+        data set.
     """
     cifar = DATASETS["cifar10"]
     if not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint: expected a file of weights, got {checkpoint}, which is none")
     network = Network(backbone, cifar.image_size, cifar.mean, cifar.std)
-    saved = read_checkpoint(checkpoint)
+    saved, recipe = read_checkpoint(checkpoint), read_result(checkpoint.with_name(FILE))
+    if recipe["dataset"] != cifar.name:  # another normalisation
+        raise ValueError(f"checkpoint: expected one of {cifar.name}, got one of {recipe['dataset']}: {checkpoint}")
+    check_finite(saved, checkpoint)
     prefix = "network."
     weights = {name.removeprefix(prefix): w for name, w in saved["state_dict"].items() if name.startswith(prefix)}
     try:
@@ -187,15 +194,13 @@ def trained_network(checkpoint: Path, backbone: str) -> TrainedNetwork:
     def features(images: Tensor) -> Tensor:
         return torch.cat([network.features(batch) for batch in torch.split(images, 500)])
 
-    result = checkpoint.with_name("result.json")
-    recipe = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
     described = {
         "checkpoint": checkpoint.name,
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "backbone": backbone,
         "epochs": saved["epoch"] + 1,
         "steps": saved["global_step"],
-        **{key: recipe.get(key) for key in ("strategy", "settings", "data", "environments")},
+        **{key: recipe[key] for key in ("strategy", "settings", "data", "environments")},
     }
     return TrainedNetwork(features, described)
 
@@ -292,7 +297,6 @@ def _width(row: dict[str, Any]) -> str:
 
 def main(settings: Settings) -> list[dict[str, Any]]:
     """Print and save a table for each data set."""
-    check_writable(settings.output)
     reports = []
     for problem in problems(settings):
         n, width = problem.train.shape
@@ -323,7 +327,7 @@ def main(settings: Settings) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, description=__doc__))
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with in_one_line(TypeError):
+        options = tyro.cli(Settings, description=__doc__)
+        with held(options.output):
+            main(options)

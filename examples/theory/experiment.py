@@ -17,7 +17,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from provenance import check_writable, environment, replace_file
+from provenance import environment, replace_file
+from recipe.stopping import held, in_one_line
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 INK = "#333333"
@@ -32,7 +33,7 @@ class Settings:
     seed: int = 0
     """Of problems and starts."""
     output: Path = Path(".runs/theory")
-    """Folder of the JSON file and the picture."""
+    """Folder of the JSON file and the picture; those of an earlier run are replaced."""
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self) if field.type is int and field.name != "seed"):
@@ -45,15 +46,10 @@ Options = TypeVar("Options", bound=Settings)
 
 def command_line(settings: type[Options], main: Callable[[Options], object], description: str | None) -> None:
     """Run an experiment with the options of the command line; a mistake in them, or Ctrl-C, is one line."""
-    try:
+    with in_one_line(goes_on="nothing was written"):
         options = tyro.cli(settings, description=description)
-        check_writable(options.output)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    try:
-        main(options)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+        with held(options.output):
+            main(options)
 
 
 def progress(items: Sequence[Item], what: str) -> Iterable[Item]:

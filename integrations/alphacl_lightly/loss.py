@@ -15,6 +15,8 @@ from alphacl_plugins.options import BlockSize, Negatives
 from alphacl_plugins.strategies import AnyStrategy, StrategyOptions, reserve_options
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
     from typing_extensions import Unpack
 
 
@@ -37,8 +39,9 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         memory_bank_size: rows of the bank, 0 for none; (rows, width), or an int: the first batch or the state dict sets
             the width. Give the width if the model is copied before the first batch, as by an exponential moving average
             (``AveragedModel``, timm's ``ModelEmaV3``, Lightning's ``WeightAveraging``).
-        gather_distributed: negatives from all ranks, gathered (True) or passed round ("ring", for some strategies, as
-            in the core); with a memory bank, ranks instead share what enters the bank.
+        gather_distributed: negatives from all ranks, gathered (True, or "auto" as in the core) or passed round ("ring",
+            for some strategies, as in the core); with a memory bank, ranks instead share what enters the bank.
+        process_group: the processes that gather, as in the core, and that share the memory bank.
         negatives: as in `alphacl_plugins.AlphaCLLoss`, and so are the options below.
         symmetric: which views give anchors.
         l2_normalize: whether embeddings are scaled to length 1.
@@ -64,7 +67,8 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         strategy: str | AnyStrategy = "direct",
         *,
         memory_bank_size: int | Sequence[int] = 0,
-        gather_distributed: bool | Literal["ring"] = False,
+        gather_distributed: bool | Literal["auto", "ring"] = False,
+        process_group: ProcessGroup | DeviceMesh | None = None,
         negatives: Negatives | None = None,
         symmetric: bool | None = None,
         l2_normalize: bool = True,
@@ -88,13 +92,18 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
             reduction=reduction,
             block_size=block_size,
             gather_distributed=gather_distributed,
+            process_group=process_group,
             **options,
         )
         self.memory_bank_size = rows
         self.memory_bank = None
         if rows:
             self.memory_bank = EmbeddingQueue(
-                rows, width or None, gather_distributed=bool(gather_distributed), overflow="drop"
+                rows,
+                width or None,
+                gather_distributed=bool(gather_distributed),
+                process_group=process_group,
+                overflow="drop",
             )
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:  # type: ignore[override]  # the bank is the queue

@@ -12,7 +12,7 @@ from alphacl_plugins.strategies import reserve_options
 NAME = "alpha_cl"
 """What ``loss`` (or ``loss.name``) says to select this package."""
 
-LOSS_OPTIONS = tuple(option for option in OPTIONS if option not in ("strategy", "reduction"))
+LOSS_OPTIONS = tuple(option for option in OPTIONS if option not in ("strategy", "reduction", "process_group"))
 """The ``loss.*`` keys that are the loss's own; ``name`` and ``strategy`` apart, all others are the strategy's."""
 
 UNSET = "???"

@@ -10,6 +10,7 @@ from oracles import loop_loss, random_views, relative_error
 
 import alphacl_plugins as acl
 from alphacl_plugins import AlphaCLLoss, EmbeddingQueue, PairWeights, metrics, strategy_names
+from alphacl_plugins.arguments import Call
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.functional import Laplacian
 from alphacl_plugins.spectral import ContrastiveCovariance, contrastive_pca, leading_eigenvectors, take_turns
@@ -380,7 +381,7 @@ def test_views_that_are_none_are_told_the_way_out(views, message):
     with pytest.raises(TypeError, match=f"^{message}"):
         AlphaCLLoss()(*views)
     with pytest.raises(TypeError, match=f"^{message}"):
-        check_batch(views, None, None, "both", 1)
+        check_batch(views, Call(), "both", 1)
 
 
 def test_a_hessian_of_the_default_loss_says_what_it_needs():

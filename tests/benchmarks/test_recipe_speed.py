@@ -13,6 +13,7 @@ from solo_clone import needs_clone
 import recipe_pipelines
 import recipe_speed
 from recipe import protocol
+from recipe.pretraining import Pretraining
 from recipe_speed import ALONE, Settings, goals, ours, theirs
 
 TINY = {
@@ -53,6 +54,18 @@ def test_a_run_on_a_cpu_ends_in_a_report(folder, tmp_path, monkeypatch, capsys):
     assert report["missing"] == [absent]
     assert absent in capsys.readouterr().out
     assert f"| {ours(2)} |" in (tmp_path / "recipe_speed.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning
+def test_a_job_of_slurm_does_not_go_on_from_another_one(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"not": "of this run"}, tmp_path / "hpc_ckpt_1.ckpt")
+    names = ("JOB_NAME", "JOB_ID", "PROCID", "LOCALID", "NODEID", "NTASKS")
+    for name, value in zip(names, ("train", "1", "0", "0", "0", "1"), strict=True):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    data = recipe_speed.data_sets.load(protocol.DATASETS["cifar10"], folder)
+    module = Pretraining(Settings(**TINY).recipe(1), protocol.DATASETS["cifar10"], data)
+    assert recipe_pipelines.recipe(module, torch.device("cpu"))(0, 1) > 0
 
 
 def test_goals_are_judged_by_the_last_way_to_augment():

@@ -80,6 +80,28 @@ def test_a_class_without_images_is_named(tmp_path, name):
         list_images(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["b.heic", "images/b.GIF"])
+def test_images_of_a_kind_that_is_not_read_are_not_left_out(tmp_path, name):
+    for file in ("cat/a.jpg", "dog/a.jpg", "dog/images/c.jpg"):
+        write(tmp_path / file).with_suffix(".txt").touch()
+    other = tmp_path / "dog" / name
+    other.touch()
+    with pytest.raises(ValueError, match=rf"data_root: expected images of kinds .*\.webp\), got .*dog/{name}"):
+        list_images(tmp_path)
+    other.unlink()
+    assert len(list_images(tmp_path)[1]) == 3
+
+
+def test_images_beside_the_class_folders_are_not_left_out(tmp_path):
+    for name in ("cat/a.jpg", "dog/b.jpg", "._c.jpg"):
+        write(tmp_path / name)
+    (tmp_path / "list.csv").touch()
+    assert len(list_images(tmp_path)[1]) == 2
+    write(tmp_path / "c.jpg")
+    with pytest.raises(ValueError, match=r"data_root: expected images in the class folders alone, got .*c\.jpg"):
+        list_images(tmp_path)
+
+
 def test_links_are_followed_but_not_in_a_circle(tmp_path):
     write(tmp_path / "elsewhere/a.jpg")
     (tmp_path / "cat").mkdir()
@@ -145,6 +167,7 @@ def test_fewer_bits_stored_in_16_are_an_error_that_names_the_brightest_file(tmp_
         ("32-bit or signed", DEEP.astype(np.uint32), 32, 1),
         ("32-bit or signed", DEEP.astype(np.int32), 32, 2),
         ("32-bit or signed", DEEP.astype(np.int16), 16, 2),
+        ("32-bit or signed", GREY.astype(np.int8), 8, 2),
     ],
 )
 def test_pixels_without_a_known_range_are_an_error_that_names_the_file(tmp_path, kind, data, bits, sample_format):

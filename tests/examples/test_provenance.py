@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import experiment
 import provenance
 import quickstart
 import reproduce
 import two_encoders
+from experiment import Settings as Theory
+from recipe.stopping import held
 
 SCRIPT = """
 import pathlib, subprocess, provenance
@@ -48,6 +51,24 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(n
         OSError, match=r"^output: expected a folder that can be written, got .*file/x \(Not a directory\)"
     ):
         STARTS[name](tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize(
+    "command_line",
+    [quickstart.command_line, two_encoders.command_line, lambda: experiment.command_line(Theory, print, "")],
+)
+def test_a_folder_in_which_another_process_works_is_refused(command_line, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["example.py", "--output", str(tmp_path)])
+    with held(tmp_path), pytest.raises(SystemExit, match=r"output: expected a folder in which nothing runs, got .*"):
+        command_line()
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == []
+
+
+def test_a_link_to_nowhere_is_refused(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "gone")
+    for folder in (tmp_path / "runs", tmp_path / "runs" / "deep"):
+        with pytest.raises(OSError, match=r"^output: expected a folder that can be written, got .*runs"):
+            provenance.check_writable(folder)
 
 
 def test_a_read_only_disk_is_refused_and_a_check_leaves_nothing(tmp_path, monkeypatch):

@@ -356,6 +356,26 @@ def test_the_command_line_shows_a_mistake_in_one_line(monkeypatch, capsys):
         quickstart.command_line()
 
 
+def test_a_training_that_has_diverged_is_not_judged(tmp_path):
+    images = quickstart.prepare(tiny(tmp_path))
+    network = Network("test_resnet", images)
+    torch.nn.init.constant_(network.head.layers[-1].weight, float("nan"))
+    with pytest.raises(ValueError, match=r"features: expected finite numbers, got others; the training has diverged"):
+        evaluate(network, images, augmentation(images), seed=0)
+
+
+def test_numbers_are_kept_where_there_is_no_room_for_the_picture(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(quickstart, "draw_picture", full)
+    arguments = ["--output", str(tmp_path), "--limit", "60", "--epochs", "1", "--seeds", "1", "--batch-size", "20"]
+    monkeypatch.setattr("sys.argv", ["quickstart.py", *arguments])
+    with pytest.raises(SystemExit, match=r"^quickstart: .*No space left on device$"):
+        quickstart.command_line()
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["quickstart.json"]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep/result.json"
     replace_file(path, lambda part: part.write_text("old"))

@@ -96,6 +96,13 @@ def test_encoders_to_which_all_looks_the_same_find_nothing():
     assert recall(torch.ones(8, 3), torch.ones(8, 3), k=5) == 0
 
 
+def test_encoders_that_have_diverged_find_nothing():
+    model = TwoEncoders(AlphaCLLoss(), learning_rate=0.1)
+    torch.nn.init.constant_(model.right[-1].bias, float("nan"))
+    with pytest.raises(ValueError, match=r"embeddings: expected finite numbers, got others; the training has diverged"):
+        two_encoders.evaluate(model, load_pairs()[1])
+
+
 def test_each_column_has_its_direction():
     model = TwoEncoders(AlphaCLLoss(), learning_rate=0.1)
     model.left = model.right = torch.nn.Identity()

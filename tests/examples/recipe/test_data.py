@@ -172,6 +172,12 @@ def test_a_study_and_the_quickstart_need_labels(flat):
         load_folder(flat)
 
 
+def test_a_study_does_not_count_system_folders_as_classes(folder):
+    for name in ("train/__MACOSX/0", "train/@eaDir", "test/__MACOSX"):
+        (folder / name).mkdir(parents=True)
+    assert images.load(None, folder, None, None).judging.classes == tuple("0123456789")
+
+
 def test_unlabeled_images_belong_to_pretraining_alone(folder):
     (folder / "unlabeled").mkdir()
     for number in range(3):

@@ -16,7 +16,7 @@ from recipe import data, run
 from recipe.evaluation import extract, knn_accuracy
 from recipe.network import Network
 from recipe.protocol import DATASETS
-from recipe.results import KEPT
+from recipe.results import ALWAYS, KEPT
 from recipe.settings import Settings
 
 CIFAR10, STL10 = DATASETS["cifar10"], DATASETS["stl10"]
@@ -29,7 +29,7 @@ def write_run(folder: Path, backbone: str, dataset=CIFAR10) -> tuple[Path, Netwo
     network(torch.rand(4, 3, dataset.image_size, dataset.image_size))  # statistics that are not those of a fresh one
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     torch.save({"state_dict": weights, "recipe": {"curve": []}}, folder / "last.ckpt")
-    result = {key: {} for key in (*KEPT, "host", "settings")}
+    result = {key: {} for key in (*KEPT, *ALWAYS)}
     result |= {"dataset": dataset.name, "backbone": backbone, "data": {"image_size": dataset.image_size}}
     (folder / "result.json").write_text(json.dumps(result))
     return folder / "last.ckpt", network.eval()
@@ -122,7 +122,18 @@ def test_what_is_no_trained_backbone_stops(tmp_path):
     torch.save({"state_dict": saved["state_dict"]}, checkpoint)
     with pytest.raises(ValueError, match=r"checkpoint: expected one of a recipe, got .*last\.ckpt"):
         export(checkpoint)
+    broken = {name: value * float("nan") for name, value in saved["state_dict"].items()}
+    torch.save({**saved, "state_dict": broken}, checkpoint)
+    with pytest.raises(ValueError, match=r"weights: expected finite numbers, got others in .*last\.ckpt; .* diverged"):
+        export(checkpoint)
+    for content in (b"", b"abc", b"]", b"PK\3\4"):
+        checkpoint.write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint: expected one of a recipe, got .*last\.ckpt"):
+            export(checkpoint)
     assert not (tmp_path / "last.pth").exists()
+    torch.save([saved], checkpoint)
+    with pytest.raises(ValueError, match=r"checkpoint: expected one of a recipe, got .*last\.ckpt"):
+        export(checkpoint)
     torch.save(saved, checkpoint)
     (tmp_path / "result.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"result\.json"):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -12,6 +13,9 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from launched import check_launched, one_process, without_requeue
+from recipe import run
+from recipe.protocol import DATASETS
+from recipe.settings import Settings
 
 SLURM = {
     "SLURM_JOB_NAME": "train",
@@ -46,6 +50,30 @@ def test_another_number_of_processes_is_an_error(launcher, variables, monkeypatc
         check_launched(1, "devices says")
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {**SLURM, "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "interactive", "SLURM_PROCID": "1"},  # srun inside salloc
+        {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},  # Kubernetes' PyTorchJob
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+    ],
+)
+def test_a_second_process_of_a_launcher_that_lightning_does_not_know_is_an_error(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    check_launched(2, "devices says")
+    with pytest.raises(ValueError, match=r"^[A-Z_]+: expected a number below 1, as devices says, got 1$"):
+        check_launched(1, "devices says")
+
+
+def test_torchrun_inside_a_slurm_job_keeps_its_number_of_processes(slurm, monkeypatch):
+    assert [type(plugin).__name__ for plugin in without_requeue()] == ["SLURMEnvironment"]
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    check_launched(2, "devices says")
+    assert without_requeue() == []
+
+
 def test_an_interactive_job_starts_its_processes_itself(monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "bash"}).items():
         monkeypatch.setenv(name, value)
@@ -53,11 +81,12 @@ def test_an_interactive_job_starts_its_processes_itself(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about its own demo
-@pytest.mark.parametrize("options", [lambda: one_process(), lambda: {"plugins": without_requeue()}])
-def test_lightning_takes_no_requeue_signal_and_no_checkpoint_of_another_job(options, slurm, tmp_path, monkeypatch):
+@pytest.mark.parametrize("recipe", [False, True])
+def test_lightning_takes_no_requeue_signal_and_no_checkpoint_of_another_job(recipe, slurm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"not": "of this run"}, tmp_path / "hpc_ckpt_1.ckpt")
-    own = {"default_root_dir": tmp_path / "run", "enable_checkpointing": False, "logger": False} | options()
+    own = {"default_root_dir": tmp_path / "run", "plugins": without_requeue()} if recipe else one_process()
+    own |= {"enable_checkpointing": False, "logger": False}
     handlers = []
 
     class Look(L.Callback):
@@ -70,6 +99,14 @@ def test_lightning_takes_no_requeue_signal_and_no_checkpoint_of_another_job(opti
     trainer.fit(BoringModel())
     assert trainer.global_step == 1
     assert handlers == [before]
+
+
+def test_a_recipe_under_slurm_leaves_the_checkpoint_of_another_job_alone(slurm, digits_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"not": "of this run"}, tmp_path / "hpc_ckpt_1.ckpt")
+    settings = Settings(backbone="test_resnet", epochs=1, batch_size=32, device="cpu", knn_every=0, limit=64)
+    run.run(DATASETS["cifar10"], replace(settings, data_root=digits_folder, output=tmp_path / "out"))
+    assert len(list(tmp_path.glob("out/*/*/epoch-1.ckpt"))) == 1
 
 
 def start(examples, digits, output, *options, launcher=(), **variables):
@@ -97,8 +134,13 @@ def test_torchrun_with_and_without_devices(examples, digits_folder, tmp_path):
     assert told.returncode == 0, told.stderr
     alone = start(examples, digits_folder, tmp_path / "alone", "--devices", "2")
     assert alone.returncode == 0, alone.stderr
+    slurm = start(
+        examples, digits_folder, tmp_path / "slurm", "--devices", "2", launcher=torchrun, **SLURM, SLURM_NTASKS="1"
+    )
+    assert slurm.returncode == 0, slurm.stderr
     for name, value in weights(tmp_path / "alone").items():
         assert torch.equal(value, weights(tmp_path / "told")[name]), name
+        assert torch.equal(value, weights(tmp_path / "slurm")[name]), name
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from alphacl_plugins import strategy_names
 from recipe import run
 from recipe.pretraining import Pretraining
 from recipe.protocol import DATASETS
+from recipe.results import _check_same_run
 from recipe.settings import Settings
 from recipe.stopping import AtomicCheckpointIO, Stopped, held
 
@@ -205,6 +206,26 @@ def test_a_run_is_not_resumed_with_other_settings_or_data(settings, tmp_path):
             run.run(DATASETS["cifar10"], replace(settings, **changes, resume=True))
 
 
+def test_a_run_is_not_resumed_by_another_host_or_with_other_weights(settings):
+    path = run.run(DATASETS["cifar10"], settings)
+    found = read(path)
+    for changes, message in (
+        ({"host": "solo-learn"}, r"got others: host=solo-learn \(now lightly\)$"),
+        ({"strategy": "Direct(tau=0.1)"}, r"got others: weights=Direct\(tau=0.1\) \(now Direct\(tau=0.5, p=4.0, "),
+    ):
+        path.write_text(json.dumps(found | changes), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            run.run(DATASETS["cifar10"], replace(settings, resume=True))
+
+
+def test_a_strategy_without_words_of_its_own_is_the_same_after_a_restart(settings):
+    path = run.run(DATASETS["cifar10"], settings)
+    found = read(path)
+    words = [f"<my_alpha.Mine object at 0x{address}>" for address in ("7f12ab", "7F34CD")]
+    check = [found | {"strategy": each} for each in words]
+    _check_same_run(*check, path.parent, resume=True)
+
+
 def test_a_run_goes_on_by_the_schedule_that_it_had(settings):
     path = run.run(DATASETS["cifar10"], settings)
     early = read(path)
@@ -231,6 +252,10 @@ def test_images_without_labels_are_pretrained_on_and_not_judged(settings, tmp_pa
     for file in (settings.data_root / "train").glob("*/*"):
         shutil.copyfile(file, flat / f"{file.parent.name}-{file.name}")
     options = replace(settings, data_root=flat, output=tmp_path / "out", epochs=2, eval_epochs=(1,))
+    diverging = replace(options, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"weights: expected finite numbers, got others in .*epoch-1.ckpt; .*diverged"):
+        run.run(DATASETS["cifar10"], diverging)
+    capsys.readouterr()
     path = run.run(DATASETS["cifar10"], options)
     out = capsys.readouterr().out
     assert "data of your own, as cifar10 (image folder flat, without labels): 100 train images" in out

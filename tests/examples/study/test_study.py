@@ -14,6 +14,7 @@ import pytest
 
 import study
 from paired.budget import Costs
+from paired.records import Records, describe
 from paired.settings import Settings
 
 SCRIPT = Path(study.__file__)
@@ -90,6 +91,31 @@ def test_the_same_folder_takes_the_rows_of_the_paper_and_fresh_seeds(settings, i
     assert "square, as in the paper" in capsys.readouterr().out
 
 
+def test_a_run_that_has_diverged_is_said_to_be_a_guess(settings, in_process, capsys):
+    study.main(replace(settings, seeds=1))
+    for kind in ("tuning", "tuned"):
+        path = next((settings.output / "runs" / kind).glob("square*.json"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert content["effective_negatives"] > 0  # in the last epoch, before its last step
+        path.write_text(json.dumps(content | {"diverged": "features: ..."}), encoding="utf-8")
+    study.main(replace(settings, report=True))
+    written = (settings.output / "README.md").read_text(encoding="utf-8")
+    assert written.count("; 1 of 1 diverged, as good as a guess |") == 1
+    assert len(re.findall(r"tau=\S+: diverged", written)) == 1
+
+
+def test_the_images_of_a_study_are_known_by_their_pixels(parts, protocol, tmp_path):
+    records, data = Records(tmp_path), describe(parts)
+    records.begin(protocol, data)
+    for part in data:
+        elsewhere = {name: content | {"source": "image folder moved"} for name, content in data.items()}
+        records.begin(protocol, elsewhere)
+        elsewhere[part] |= {"sha256": "0123456789ab"}
+        message = r"got others: other images \(image folder digits.*; now image folder moved, .* pixels 0123456789\)"
+        with pytest.raises(ValueError, match=message):
+            records.begin(protocol, elsewhere)
+
+
 def test_epochs_are_cut_to_fit_and_stay_so(settings, in_process, monkeypatch, capsys):
     monkeypatch.setattr(in_process, "costs", Costs(step=1.0, evaluation=0.0))
     settings = replace(settings, epochs=9, minutes=(1.1 * 10 * 3 * 4 + 20) / 60 + 0.3)
@@ -123,8 +149,9 @@ def test_one_run_can_be_repeated_from_its_json(settings, in_process, capsys, tmp
     changed.write_text(json.dumps(content | {"seed": 5}), encoding="utf-8")
     with pytest.raises(SystemExit, match=r"expected the numbers of changed\.json, got others"):
         study.main(Settings(run=changed, data_root=settings.data_root))
-    changed.write_text(json.dumps(content | {"data": {"sha256": "0"}}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"data_root: expected the images of changed\.json, got others"):
+    changed.write_text(json.dumps(content | {"data": content["data"] | {"sha256": "0"}}), encoding="utf-8")
+    message = r"data_root: expected the images of changed\.json, got other images \(.* pixels 0; now"
+    with pytest.raises(ValueError, match=message):
         study.main(Settings(run=changed, data_root=settings.data_root))
 
 

@@ -146,6 +146,7 @@ def test_a_result_of_the_protocol_is_a_cell():
         (content(backbone="resnet34"), ["backbone=resnet34"]),
         (content("square", backbone="resnet50"), ["no cell of the tables"]),
         (content() | {"loss": "direct-p=2.0"}, ["another loss"]),
+        (content() | {"strategy": "Direct(tau=0.5, p=2.0)"}, ["another loss"]),  # as the name meant once
         (content() | {"data": content()["data"] | {"train": 49_999}}, ["train=49999"]),
     ],
 )
@@ -378,6 +379,16 @@ def test_a_run_on_other_images_is_kept_as_a_try_and_done_once(tmp_path, monkeypa
     assert len(runs.commands) == 1
     (run,) = load(tmp_path / "results")
     assert run.path.as_posix() == "tries/lightly/cifar10_resnet18/direct-train=400-seed0.json"
+
+
+def test_a_result_of_other_images_does_not_replace_one(tmp_path, monkeypatch):
+    Runs(monkeypatch)
+    reproduce.main(some(tmp_path, seeds=1))
+    Runs(monkeypatch, sha256="cd" * 32)
+    with pytest.raises(ValueError, match=r"results: expected the images of .*direct-seed0.json, got other images \("):
+        reproduce.main(some(tmp_path, seeds=1, epochs=300))
+    (run,) = load(tmp_path / "results")
+    assert list(run.content["evaluations"]) == ["100"]
 
 
 def test_a_child_s_exit_code():

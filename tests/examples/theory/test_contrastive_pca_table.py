@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -19,6 +20,7 @@ from contrastive_pca_table import Settings, main, mirrored, shifted, table, trai
 from quickstart_data import load_digits
 from recipe.network import Network
 from recipe.protocol import DATASETS
+from recipe.results import ALWAYS, KEPT
 
 ROOT = Path(__file__).parents[3]
 DOCS, SCRIPT = ROOT / "docs", ROOT / "examples" / "theory" / "contrastive_pca_table.py"
@@ -102,6 +104,13 @@ def test_missing_data_are_one_line_before_anything_is_computed(tmp_path):
     )
 
 
+def test_images_without_labels_are_an_error_before_anything_is_computed(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    with pytest.raises(ValueError, match=r"data_root: expected labels, train/<class>/\*"):
+        main(Settings(data_root=tmp_path, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -142,7 +151,14 @@ def test_features_say_how_they_were_trained(tmp_path):
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     saved = {"state_dict": weights, "recipe": {}, "epoch": 4, "global_step": 155}
     torch.save(saved, tmp_path / "last.ckpt")
-    (tmp_path / "result.json").write_text('{"strategy": "Direct(tau=0.5)", "settings": {"limit": 4000}}')
+    with pytest.raises(FileNotFoundError, match=r"result\.json"):
+        trained_network(tmp_path / "last.ckpt", "test_resnet")
+    result = {key: {} for key in (*KEPT, *ALWAYS)} | {"strategy": "Direct(tau=0.5)", "settings": {"limit": 4000}}
+    for dataset in ("cifar100", "cifar10"):
+        (tmp_path / "result.json").write_text(json.dumps(result | {"dataset": dataset}))
+        if dataset == "cifar100":
+            with pytest.raises(ValueError, match=r"checkpoint: expected one of cifar10, got one of cifar100: .*last"):
+                trained_network(tmp_path / "last.ckpt", "test_resnet")
     loaded = trained_network(tmp_path / "last.ckpt", "test_resnet")
     described = {key: loaded.described[key] for key in ("checkpoint", "backbone", "epochs", "steps", "strategy")}
     assert described == {

@@ -143,16 +143,23 @@ def test_settings_that_cannot_work_are_refused():
     assert Settings(seed=-1).seed == -1
 
 
-def test_mistakes_and_interruptions_are_one_line(tmp_path, monkeypatch):
+def test_mistakes_and_interruptions_are_one_line(tmp_path, monkeypatch, capsys):
     def interrupted(_settings):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sys.argv", ["deep_linear.py", "--output", str(tmp_path)])
-    with pytest.raises(SystemExit, match="interrupted; nothing was written"):
+    with pytest.raises(SystemExit, match=r"^130$"):
         command_line(Settings, interrupted, None)
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+
+    def full(_settings):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SystemExit, match=r"error: .*No space left on device"):
+        command_line(Settings, full, None)
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("sys.argv", ["deep_linear.py", "--output", str(tmp_path / "file")])
-    with pytest.raises(SystemExit, match=r"error: .*file"):
+    with pytest.raises(SystemExit, match=r"error: output: expected a folder that can be written, got .*file"):
         command_line(Settings, interrupted, None)
     monkeypatch.setattr("sys.argv", ["deep_linear.py", "--problems", "0"])
     with pytest.raises(SystemExit, match="2"):
