@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,12 +23,13 @@ class Group(NamedTuple):
     b: Tensor  # columns [K, D], the queue last; the same object as a if they are the same rows
     moving: int  # how many columns, the first, take a gradient: all but the queue
 
-    def blocks(self, size: int) -> Iterator[tuple[int, int]]:
+    def blocks(self, size: int) -> list[tuple[int, int]]:
         """Cut the anchors into blocks: the first of each, and the one after its last."""
-        stop, n = 0, self.a.shape[0]
+        found, stop, n = [], 0, self.a.shape[0]
         while stop < n:  # no range, for which torch.compile would make a graph for each number of anchors
             start, stop = stop, min(stop + size, n)
-            yield start, stop
+            found.append((start, stop))
+        return found
 
 
 class Excluded(NamedTuple):
