@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
+from alphacl_plugins.distributed import ALONE, Maybe, check_that_ranks_agree, gather, rank, world_size
 from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
 from alphacl_plugins.engines.blocks import in_blocks
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from alphacl_plugins.strategies.options import StrategyOptions
-
-Maybe = Tensor | None
 
 
 class AlphaCLLoss(InGroup):
