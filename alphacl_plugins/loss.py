@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alphacl_plugins.arguments import Call, share_of
 from alphacl_plugins.checks import check_batch
-from alphacl_plugins.distributed import ALONE, world_size
+from alphacl_plugins.distributed import ALONE, Maybe, world_size
 from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
 from alphacl_plugins.engines.blocks import in_blocks
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from alphacl_plugins.arguments import PairArguments
     from alphacl_plugins.strategies.options import StrategyOptions
-
-Maybe = Tensor | None
 
 
 class AlphaCLLoss(InGroup):

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from paired.differences import Judged, compare
 from paired.records import Records
 from paired.report import tuning_runs
+from paired.run import has_diverged
 from provenance import replace_file
 
 DIFFERENCES, SHARPNESS = "differences.png", "sharpness.png"
@@ -71,7 +72,7 @@ def sharpness(records: Records) -> Figure:
     """Draw accuracy on held-out training images against the effective negatives at the end, a line for each row."""
     lines: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for content in tuning_runs(records):
-        if content["effective_negatives"] and content["diverged"] is None:
+        if content["effective_negatives"] and not has_diverged(content):
             lines[content["row"]][str(content["loss"])].append(content)
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     for axes, name, title in zip(figure.subplots(1, 2), *JUDGES, strict=True):

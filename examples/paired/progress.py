@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from paired.budget import GRACE, Plan
 from paired.records import Records
-from paired.run import Protocol, Run
+from paired.run import Protocol, Run, has_diverged
 
 
 class Bar:
@@ -62,8 +62,7 @@ class Bar:
         self.finished += 1
         self.seen.append(sum(content["seconds"].values()))
         number = content["effective_negatives"]
-        diverged = content["diverged"] is not None or number is None
-        what = "diverged" if diverged else f"{number:.0f} effective negatives"
+        what = "diverged" if has_diverged(content) else f"{number:.0f} effective negatives"
         elapsed = time.perf_counter() - self.began
         self.console.print(
             f"[{self.finished}/{self.total}] {run.name}: probe {content['probe']:.1f} %, kNN {content['knn']:.1f} %, "

@@ -11,6 +11,7 @@ from rich.table import Table
 from paired.differences import Judged, compare
 from paired.losses import BASELINE
 from paired.records import Records
+from paired.run import has_diverged
 from provenance import replace_file
 
 REPORT = "README.md"
@@ -104,15 +105,14 @@ def tried(records: Records) -> dict[str, list[str]]:
     for content in tuning_runs(records):
         options = _short(content["loss"]["options"], content["row"])
         number = content["effective_negatives"]
-        diverged = content["diverged"] is not None or number is None
-        shown = "diverged" if diverged else f"{content['probe']:.1f} % ({number:.0f})"
+        shown = "diverged" if has_diverged(content) else f"{content['probe']:.1f} % ({number:.0f})"
         lines.setdefault(content["row"], []).append(f"{options or 'nothing to tune'}: {shown}")
     return lines
 
 
 def _options(row: Judged) -> str:
     options = _short(dict(row.loss.options), row.row) or "its own defaults"
-    diverged = sum(run["diverged"] is not None for run in row.runs.values())
+    diverged = sum(has_diverged(run) for run in row.runs.values())
     return f"{options}; {diverged} of {len(row.runs)} diverged, as good as a guess" if diverged else options
 
 

@@ -127,7 +127,7 @@ def fit(training: Training, protocol: Protocol, callbacks: list[Callback], max_s
         enable_progress_bar=False,
         **one_process(),
     )
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of the time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # saves time
     trainer.fit(training.train())
 
 
@@ -144,6 +144,11 @@ def judge(training: Training, protocol: Protocol, data: Data, seed: int) -> dict
         guess = 100 / len(data.classes)
         return {"probe": guess, "knn": guess, "diverged": str(error)}
     return {"probe": probe(features, seed).last, "knn": knn_accuracy(features), "diverged": None}
+
+
+def has_diverged(content: dict[str, Any]) -> bool:
+    """Whether the JSON of a run tells of a training that diverged, before its end or in its last epoch."""
+    return content["diverged"] is not None or content["effective_negatives"] is None
 
 
 class EpochDone(Callback):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from alphacl_solo_learn.methods import ADDRESS
 from provenance import environment, replace_file
 from recipe.data import SPLITS
 from recipe.evaluation import ProbeAccuracy
@@ -14,8 +15,6 @@ from recipe.training import resolved_precision
 FILE = "result.json"
 HARMLESS = ("epochs", "eval_epochs", "knn_every", "data_format", "device", "compile")
 """Options that a resumed run may change: they do not change what is trained (epochs: by the paper's schedule)."""
-ADDRESS = r" at 0x[0-9a-fA-F]+"
-"""In the words of a strategy that has none of its own; another one in each process."""
 KEPT = ("evaluations", "host_linear", "curve", "times", "environments")
 """What a resumed run adds to."""
 ALWAYS = ("host", "dataset", "backbone", "strategy", "settings", "data")

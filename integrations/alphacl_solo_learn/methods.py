@@ -45,7 +45,7 @@ ONE_DIRECTION = MappingProxyType({"negatives": "cross", "symmetric": False})
 TRAINED_WITH = ("strategy", "negatives", "symmetric", "l2_normalize", "detach_alpha")
 """The options that decide what is learned; the others, how it is computed."""
 
-ADDRESS = " at 0x[0-9a-f]+"
+ADDRESS = " at 0x[0-9a-fA-F]+"
 """What Python writes for an object without words of its own, another in each process."""
 
 LOOK_EVERY = 50

@@ -13,6 +13,7 @@ from alphacl_plugins import AlphaCLLoss
 from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, InverseExact, Square, Triplet
 from live_bytes import LiveBytes
 
+THREE = pytest.param(3, marks=pytest.mark.slow)
 CASES = {
     "infonce": {"strategy": InfoNCE(0.2)},
     "direct, cross": {"strategy": Direct(), "negatives": "cross"},
@@ -200,18 +201,18 @@ def check_that_a_collective_backward_needs_all(rank: int, world: int, views: lis
             assert loss(*views).isfinite().all()  # none takes part
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("world", [1, 2, THREE, 4])
 def test_a_rank_may_be_without_gradient_where_no_other_waits_for_it(world, tmp_path):
     run_in_processes(world, tmp_path, a_rank_without_gradient)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("world", [1, 2, THREE, 4])
 def test_parameter_gradients_are_those_of_one_process(world, tmp_path):
     expected = {name: value_and_gradients(case, slice(None), network(), gather=False) for name, case in CASES.items()}
     run_in_processes(world, tmp_path, compare, expected)
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [2, THREE, 4])
 def test_what_a_ring_sends(world, tmp_path):
     run_in_processes(world, tmp_path, count_what_a_ring_sends)
 

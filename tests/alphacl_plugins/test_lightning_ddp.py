@@ -122,7 +122,8 @@ def compare(rank: int, world: int, expected: dict[tuple[str, str], Tensor]) -> N
         assert relative_error(apart, expected[loss, "sgd"]) > 1e-3, loss  # without gathering the test would notice
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3, 4])
 def test_ten_epochs_end_with_the_weights_of_one_process(world, tmp_path):
     expected = {case: train_alone(*case) for case in CASES}
     run_in_processes(world, tmp_path, compare, expected)

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import alphacl_lightly
 from alphacl_plugins import AlphaCLLoss, EmbeddingQueue
+from alphacl_plugins.process_groups import OUTSIDE
 from alphacl_plugins.strategies import DHEL, KCL, Direct, InfoNCE, LearnableTemperature, Square
 
 CASES = {
@@ -224,6 +225,10 @@ def test_each_group_is_one_process_with_its_batch(tmp_path):
     ]
     assert relative_error(expected[0]["infonce"][1], expected[1]["infonce"][1]) > 1e-3  # else groups could be mixed up
     run_in_processes(4, tmp_path, in_four_processes, expected)
+
+
+def test_a_process_outside_has_torchs_own_word():
+    assert OUTSIDE == dist.GroupMember.NON_GROUP_MEMBER
 
 
 def test_auto_in_one_process_is_false():
