@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from alphacl_plugins.caller_warnings import warn_caller
-from alphacl_plugins.checks import check_bool, check_choice, check_count, check_matrix, check_width
-from alphacl_plugins.distributed import gather_rows
+from alphacl_plugins.checks import check_bool, check_choice, check_count, check_labels, check_matrix, check_width
+from alphacl_plugins.distributed import Maybe, gather, gather_rows
 from alphacl_plugins.process_groups import InGroup, group_of
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class EmbeddingQueue(InGroup):
         overflow: where a batch goes beyond the last row, "wrap" continues at row 0, so that the queue always holds
             exactly the latest ``size`` keys. "drop" leaves out the rest of the batch, and the next batch begins at row
             0, as in lightly's memory bank.
+        labels: keep the class of each key too, in the buffer ``labels [size]``, for the ``queue_labels`` of the loss;
+            -1 is a row of no class, as the random ones that the queue begins with. Without, ``labels`` is None.
 
     Raises:
         TypeError: an option is of another kind.
@@ -66,6 +68,7 @@ class EmbeddingQueue(InGroup):
 
     embeddings: Tensor
     pointer: Tensor
+    labels: Tensor | None
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class EmbeddingQueue(InGroup):
         gather_distributed: bool = False,
         process_group: ProcessGroup | DeviceMesh | None = None,
         overflow: str = "wrap",
+        labels: bool = False,
     ) -> None:
         super().__init__()
         check_count("size", size)
@@ -82,6 +86,7 @@ class EmbeddingQueue(InGroup):
             check_count("dim", dim)
         check_bool("gather_distributed", gather_distributed)
         check_choice("overflow", overflow, ("wrap", "drop"))
+        check_bool("labels", labels)
         if process_group is not None and not gather_distributed:
             raise ValueError("gather_distributed: expected True with a process_group, got False")
         self.size = size
@@ -92,6 +97,7 @@ class EmbeddingQueue(InGroup):
         self._copied_without_width = False
         self.register_buffer("embeddings", torch.empty(size, 0))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("labels", torch.full((size,), -1) if labels else None)
         if dim is not None:
             self._begin(dim)
 
@@ -116,25 +122,32 @@ class EmbeddingQueue(InGroup):
             raise ValueError(f"dim: expected {width}, the width of the queue, got {dim}")
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor) -> None:
+    def enqueue(self, keys: Tensor, labels: Maybe = None) -> None:
         """Put keys in, in their order, in place of the oldest.
 
         Args:
             keys: ``[N, D]``, any N and any floating-point dtype; with ``gather_distributed`` the same shape on every
                 rank. Kept without gradient, in the dtype of the queue.
+            labels: their classes ``[N]``, if the queue keeps labels, and only then.
 
         Raises:
-            TypeError: ``keys`` is not a floating-point tensor.
-            ValueError: ``keys`` is not a matrix of the queue's width, or (on every rank) the shapes to gather differ
-                between ranks.
+            TypeError: ``keys`` is not a floating-point tensor, or ``labels`` are not integers.
+            ValueError: ``keys`` is not a matrix of the queue's width, ``labels`` are missing or not expected, or (on
+                every rank) the shapes to gather differ between ranks.
 
         Warns:
             UserWarning: a copy was made while the queue had no width.
         """
         check_matrix("keys", keys)
+        if (labels is None) != (self.labels is None):
+            wanted, got = ("labels [N]", "none") if labels is None else ("none without EmbeddingQueue(labels=True)", "some")
+            raise ValueError(f"labels: expected {wanted}, got {got}")
+        if labels is not None:
+            check_labels("labels", labels, len(keys))
         keys = keys.to(self.embeddings.dtype)
         if self.gather_distributed:
             keys = gather_rows("keys", keys, self.process_group)
+            labels = None if labels is None else gather(labels.view(1, -1, 1), self.process_group).flatten()
         if self.embeddings.shape[1] == 0:
             self._begin(keys.shape[1], warn=True)
         check_width("keys", keys, "the queue", self.embeddings)
@@ -149,12 +162,16 @@ class EmbeddingQueue(InGroup):
         keys, before = keys[rows], self.embeddings[positions]
         finite = keys.isfinite().all(dim=1, keepdim=True)  # one bad key would make every loss NaN until it has left
         self.embeddings.index_copy_(0, positions, torch.where(finite, keys, before))
+        if self.labels is not None and labels is not None:
+            of_keys = labels[rows].to(self.labels)
+            self.labels.index_copy_(0, positions, torch.where(finite[:, 0], of_keys, self.labels[positions]))
         self.pointer.copy_(end)
 
     def extra_repr(self) -> str:
         """Show every option but the process group."""
         names = ("size", "dim", "gather_distributed", "overflow")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        shown = [f"{name}={getattr(self, name)!r}" for name in names]
+        return ", ".join([*shown, f"labels={self.labels is not None}"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy, and remember a copy that has no width."""

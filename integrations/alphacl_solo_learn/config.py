@@ -6,6 +6,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins.checks import check_count
 from alphacl_plugins.loss import OPTIONS
 from alphacl_plugins.strategies import reserve_options
 
@@ -18,7 +19,10 @@ LOSS_OPTIONS = tuple(option for option in OPTIONS if option not in ("strategy", 
 UNSET = "???"
 """OmegaConf's word for a key without a value, which never replaces one that has a value."""
 
-reserve_options("name", "memory_bank_size")
+BANK = "memory_bank_size"
+"""The option of method supcon: how many embeddings of earlier batches to compare with."""
+
+reserve_options("name", BANK)
 
 
 def selected(cfg: Any) -> bool:
@@ -55,6 +59,7 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
         )
     options = given_options(loss)
     _check_method_has(options, cfg.method, fixed)
+    options.pop(BANK, None)
     try:
         return AlphaCLLoss(**{"gather_distributed": True, **fixed, **options})
     except ImportError as error:
@@ -87,13 +92,15 @@ def forget_unset(loss: Any) -> None:
 def _check_method_has(options: Mapping[str, Any], method: str, fixed: Mapping[str, Any]) -> None:
     """Refuse what the method decides itself, or does not have."""
     has_queue = fixed.get("negatives") == "queue"
-    if "memory_bank_size" in options:
-        where = "; its queue has method_kwargs.queue_size rows" if has_queue else "; mocov2plus has a queue"
-        raise ValueError(f"loss.memory_bank_size: expected none with method {method}{where}")
-    if options.get("negatives") == "queue" and not has_queue:
+    if BANK in options and method == "supcon":
+        check_count(f"loss.{BANK}", options[BANK])
+    elif BANK in options:
+        where = "its queue has method_kwargs.queue_size rows" if has_queue else "mocov2plus has a queue, supcon a bank"
+        raise ValueError(f"loss.{BANK}: expected none with method {method}; {where}")
+    if options.get("negatives") == "queue" and not has_queue and BANK not in options:
         raise ValueError(
             f"loss.negatives: expected both, same or cross with method {method}, which has no queue of negatives "
-            "(mocov2plus has), got queue"
+            "(mocov2plus has, and supcon with a memory_bank_size), got queue"
         )
     if "symmetric" in options and "symmetric" in fixed:
         raise ValueError(

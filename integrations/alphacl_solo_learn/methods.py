@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins import AlphaCLLoss, EmbeddingQueue
+from alphacl_plugins.functional import l2_normalize
 from alphacl_solo_learn.backbones import check_validation_size, set_image_size
-from alphacl_solo_learn.config import LOSS_OPTIONS, NAME, build_criterion, forget_unset, selected
+from alphacl_solo_learn.config import (
+    BANK,
+    LOSS_OPTIONS,
+    NAME,
+    build_criterion,
+    forget_unset,
+    given_options,
+    selected,
+)
 from alphacl_solo_learn.run_folder import check_not_shared
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ QUEUE = MappingProxyType({"negatives": "queue", "symmetric": False})
 ONE_DIRECTION = MappingProxyType({"negatives": "cross", "symmetric": False})
 """What some methods decide: their step adds up two directions, and only one side of each has a gradient."""
 
-TRAINED_WITH = ("strategy", "negatives", "symmetric", "l2_normalize", "detach_alpha")
+TRAINED_WITH = tuple(x for x in ("strategy", *LOSS_OPTIONS) if x not in ("block_size", "gather_distributed"))
 """The options that decide what is learned; the others, how it is computed."""
 
 ADDRESS = " at 0x[0-9a-fA-F]+"
@@ -163,7 +172,10 @@ class SimCLR(ContrastiveMethod):
 
 
 class SupCon(ContrastiveMethod):
-    """All views of all samples of a class are positives of each other."""
+    """All views of all samples of a class are positives of each other.
+
+    With ``loss.memory_bank_size`` so are the latest embeddings of the class, those of other classes are negatives too.
+    """
 
     loss_function = "simclr_loss_func"
 
@@ -171,10 +183,20 @@ class SupCon(ContrastiveMethod):
         if selected(cfg):
             _check_labels(cfg.data)
         super().__init__(cfg)
+        size = None if self.criterion is None else given_options(cfg.get("loss")).get(BANK)
+        self.memory_bank = None
+        if size is not None:
+            gathers, width = bool(self.criterion.gather_distributed), cfg.method_kwargs.proj_output_dim
+            self.memory_bank = EmbeddingQueue(size, width, gather_distributed=gathers, labels=True)
+            self.trained_with = f"{self.trained_with}, {BANK}={size}"
 
     def contrast(self, z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
         """Compare the views, stacked in ``z``; solo-learn's indexes are the labels here."""
-        loss: Tensor = self.criterion(*z.chunk(self.num_crops), labels=indexes.chunk(self.num_crops)[0])
+        views, labels, bank = z.chunk(self.num_crops), indexes.chunk(self.num_crops)[0], self.memory_bank
+        if bank is None:
+            return self.criterion(*views, labels=labels)  # type: ignore[no-any-return]
+        loss: Tensor = self.criterion(*views, labels=labels, queue=bank.embeddings, queue_labels=bank.labels)
+        bank.enqueue(l2_normalize(z.detach()) if self.criterion.l2_normalize else z, indexes)
         return loss
 
 

@@ -27,12 +27,26 @@ def draw(seed):
     return n, d, float(10 ** (2 * torch.rand((), generator=g) - 1.5))
 
 
+def several_views(seed, n, d, views):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, d, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(views)]
+
+
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("seed", range(20))
 def test_value_and_gradient_are_tau_times_lightlys(name, seed):
     n, d, tau = draw(seed)
     views = random_views(seed, n, d)
     ours, theirs = AlphaCLLoss(name, tau=tau)(*views), tau * PEERS[name](tau)(*views)
+    assert relative_error(ours, theirs) < 1e-12
+    for g, e in zip(torch.autograd.grad(ours, views), torch.autograd.grad(theirs, views), strict=True):
+        assert relative_error(g, e) < 1e-10
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_in_the_usual_scale_it_is_lightlys_loss_itself(name):
+    views = random_views(0, n=9, d=5)
+    ours, theirs = AlphaCLLoss(name, tau=0.2, scale="ntxent")(*views), PEERS[name](0.2)(*views)
     assert relative_error(ours, theirs) < 1e-12
     for g, e in zip(torch.autograd.grad(ours, views), torch.autograd.grad(theirs, views), strict=True):
         assert relative_error(g, e) < 1e-10
@@ -84,6 +98,50 @@ def test_a_bank_beside_the_batch_when_asked():
     assert torch.equal(loss.memory_bank.embeddings, bank)  # looking changes nothing
     core = alphacl_plugins.AlphaCLLoss("direct")
     assert loss(*views).item() == pytest.approx(core(*views, queue=bank).item(), rel=1e-12)
+
+
+LABELS = torch.tensor([0, 0, 1, 2, 1])
+
+
+@pytest.mark.parametrize("n_views", [1, 2, 3])
+@pytest.mark.parametrize("positives", ["all", "other_views"])
+def test_views_labels_and_all_that_a_call_can_say_reach_the_core(n_views, positives):
+    if n_views == 1 and positives == "other_views":
+        pytest.skip("one view has no other")
+    views = several_views(0, n=5, d=3, views=n_views)
+    call = {"labels": LABELS, "count": torch.rand(5), "sample_weight": torch.rand(5)}
+    call |= {"extra_negatives": torch.randn(4, 3), "exclude": torch.tensor([-1, 1, 1, -1, -1])}
+    options = {"positives": positives, "positives_as_negatives": True, "ignore_label": 1, "scale": "ntxent"}
+    ours, core = AlphaCLLoss("direct", **options), alphacl_plugins.AlphaCLLoss("direct", **options)
+    assert torch.equal(ours(*views, **call), core(*views, **call))
+    assert torch.equal(ours.pair_weights(*views, **call).neg, core.pair_weights(*views, **call).neg)
+
+
+@pytest.mark.parametrize("negatives", [None, "both"])
+@pytest.mark.parametrize("n_views", [1, 2])
+def test_the_bank_keeps_the_classes_that_it_is_given(n_views, negatives):
+    loss = AlphaCLLoss("infonce", memory_bank_size=(12, 3), negatives=negatives)
+    core = alphacl_plugins.AlphaCLLoss("infonce", negatives=loss.negatives, symmetric=loss.symmetric)
+    for step, labels in enumerate([LABELS, None, LABELS]):
+        views = several_views(step, n=5, d=3, views=2 if labels is None else n_views)
+        queue, classes = loss.memory_bank.embeddings.clone(), loss.memory_bank.labels.clone()
+        told = {} if labels is None else {"labels": labels, "queue_labels": classes}
+        expected = core(*views, queue=queue, **told)
+        assert relative_error(loss(*views, labels=labels), expected) < 1e-12
+    assert loss.memory_bank.labels.tolist() == [0, 0, 1, 2, 1, -1, -1, -1, -1, -1, 0, 0]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(("name", "n_views"), [("infonce", 2), ("direct", 3)])
+def test_one_sample_alone_has_loss_0_as_in_lightly(name, n_views, reduction):
+    views = several_views(0, n=1, d=3, views=n_views)
+    loss = AlphaCLLoss(name, reduction=reduction)(*views)
+    assert torch.equal(loss, torch.zeros([n_views] if reduction == "none" else [], dtype=torch.float64))
+    assert NTXentLoss(0.5)(*views[:2]).item() == 0
+    loss.sum().backward()
+    assert all(torch.equal(view.grad, torch.zeros_like(view)) for view in views)
+    with_bank = AlphaCLLoss(name, memory_bank_size=(8, 3))(*random_views(0, n=1, d=3))
+    assert with_bank.item() != 0
 
 
 def test_without_normalisation_keys_enter_as_they_are():
@@ -144,7 +202,9 @@ def test_a_resumed_loss_sees_the_negatives_that_it_would_have_seen(size, interru
 
 def test_without_a_bank_there_is_nothing_to_save():
     assert not AlphaCLLoss("infonce").state_dict()
-    assert list(AlphaCLLoss(memory_bank_size=8).state_dict()) == ["memory_bank.embeddings", "memory_bank.pointer"]
+    assert list(AlphaCLLoss(memory_bank_size=8).state_dict()) == [
+        f"memory_bank.{name}" for name in ("embeddings", "pointer", "labels")
+    ]
 
 
 def test_the_bank_follows_the_batch_to_its_device():

@@ -299,19 +299,21 @@ def test_after_a_bad_batch_the_losses_are_finite():
 
 def compare_gathered(rank, world, expected):
     for overflow in OVERFLOWS:
-        gathered, own = EmbeddingQueue(8, gather_distributed=True, overflow=overflow), EmbeddingQueue(8)
+        gathered, own = (EmbeddingQueue(8, gather_distributed=True, overflow=overflow, labels=True), EmbeddingQueue(8))
         for step in range(5):
             keys = random_keys(step, 6, 3).chunk(world)[rank]
-            gathered.enqueue(keys.requires_grad_())
+            labels = torch.arange(6 * step, 6 * step + 6)
+            gathered.enqueue(keys.requires_grad_(), labels.chunk(world)[rank])
             own.enqueue(keys)
-            assert torch.equal(gathered.embeddings, expected[overflow][step]), (overflow, step)
+            assert torch.equal(gathered.embeddings, expected[overflow][step][0]), (overflow, step)
+            assert torch.equal(gathered.labels, expected[overflow][step][1]), (overflow, step)
         assert torch.equal(own.embeddings[(int(own.pointer) - 1) % 8], keys[-1])  # without gathering, its own alone
     before = copy.deepcopy(gathered.state_dict())
     message = r"keys: expected the same shape \[N, D\] on every rank to gather, got rank 0: \[2, 3\], rank 1: \[3, 3\]"
     with pytest.raises(ValueError, match=message):
-        gathered.enqueue(torch.ones(2 + rank, 3))
+        gathered.enqueue(torch.ones(2 + rank, 3), torch.arange(2 + rank))
     with pytest.raises(ValueError, match=r"keys: expected the same shape .* rank 0: \[2, 3\], rank 1: \[2, 4\]"):
-        gathered.enqueue(torch.ones(2, 3 + rank))
+        gathered.enqueue(torch.ones(2, 3 + rank), torch.arange(2))
     assert all(torch.equal(gathered.state_dict()[name], tensor) for name, tensor in before.items())
 
 
@@ -319,10 +321,10 @@ def compare_gathered(rank, world, expected):
 def test_gathered_it_is_on_every_rank_that_of_one_process(world, tmp_path):
     expected = {}
     for overflow in OVERFLOWS:
-        queue, expected[overflow] = EmbeddingQueue(8, overflow=overflow), []
+        queue, expected[overflow] = EmbeddingQueue(8, overflow=overflow, labels=True), []
         for step in range(5):
-            queue.enqueue(random_keys(step, 6, 3))
-            expected[overflow].append(queue.embeddings.clone())
+            queue.enqueue(random_keys(step, 6, 3), torch.arange(6 * step, 6 * step + 6))
+            expected[overflow].append((queue.embeddings.clone(), queue.labels.clone()))
     run_in_processes(world, tmp_path, compare_gathered, expected)
 
 
@@ -368,9 +370,29 @@ def test_a_copy_that_goes_its_own_way_is_no_mistake():
     assert queue.embeddings.shape == (5, 0)
 
 
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_classes_go_with_their_keys(overflow):
+    queue, plain = (EmbeddingQueue(5, 2, overflow=overflow, labels=labels) for labels in (True, False))
+    assert queue.labels.tolist() == 5 * [-1]
+    assert plain.labels is None
+    assert "labels" not in plain.state_dict()
+    seen = {}
+    for step in range(6):
+        keys, labels = random_keys(step, 3, 2), torch.arange(3 * step, 3 * step + 3)
+        keys[1, 0] = torch.nan if step == 4 else keys[1, 0]
+        seen |= {tuple(key): label for key, label in zip(keys.tolist(), labels.tolist(), strict=True)}
+        queue.enqueue(keys, labels)
+        plain.enqueue(keys)
+        assert torch.equal(queue.embeddings, plain.embeddings)
+        assert queue.labels.tolist() == [seen.get(tuple(key), -1) for key in queue.embeddings.tolist()]
+    resumed = EmbeddingQueue(5, labels=True)
+    resumed.load_state_dict(queue.state_dict())
+    assert torch.equal(resumed.labels, queue.labels)
+
+
 def test_it_shows_its_options():
     shown = repr(EmbeddingQueue(8, gather_distributed=True, overflow="drop"))
-    assert shown == "EmbeddingQueue(size=8, dim=None, gather_distributed=True, overflow='drop')"
+    assert shown == "EmbeddingQueue(size=8, dim=None, gather_distributed=True, overflow='drop', labels=False)"
 
 
 @pytest.mark.parametrize(
@@ -392,6 +414,14 @@ def test_it_shows_its_options():
             lambda: EmbeddingQueue(4, 3).enqueue(torch.ones(2, 5)),
             ValueError,
             r"keys: expected 3 columns as the queue has, got \(2, 5\)",
+        ),
+        (lambda: EmbeddingQueue(4, labels=1), TypeError, r"labels: expected True or False, got 1"),
+        (lambda: EmbeddingQueue(4, labels=True).enqueue(torch.ones(2, 3)), ValueError, r"labels: expected .*, got none"),
+        (lambda: EmbeddingQueue(4).enqueue(torch.ones(2, 3), torch.ones(2)), ValueError, r"labels: .* none .*, got some"),
+        (
+            lambda: EmbeddingQueue(4, labels=True).enqueue(torch.ones(2, 3), torch.ones(2)),
+            TypeError,
+            r"labels: expected an integer tensor \[2\], got torch.float32",
         ),
     ],
 )

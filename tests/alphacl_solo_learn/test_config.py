@@ -89,7 +89,8 @@ def test_one_line_says_what_is_in_force_and_what_is_ignored(solo, capsys):
     criterion(solo, "simclr", {"name": "alpha_cl", "strategy": "infonce", "tau": 0.1})
     assert capsys.readouterr().out == (
         "simclr with loss alpha_cl: strategy=InfoNCE(tau=0.1, eps=1.0), negatives='both', symmetric=True, "
-        "l2_normalize=True, detach_alpha=True, block_size='auto', gather_distributed=True; "
+        "l2_normalize=True, detach_alpha=True, block_size='auto', gather_distributed=True, positives='all', "
+        "positives_as_negatives=False, ignore_label=None, scale='paper'; "
         "ignored: method_kwargs.temperature=0.2\n"
     )
     criterion(solo, "simclr", {"name": "alpha_cl", "strategy": "infonce", "learnable_tau": True})
@@ -134,13 +135,15 @@ ERRORS = {
     "solo-learn's name for tau": ("simclr", {"temperature": 0.1}, TypeError, "the temperature is called tau"),
     "a value out of range": ("simclr", {"tau": -1.0}, ValueError, r"^loss: Direct.tau: .*got -1.0"),
     "a kind of negatives that is none": ("simclr", {"negatives": "all"}, ValueError, "^loss: negatives: .*got 'all'"),
-    "a bank": ("simclr", {"memory_bank_size": 64}, ValueError, "memory_bank_size: .*simclr; mocov2plus has a queue"),
+    "a bank": ("simclr", {"memory_bank_size": 64}, ValueError, "memory_bank_size: .*simclr; mocov2plus has a queue, supcon a bank$"),
     "a bank beside the queue": (
         "mocov2plus",
         {"memory_bank_size": 64},
         ValueError,
         "its queue has method_kwargs.queue",
     ),
+    "a bank of no rows": ("supcon", {"memory_bank_size": 0}, ValueError, "^loss.memory_bank_size: .* >= 1, got 0$"),
+    "a scale without temperature": ("simclr", {"strategy": "uniform", "scale": "ntxent"}, ValueError, "^loss: scale: "),
     "a queue": (
         "mocov3",
         {"negatives": "queue"},

@@ -12,7 +12,7 @@ from solo_clone import METHODS, batch, build, load_solo, needs_clone, small_conf
 from torch import nn
 from torch.testing import assert_close
 
-from alphacl_plugins import strategies
+from alphacl_plugins import AlphaCLLoss, strategies
 
 pytestmark = needs_clone
 
@@ -93,6 +93,36 @@ def test_classes_and_any_number_of_crops_agree_with_plain_loops(solo, method, sm
     mine = list(of_the_loss(got.grads).values())
     for grad, other in zip(mine, expected, strict=True):
         assert relative_error(grad, other) < 1e-9
+
+
+@pytest.mark.parametrize("method", ["simclr", "mocov2plus", "nnclr"])
+def test_in_the_usual_scale_infonce_is_solo_learns_own_loss(solo, method):
+    theirs = build(getattr(solo, OWN_NAMES[method][0]), small_config(method))
+    ours = build(solo.METHODS[method], with_loss(method, strategy="infonce", tau=TAU, scale="ntxent"))
+    got, expected = step(ours, batch()), step(theirs, batch())
+    name = OWN_NAMES[method][1]
+    assert_close(ours.logged[name], theirs.logged[name], rtol=1e-12, atol=0)
+    assert_close(got.grads, expected.grads, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("negatives", ["both", "queue"])
+def test_supcon_compares_with_the_classes_in_its_memory_bank(solo, negatives):
+    options = {"strategy": "direct", "negatives": negatives}
+    model = build(solo.METHODS["supcon"], with_loss("supcon", memory_bank_size=20, **options))
+    bank, first, second = model.memory_bank, batch(), batch(seed=1)
+    assert bank.labels.eq(-1).all()
+    with torch.no_grad():
+        keys = nn.functional.normalize(torch.cat([model(images)["z"] for images in first[1]]))
+        views = [model(images)["z"] for images in second[1]]
+    step(model, first)
+    assert_close(bank.embeddings[: len(keys)], keys)
+    assert bank.labels[: len(keys)].tolist() == 2 * first[2].tolist()
+    queue, classes = bank.embeddings.clone(), bank.labels.clone()
+    step(model, second)
+    expected = AlphaCLLoss(**options)(*views, labels=second[2], queue=queue, queue_labels=classes)
+    assert_close(model.logged["train_nce_loss"], expected, rtol=1e-12, atol=0)
+    assert bank.labels[len(keys) :].tolist() == (2 * second[2].tolist())[: 20 - len(keys)]
+    assert "memory_bank_size=20" in model.trained_with
 
 
 def test_the_queue_of_moco_is_what_the_loss_compares_with(solo):
