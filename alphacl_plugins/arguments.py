@@ -131,6 +131,7 @@ def more_of(
     n: int,
     extra: Any,
     labels: Any,
+    others_too: bool,
     across: Any,
     around: Any,
 ) -> tuple[Tensor, Tensor | None, Said, Tensor | None]:
@@ -144,7 +145,7 @@ def more_of(
     n_own = extra.shape[1] if extra is not None and extra.ndim == 3 else 0
     rows, real = _add_extra(rows, extra, across, around)
     n_extra = rows.shape[0] - n_views * n_all - n_own * n
-    if labels is None and loss.positives_as_negatives and n_views > 2:
+    if labels is None and others_too:
         labels = torch.full((n_all,), NO_CLASS, device=rows.device)
     labels = _labels_of(call, labels, loss.ignore_label, n_extra)
     of_views = {"both": n_views, "same": 1, "cross": n_views - 1, "queue": 0}[loss.negatives]

@@ -49,11 +49,8 @@ def check_options(loss: Any) -> None:
             f'block_size: expected "auto", an int >= 1 or "autograd" with {loss.strategy!r}, got "kernel", which needs '
             "weights α_j = c · exp(-D_j^p / τ): the softmax types, such as InfoNCE, Entropy, Direct and DHEL"
         )
-    if loss.positives_as_negatives and (loss.block_size == "kernel" or loss.gather_distributed == "ring"):
-        raise ValueError(
-            'positives_as_negatives: expected False with block_size="kernel" or gather_distributed="ring", whose sums '
-            "over an anchor's negatives serve all its positives, got True"
-        )
+    if loss.positives_as_negatives and loss.block_size == "kernel":
+        raise ValueError('positives_as_negatives: expected False with block_size="kernel", got True')
     if loss.gather_distributed == "ring":
         _check_ring(loss.strategy, loss.block_size, loss.detach_alpha)
 

@@ -194,7 +194,8 @@ def assemble(
         graph: whether the rows in the batch keep their graph.
         whole: gather where else a ring would pass by.
     """
-    rules = Rules(loss.negatives, loss.positives, loss.positives_as_negatives)
+    others_too = loss.positives_as_negatives and (call.labels is not None or len(views) > 2)
+    rules = Rules(loss.negatives, loss.positives, others_too)
     plain = len(views) > 1 and rules[1:] == Rules()[1:] and loss.ignore_label is None and call[2:] == Call()[2:]
     problem = None if plain else problem_of(call, views[0], len(views), strategy.counts, rules)
     if problem is not None and not loss.gather_distributed:
@@ -221,7 +222,7 @@ def assemble(
     shape, weights, rows = rows.shape, None, rows.flatten(0, 1)
     said = Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else Said()
     if not plain:
-        rows, labels, said, weights = more_of(loss, call, rows, shape, n, extra, labels, across, around)
+        rows, labels, said, weights = more_of(loss, call, rows, shape, n, extra, labels, others_too, across, around)
     unit = rows if graph else rows.detach()
     if loss.l2_normalize:
         unit, length = unit_and_length(unit, dtype)

@@ -1,59 +1,58 @@
-"""Who is compared with whom, in nine situations: each is run, its weights are drawn.
+"""Who is compared with whom, in nine situations: each is run, and its pairs are drawn.
 
-    python examples/pairs.py                     runs them and prints each loss
-    python examples/pairs.py --output docs/pairs.png
+    python examples/pairs.py                     prints the loss of each
+    python examples/pairs.py --output pairs.png  draws them
 
-A dark blue cell is a positive, a light blue one a negative that counts, deeper where it counts more often; white is not
-compared. Rows are anchors, columns those of ``pair_weights``.
+Rows are anchors, columns those of ``pair_weights``. A dark cell is a positive, a light one a negative, deeper where it
+counts more often; white is not compared.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
-import matplotlib.pyplot as plt
 import torch
 import tyro
 from torch import Tensor
 
 from alphacl_plugins import AlphaCLLoss, PairWeights
 
-N, D = 4, 8
+N, D, H, Q = 4, 8, 2, 5
+VIEWS = ("z", "z_aug")
+WIDTHS = {"z": N, "z_aug": N, "other view": N, "own": H, "queue": Q}
 
 
 class Situation(NamedTuple):
     """A loss and what it is called with."""
 
     name: str
-    options: dict[str, object]
+    options: dict[str, Any]
+    columns: tuple[str, ...]
     views: list[Tensor]
-    call: dict[str, object]
+    call: dict[str, Any]
 
 
 def situations() -> list[Situation]:
-    """Return the situations of the manual's page."""
+    """Return the situations of the manual's page on pairs, four samples each."""
     torch.manual_seed(0)
-    z, z_aug, keys, extra = (torch.randn(N, D) for _ in range(4))
-    labels, own, queue = torch.tensor([0, 0, 1, 2]), torch.randn(N, 2, D), torch.randn(5, D)
-    captions = torch.tensor([0, 0, 1, 2])
-    q_pos, q = torch.rand(2 * N) + 0.5, torch.rand(2 * N) + 0.2
+    z, z_aug = torch.randn(2, N, D)
+    labels, ids = torch.tensor([0, 0, 1, 2]), torch.tensor([7, 7, -1, -1])
+    cross, one_way = {"negatives": "cross"}, {"negatives": "cross", "symmetric": False}
+    captions, q = cross | {"positives": "other_views"}, torch.tensor([0.4, 0.3, 0.2, 0.1])
     return [
-        Situation("SimCLR", {}, [z, z_aug], {}),
-        Situation("MoCo", {"negatives": "queue", "symmetric": False}, [z, keys], {"queue": queue}),
-        Situation("SupCon, two views", {}, [z, z_aug], {"labels": labels}),
-        Situation("SupCon, one view", {"positives_as_negatives": True}, [z], {"labels": labels}),
-        Situation("CLIP", {"negatives": "cross"}, [z, z_aug], {}),
+        Situation("SimCLR", {}, VIEWS, [z, z_aug], {}),
+        Situation("CLIP", cross, ("other view",), [z, z_aug], {}),
         Situation(
-            "captions", {"negatives": "cross", "positives": "other_views"}, [z, z_aug], {"labels": captions}
+            "MoCo", {"negatives": "queue", "symmetric": False}, ("queue",), [z, z_aug], {"queue": torch.randn(Q, D)}
         ),
+        Situation("SupCon, two views", {}, VIEWS, [z, z_aug], {"labels": labels}),
+        Situation("SupCon, one view", {}, ("z",), [z], {"labels": labels}),
+        Situation("captions", captions, VIEWS, [z, z_aug], {"labels": labels}),
         Situation(
-            "hard negatives",
-            {"negatives": "cross", "symmetric": False},
-            [z, z_aug],
-            {"extra_negatives": own},
+            "hard negatives", one_way, ("other view", "own"), [z, z_aug], {"extra_negatives": torch.randn(N, H, D)}
         ),
-        Situation("duplicates", {}, [z, z_aug], {"exclude": torch.tensor([7, 7, -1, -1])}),
-        Situation("log-q", {"negatives": "cross"}, [z, z_aug], {"count": (q_pos, 1 / q[:N])}),
+        Situation("duplicates", {}, VIEWS, [z, z_aug], {"exclude": ids}),
+        Situation("log-q", one_way, ("other view",), [z, z_aug], {"count": (q, 1 / q)}),
     ]
 
 
@@ -66,17 +65,19 @@ def roles(criterion: AlphaCLLoss, situation: Situation) -> Tensor:
         return PairWeights(torch.softmax(-d2_neg, dim=1))
 
     watch.counts = True  # type: ignore[attr-defined]
-    watcher = AlphaCLLoss(
-        watch,
-        negatives=criterion.negatives,
-        symmetric=criterion.symmetric,
-        positives=criterion.positives,
-    )
     z, *more = situation.views
-    weights = watcher.pair_weights(z, *more, **situation.call)  # type: ignore[arg-type]
-    found = torch.cat(seen) if len(seen) > 1 and len(seen[0]) != len(weights.neg) else seen[0]
-    if "labels" in situation.call and weights.pos is not None:
-        found[:, : weights.pos.shape[1]][weights.pos > 0] = -1
+    pos = AlphaCLLoss(watch, **situation.options).pair_weights(z, *more, **situation.call).pos
+    if "labels" in situation.call:
+        assert pos is not None
+        found = seen[0] * (pos.sum(dim=1, keepdim=True) > 0)  # an anchor without positives is left out
+        return torch.where(pos > 0, -1.0, found)
+    found = torch.cat(seen)
+    for anchor in range(len(found)):
+        start = 0
+        for column in situation.columns:
+            if column == "other view" or (column in VIEWS and column != VIEWS[anchor // N]):
+                found[anchor, start + anchor % N] = -1
+            start += WIDTHS[column]
     return found
 
 
@@ -88,24 +89,33 @@ def main(output: Path | None = None) -> None:
     """
     drawn = []
     for situation in situations():
-        criterion = AlphaCLLoss("infonce", tau=0.5, **situation.options)  # type: ignore[arg-type]
+        criterion = AlphaCLLoss("infonce", tau=0.5, **situation.options)
         z, *more = situation.views
-        loss = criterion(z, *more, **situation.call)
-        print(f"{situation.name}: {float(loss):.4f}")
-        drawn.append((situation.name, roles(criterion, situation)))
+        print(f"{situation.name}: {float(criterion(z, *more, **situation.call)):.4f}")
+        drawn.append((situation, roles(criterion, situation)))
     if output is None:
         return
     matplotlib.use("Agg")
-    figure, axes = plt.subplots(3, 3, figsize=(9, 6.6), layout="constrained")
-    for axis, (name, role) in zip(axes.flat, drawn, strict=True):
-        shade = torch.where(role < 0, 1.0, 0.45 * role / role.max())
-        axis.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axis.set_title(name, fontsize=10)
-        axis.set_xticks(torch.arange(0.5, role.shape[1] - 1).tolist(), [])
-        axis.set_yticks(torch.arange(0.5, role.shape[0] - 1).tolist(), [])
-        axis.grid(color="white", linewidth=0.8)
-        axis.tick_params(length=0)
-    figure.savefig(output, dpi=110)
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(3, 3, figsize=(7.2, 7.2), layout="constrained")
+    for axis, (situation, role) in zip(axes.flat, drawn, strict=True):
+        axis.imshow(torch.where(role < 0, 1.0, 0.5 * role / role.max()).numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axis.set_title(situation.name, fontsize=11)
+        axis.set_xticks(torch.arange(0.5, role.shape[1] - 1).tolist(), [], minor=True)
+        axis.set_yticks(torch.arange(0.5, role.shape[0] - 1).tolist(), [], minor=True)
+        axis.grid(which="minor", color="0.75", linewidth=0.6)
+        ends = torch.tensor([0, *(WIDTHS[column] for column in situation.columns)]).cumsum(0).sub(0.5).tolist()
+        middle = [(start + stop) / 2 for start, stop in zip(ends, ends[1:], strict=False)]
+        axis.set_xticks(middle, situation.columns)
+        anchors = VIEWS[: len(role) // N]
+        axis.set_yticks([N * view + (N - 1) / 2 for view in range(len(anchors))], anchors)
+        for line in ends[1:-1]:
+            axis.axvline(line, color="black", linewidth=1)
+        if len(anchors) == 2:
+            axis.axhline(N - 0.5, color="black", linewidth=1)
+        axis.tick_params(which="both", length=0, labelsize=9)
+    figure.savefig(output, dpi=100)
     print(f"written: {output}")
 
 

@@ -1,43 +1,62 @@
-"""Weights of the softmax types and kernels where an anchor's other positives stand among its negatives."""
+"""Weights of the softmax types and kernels where an anchor's other positives stand among its negatives.
+
+Each positive p then has sums of its own: over the negatives that are no positives, and over the other positives. All is
+counted in logarithms, and nothing large is subtracted.
+"""
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from alphacl_plugins.engines.weights import Excluded, Positives, Weights
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 
-def separable_beside_others(
-    strategy: Separable, d2_pos: Tensor, d2: Tensor, excluded: Excluded, others: Positives, log_w: Tensor
-) -> Weights:
-    """Weigh where each positive p has the anchor's other positives among its negatives: without p in its sums.
+class BesideOthers(NamedTuple):
+    """Weights of m anchors, the mean over their positives."""
 
-    The sums without the nearest positive are formed by themselves; those without another one are differences, which the
-    nearest keeps away from 0.
+    log_scale: Tensor  # [m, 1]; a negative that is no positive has weight exp(log w + log_scale)
+    neg: Tensor  # [m, P], of each positive, as a negative of the others
+    pos: Tensor  # [m, P]
+    value: Tensor | None  # [m, 1]
+
+
+def lowest(x: Tensor) -> float:
+    """Stand for log 0, so far from the end of the dtype that two may be added."""
+    return torch.finfo(x.dtype).min / 8
+
+
+def beside_others(strategy: Separable, d2_pos: Tensor, share: Tensor, times: Tensor, rest: Totals) -> BesideOthers:
+    """Weigh positives at distances ``d2_pos [m, P]``, each of which counts ``times [m, P]`` as a negative.
+
+    Args:
+        share: of each positive in the anchor's mean, 0 for none.
+        rest: sums over the negatives that are no positives, which may be none.
     """
-    real, nearest = others.share > 0, others.nearest(d2_pos)
-    assert isinstance(excluded.where, Tensor)  # a mask, as there are rules beyond the plain ones
-    counted = (~excluded.where).to(d2.dtype) if excluded.times is None else excluded.times
-    counts = others.of(counted) * real
-    number = excluded.left - counts
-    void = ~real | (number <= 0)
-    number, share = number.masked_fill(void, 1), others.share.masked_fill(void, 0.0)
-    rest = others.replace(log_w, others.of(log_w).masked_fill(nearest, -math.inf))
-    rest = rest.masked_fill((void | ~nearest).all(dim=1, keepdim=True), 0.0)
-    row_max = log_w.detach().amax(dim=1, keepdim=True).clamp_min(torch.finfo(d2.dtype).min)
-    w = torch.exp(log_w - row_max)
-    at = others.of(w) * real
-    sums = others.without_each(w, at, nearest).masked_fill(void | nearest, 1.0)
-    log_sums = torch.where(nearest, torch.logsumexp(rest, dim=1, keepdim=True), row_max + sums.log())
-    u = strategy.potential(d2)
-    potential = 0.0 if u is None else others.without_each(u * counted, others.of(u) * counts, nearest)
-    row_sum, pos, value = strategy.factors(d2_pos, Totals(log_sums, potential, number))
+    zero = lowest(d2_pos)
+    counted = times > 0
+    log_w = torch.where(counted, strategy.log_weight(d2_pos) + times.masked_fill(~counted, 1.0).log(), zero)
+    log_sums = torch.logaddexp(rest.log_sum_exp.clamp_min(zero), without_each(log_w))
+    u = strategy.potential(d2_pos)
+    potential = 0.0 if u is None else rest.potential + (u * times).sum(dim=1, keepdim=True) - u * times
+    number = rest.number + times.sum(dim=1, keepdim=True) - times
+    void = (share == 0) | (log_sums < zero / 2) | (number <= 0)
+    share, log_sums = share.masked_fill(void, 0.0), log_sums.masked_fill(void, 0.0)
+    row_sum, pos, value = strategy.factors(d2_pos, Totals(log_sums, potential, number.masked_fill(void, 1.0)))
     strength = share * row_sum
-    far = (strength * torch.exp(row_max - log_sums)).masked_fill(nearest | void, 0.0)
-    total, near = far.sum(dim=1, keepdim=True), (strength * nearest).sum(dim=1, keepdim=True)
-    neg = others.replace(w * total, at * (total - far)) + near * torch.softmax(rest, dim=1)
-    return Weights(neg, share * pos, None if value is None else (share * value).sum(dim=1))
+    none = strength == 0
+    log_strength = torch.where(none, zero, strength.masked_fill(none, 1.0).log() - log_sums)
+    neg = torch.exp(log_w + without_each(log_strength))
+    value = None if value is None else (share * value).sum(dim=1, keepdim=True)
+    return BesideOthers(torch.logsumexp(log_strength, dim=1, keepdim=True), neg, share * pos, value)
+
+
+def without_each(x: Tensor) -> Tensor:
+    """Return ``log Σ_{q != p} exp x_p`` for each p, ``[m, P]``: the largest is left out of the sum that it would drown."""
+    top, place = x.max(dim=1, keepdim=True)
+    is_top = torch.zeros_like(x, dtype=torch.bool).scatter(1, place, True)
+    rest = torch.logsumexp(x.masked_fill(is_top, lowest(x)), dim=1, keepdim=True)
+    others = ((rest - top).exp() - (x - top).exp()).masked_fill(is_top, 0.0).clamp_min(0.0)
+    return torch.where(is_top, rest, top + torch.log1p(others))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins.engines.two_pass import Constants, OfPositives, Sums
+from alphacl_plugins.engines.two_pass import NO_PLACE, Constants, Listed, OfPositives, Sums
 from alphacl_plugins.functional import Laplacian, distances
 from alphacl_plugins.pairs import Batch, Group
 from alphacl_plugins.rules import Pairs, Rows, compare, rows_of_samples
@@ -37,6 +37,14 @@ class TorchTiles(NamedTuple):
         terms = (torch.ones_like(d2), row_sum, pos * d2, d2, value)
         return OfPositives(*(None if term is None else _sum_where(positive, term) for term in terms))  # type: ignore[arg-type]
 
+    def list_positives(self, a: Rows, b: Rows) -> Listed:
+        """Return the positives among b, and how often each counts as a negative."""
+        pairs, d2 = self._compare(a, b), distances(a.z, b.z)
+        real, where = pairs.positive.to(torch.int8).topk(int(pairs.positive.sum(dim=1).max()), dim=1)
+        times = (pairs.negative if pairs.times is None else pairs.times).to(d2.dtype).gather(1, where)
+        place = b.place[where].masked_fill(real == 0, NO_PLACE)
+        return Listed(place, d2.gather(1, where) * real, times * real)
+
     def pulls(self, a: Rows, b: Rows, constants: Constants, *, b_moves: bool) -> tuple[Tensor, Tensor | None]:
         """Return the gradient of ``Σ_ij W_ij D_ij``, W the weights of negatives minus positives, for a and for b.
 
@@ -44,7 +52,11 @@ class TorchTiles(NamedTuple):
         """
         d2, pairs = distances(a.z, b.z), self._compare(a, b)
         weights = self._weights(d2, pairs, constants)
-        if self.batch.labels is not None:  # else the positives are not among the tiles
+        if constants.place is not None:
+            at = torch.searchsorted(constants.place, b.place.repeat(len(a.z), 1)).clamp_max(constants.place.shape[1] - 1)
+            assert constants.of_place is not None
+            weights = torch.where(pairs.positive, constants.of_place.gather(1, at), weights)
+        elif self.batch.labels is not None:  # else the positives are not among the tiles
             pos = constants.share * self.strategy.factors(d2, constants.totals).pos
             weights = torch.where(pairs.positive, -pos, weights)
         laplacian = Laplacian(a.z, None if b is a else b.z, len(b.z) if b_moves else 0)
@@ -70,7 +82,8 @@ class TorchTiles(NamedTuple):
         return torch.where(pairs.negative, alpha if pairs.times is None else alpha * pairs.times, 0.0)
 
     def _sums(self, d2: Tensor, pairs: Pairs) -> Sums:
-        negative, count = pairs.negative, torch.ones_like(d2) if pairs.times is None else pairs.times
+        negative = pairs.negative & ~pairs.positive if self.batch.rules.others_too else pairs.negative
+        count = torch.ones_like(d2) if pairs.times is None else pairs.times
         log_w, potential = self.strategy.log_weight(d2), self.strategy.potential(d2)
         lowest = torch.finfo(d2.dtype).min
         if d2.shape[1] == 0:

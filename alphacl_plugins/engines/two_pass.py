@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from alphacl_plugins.distributed import ALONE, pass_on, rank, ring, world_size
+from alphacl_plugins.engines.beside_others import beside_others, lowest
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import centre_of
 from alphacl_plugins.metrics import batch_statistics
@@ -26,6 +28,10 @@ from alphacl_plugins.strategies.separable import Separable, Totals
 if TYPE_CHECKING:
     from alphacl_plugins.engines.torch_tiles import TorchTiles
     from alphacl_plugins.engines.triton_tiles import TritonTiles
+
+
+NO_PLACE = 2**53
+"""In place of the number of a column: none."""
 
 
 class Sums(NamedTuple):
@@ -64,6 +70,23 @@ class OfPositives(NamedTuple):
         return OfPositives(*(None if y is None else x + y for x, y in zip(self, other, strict=True)))  # type: ignore[arg-type, operator]
 
 
+class Listed(NamedTuple):
+    """The positives of each anchor, one by one, ``[m, P]``; the first fact of an entry that is none is `NO_PLACE`."""
+
+    place: Tensor  # of its column
+    d2: Tensor
+    times: Tensor  # how often it counts as a negative
+
+    def merged(self, other: Listed) -> Listed:
+        """Return the positives of both."""
+        return Listed(*(torch.cat(facts, dim=1) for facts in zip(self, other, strict=True)))
+
+    def padded(self, n: int) -> Listed:
+        """Return the same with n entries for each anchor."""
+        more = (0, n - self.place.shape[1])
+        return Listed(pad(self.place, more, value=NO_PLACE), pad(self.d2, more), pad(self.times, more))
+
+
 class Constants(NamedTuple):
     """What the weights of an anchor need beside its distances, ``[m, 1]``."""
 
@@ -71,10 +94,15 @@ class Constants(NamedTuple):
     row_max: Tensor
     scale: Tensor  # row sum / Σ w
     share: Tensor  # of each positive; 0 for an anchor without negatives
+    place: Tensor | None = None  # [m, P], columns of the positives, ascending, where they are weighed one by one
+    of_place: Tensor | None = None  # [m, P], their weights as negatives minus those as positives
 
     def of(self, i: slice, weights: Tensor) -> Constants:
         """Return the constants of the anchors i, whose losses count with ``weights [M, 1]``."""
-        return Constants(self.totals.of(i), self.row_max[i], weights[i] * self.scale[i], weights[i] * self.share[i])
+        place, of_place = (None if x is None else x[i] for x in self[4:])
+        of_place = None if of_place is None else weights[i] * of_place
+        scaled = weights[i] * self.scale[i], weights[i] * self.share[i]
+        return Constants(self.totals.of(i), self.row_max[i], *scaled, place, of_place)
 
 
 class TwoPass:
@@ -116,6 +144,8 @@ class TwoPass:
     def _first_pass(self, batch: Batch) -> Losses:
         self._centre = centre_of(batch.rows)
         sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b), with_samples=True)
+        if batch.rules.others_too:
+            return self._beside_others(batch, sums)
         none, n_negatives = sums.number == 0, sums.number.sum()
         sum_exp, row_max = sums.sum_exp.masked_fill(none, 1.0), sums.row_max.masked_fill(none, 0.0)
         totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.masked_fill(none, 1.0))
@@ -132,6 +162,33 @@ class TwoPass:
         self._constants, self._beta = Constants(totals, row_max, row_sum / sum_exp, share), share * beta
         found = (~without[:, 0]).to(share.dtype) if batch.views.shape[0] == 1 else None
         return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0], found)
+
+    def _beside_others(self, batch: Batch, sums: Sums) -> Losses:
+        """Find the weights where other positives are negatives too, given the sums over the negatives that are not."""
+        tiles: Any = self._tiles  # no kernels, which refuse labels
+        place, d2, times = self._over_tiles(batch, lambda a, b, _: tiles.list_positives(a, b))
+        real = (place != NO_PLACE).to(d2.dtype)
+        n_positives, empty = real.sum(dim=1, keepdim=True), sums.number == 0
+        share, sum_exp = real / n_positives.clamp_min(1), sums.sum_exp.masked_fill(empty, 1.0)
+        row_max = sums.row_max.masked_fill(empty, lowest(d2))
+        rest = Totals(row_max + sum_exp.log(), sums.potential, sums.number)
+        log_scale, neg, pos, value = beside_others(self._strategy, d2, share, times, rest)
+        total = torch.exp(rest.log_sum_exp + log_scale)  # weight of the negatives that are no positives
+        minus_energy = ((pos - neg) * d2).sum(dim=1, keepdim=True) - total * sums.sum_exp_d2 / sum_exp
+        row_sum = total + neg.sum(dim=1, keepdim=True)
+        logs = torch.where(neg > 0, neg.log() - times.log(), 0.0)  # of a weight over its count
+        of_logs = total * (row_max + sums.sum_exp_logits / sum_exp + log_scale)
+        of_logs = torch.where(total > 0, of_logs, 0.0) + (neg * logs).sum(dim=1, keepdim=True)
+        entropy = torch.where(row_sum > 0, row_sum.log() - of_logs / row_sum, 0.0).sum()
+        without, n_negatives = n_positives == 0, sums.number.sum() + times.sum()
+        n = (~without).sum().clamp_min(1)
+        d2_neg = (sums.d2.sum() + (times * d2).sum()) / n_negatives.masked_fill(n_negatives == 0, 1.0)
+        self.stats = batch_statistics((share * d2).sum() / n, d2_neg, entropy / n, n_negatives)
+        order = place.argsort(dim=1)
+        listed = place.gather(1, order), (neg - pos).gather(1, order)
+        self._constants, self._beta = Constants(rest, -log_scale, torch.ones_like(row_max), row_sum, *listed), None
+        found = (~without[:, 0]).to(d2.dtype) if batch.views.shape[0] == 1 else None
+        return Losses(minus_energy[:, 0], None if value is None else value[:, 0], found)
 
     def _positives(self, batch: Batch, totals: Totals) -> tuple[OfPositives, Tensor]:
         """Return the sums over the positives, and the weights ``[M, P]`` of those in other views, none with labels."""
@@ -197,6 +254,9 @@ class TwoPass:
                             group.first + i.start,
                         )
                         found[start] = part if start not in found else found[start].merged(part)
+        if isinstance(part, Listed):
+            widest = max(1, *(listed.place.shape[1] for listed in found.values()))
+            found = {anchors: listed.padded(widest) for anchors, listed in found.items()}
         columns = zip(*found.values(), strict=True)
         return type(part)(*(None if column[0] is None else torch.cat(column) for column in columns))
 

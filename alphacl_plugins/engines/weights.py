@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alphacl_plugins.engines.beside_others import beside_others, lowest
 from alphacl_plugins.functional import distances
 from alphacl_plugins.strategies import Strategy
 from alphacl_plugins.strategies.separable import Separable, Totals
@@ -76,16 +77,6 @@ class Positives(NamedTuple):
         """Return distances ``[m, K]`` with the positive number p excluded."""
         place = torch.full_like(d2[:, :1], p, dtype=torch.int64) if self.where is None else self.where[:, p : p + 1]
         return d2.scatter(1, place, torch.inf)
-
-    def nearest(self, d2_pos: Tensor) -> Tensor:
-        """Return which positive of each anchor is the nearest, ``[m, P]``."""
-        place = d2_pos.detach().masked_fill(self.share == 0, torch.inf).argmin(dim=1, keepdim=True)
-        return torch.zeros_like(self.share, dtype=torch.bool).scatter(1, place, True)
-
-    def without_each(self, x: Tensor, at: Tensor, nearest: Tensor) -> Tensor:
-        """Return the sums of ``x [m, K]`` without each positive, ``[m, P]``, given the entries ``at`` of these."""
-        rest = self.replace(x, at.masked_fill(nearest, 0.0)).sum(dim=1, keepdim=True)
-        return torch.where(nearest, rest, (rest - at) + (at * nearest).sum(dim=1, keepdim=True))
 
 
 class Losses(NamedTuple):
@@ -197,9 +188,16 @@ def _separable(
     log_w, left = strategy.log_weight(d2), excluded.left
     log_w = excluded.fill(log_w if excluded.times is None else log_w + excluded.times.log(), -math.inf)
     if others is not None:
-        from alphacl_plugins.engines.beside_others import separable_beside_others
-
-        return separable_beside_others(strategy, d2_pos, d2, excluded, others, log_w)
+        times = ~excluded.where if excluded.times is None else excluded.times  # type: ignore[operator]  # a mask
+        times, none = times.to(d2.dtype), torch.zeros_like(d2_pos)
+        at, rest = others.of(times) * (others.share > 0), others.replace(times, none)
+        log_sum = torch.logsumexp(others.replace(log_w, none - math.inf).clamp_min(lowest(d2)), dim=1, keepdim=True)
+        u = strategy.potential(d2)
+        potential = 0.0 if u is None else (u * rest).sum(dim=1, keepdim=True)
+        totals = Totals(log_sum, potential, rest.sum(dim=1, keepdim=True))
+        log_scale, neg, pos, value = beside_others(strategy, d2_pos, others.share, at, totals)
+        value = None if value is None else value[:, 0]
+        return Weights(others.replace(torch.exp(log_w + log_scale), neg), pos, value)
     row_max = (log_w.detach() if log_w.requires_grad else log_w).amax(dim=1, keepdim=True)
     row_max = row_max.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else row_max
     w = (log_w - row_max).exp_()

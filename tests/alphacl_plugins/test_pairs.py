@@ -157,9 +157,9 @@ PAIRS = [pair for pair in itertools.combinations(SAID, 2) if not {"extra", "own"
 CASES = [(name,) for name in SAID] + PAIRS
 
 
-def able(strategy, engine, options=()):
+def able(strategy, engine):
     separable = getattr(strategy, "separable", False)
-    return engine != "ring" or (separable and not dict(options).get("positives_as_negatives"))
+    return engine != "ring" or separable
 
 
 def check(strategy, engine, *, n_views=VIEWS, negatives="both", symmetric=True, options=(), reduction="mean", **said):
@@ -223,13 +223,16 @@ def test_rules(n_views, rule, engine):
     ):
         if rule == "other views" and n_views == 1 and "queue_labels" not in names:
             continue  # an error
-        if able(strategy, engine, RULES[rule]):
+        if able(strategy, engine):
             check(strategy, engine, n_views=n_views, options=RULES[rule], reduction=reduction, **mixed(names))
 
 
-def test_other_views_too_are_negatives_without_labels():
-    for engine in ("auto", "autograd", "blocks of 3"):
-        check(InfoNCE(0.3), engine, n_views=3, options=RULES["others too"])
+@pytest.mark.parametrize("n_views", [2, 3])
+@pytest.mark.parametrize("names", [(), ("ids",), ("count of samples", "extra")], ids="+".join)
+def test_other_views_too_are_negatives_without_labels(n_views, names):
+    for engine, strategy in itertools.product(ENGINES, (InfoNCE(0.3), Square(0.5))):
+        if able(strategy, engine):
+            check(strategy, engine, n_views=n_views, options=RULES["others too"], **mixed(names))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -407,3 +410,40 @@ def test_a_strategy_that_cannot_count_takes_masks():
     mask = torch.tensor([True, True, False, True, True])
     got = AlphaCLLoss(cannot_count)(*views, count=mask, sample_weight=mask)
     assert torch.allclose(got, AlphaCLLoss(cannot_count)(*(view[mask] for view in views)))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("strategy", [InfoNCE(0.3), Direct(0.5), KCL("imq"), Square(0.5)], ids=strategy_id)
+def test_statistics_of_counted_negatives_are_those_of_copies(strategy, engine):
+    if not able(strategy, engine):
+        pytest.skip("a ring needs weights that factor")
+    z, z_aug = several_views(2, N, D)
+    count, options = torch.tensor([1.0, 2.0, 0.0, 3.0]), {"negatives": "queue"} | ENGINES[engine]
+    counted, copied = AlphaCLLoss(strategy, **options), AlphaCLLoss(strategy, **options)
+    counted(z, z_aug, extra_negatives=EXTRA, count=count)
+    copied(z, z_aug, extra_negatives=EXTRA.repeat_interleave(count.long(), dim=0))
+    assert counted.last_stats.keys() == copied.last_stats.keys()
+    for name, expected in copied.last_stats.items():
+        assert relative_error(counted.last_stats[name], expected) < 1e-12, name
+
+
+@pytest.mark.parametrize("names", [("labels",), ("labels", "extra"), ("labels", "ids"), ("labels", "count of samples")], ids="+".join)
+@pytest.mark.parametrize("rule", ["plain", "others too"])
+@pytest.mark.parametrize("strategy", [InfoNCE(0.1), Direct(0.5), KCL("imq")], ids=strategy_id)
+def test_a_ring_has_the_statistics_of_the_whole_matrix(strategy, rule, names):
+    z, z_aug = several_views(2, N, D)
+    found = {}
+    for engine in ("auto", "ring"):
+        loss = AlphaCLLoss(strategy, **RULES[rule], **ENGINES[engine])
+        loss(z, z_aug, **mixed(names))
+        found[engine] = loss.last_stats
+    for name, expected in found["auto"].items():
+        assert relative_error(found["ring"][name], expected) < 1e-11, name
+
+
+def test_statistics_with_other_positives_among_the_negatives():
+    z, z_aug = several_views(2, N, D)
+    loss = AlphaCLLoss(InfoNCE(0.1), positives_as_negatives=True)
+    loss(z, z_aug, labels=LABELS)
+    q = torch.nn.functional.normalize(loss.pair_weights(z, z_aug, labels=LABELS).neg, p=1, dim=1)
+    assert relative_error(loss.last_stats["alpha_entropy"], torch.special.entr(q).sum(dim=1).mean()) < 1e-12

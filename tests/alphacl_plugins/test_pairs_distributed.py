@@ -87,7 +87,7 @@ def step(options, said, rank, world, model, gather):
 
 
 def able(options, gather):
-    return gather != "ring" or not (options.get("positives_as_negatives") or isinstance(options.get("strategy"), Square))
+    return gather != "ring" or not isinstance(options.get("strategy"), Square)
 
 
 def check(rank, world):
