@@ -140,7 +140,9 @@ class EmbeddingQueue(InGroup):
         """
         check_matrix("keys", keys)
         if (labels is None) != (self.labels is None):
-            wanted, got = ("labels [N]", "none") if labels is None else ("none without EmbeddingQueue(labels=True)", "some")
+            wanted, got = (
+                ("labels [N]", "none") if labels is None else ("none without EmbeddingQueue(labels=True)", "some")
+            )
             raise ValueError(f"labels: expected {wanted}, got {got}")
         if labels is not None:
             check_labels("labels", labels, len(keys))

@@ -32,14 +32,19 @@ class Rules(NamedTuple):
 class Rows(NamedTuple):
     """Embeddings, and what the rules need to know of each row. Anchors and columns have their own ``place``."""
 
-    z: Tensor  # [K, D]
+    z: Tensor  # [K, D]; [m, H, D] if each of m anchors has K = H rows of its sample alone
     view: Tensor  # [K]
     sample: Tensor  # [K], counted over all ranks; -1 for rows that are in no view
-    row: Tensor  # [K], number in the batch that it is of
+    row: Tensor  # [K] or [m, H], number in the batch that it is of
     place: Tensor  # [K], the number of an anchor in the loss, or of a column
     label: Tensor | None = None  # [K]; None: every sample is a class of its own
     id: Tensor | None = None  # [K]; rows of one id >= 0 are not compared
     times: Tensor | None = None  # [K], factor of the counts; None: 1
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether each anchor has rows of its own."""
+        return self.z.ndim == 3
 
     def part(self, i: slice, centre: Tensor | None = None) -> Rows:
         """Return the rows i, moved by ``centre [D]``."""
@@ -53,8 +58,8 @@ class Rows(NamedTuple):
         return self._replace(times=counts[self.place] if self.times is None else self.times * counts[self.place])
 
     def subtract(self, total: Tensor, gradient: Tensor) -> None:
-        """Subtract the gradient ``[K, D]`` of these rows from that of all rows of their batch."""
-        total.index_add_(0, self.row, gradient, alpha=-1)
+        """Subtract the gradient of these rows, as ``z``, from that of all rows of their batch."""
+        total.index_add_(0, self.row.flatten(), gradient.flatten(0, -2), alpha=-1)
 
 
 class Said(NamedTuple):
@@ -128,7 +133,7 @@ def by_mask(batch: Batch, group: Group, start: int, stop: int) -> tuple[Excluded
     a, at, said = a.part(slice(start, stop)), group.moving, batch.said
     found = compare(batch.rules, a, b, said.exclude, said.times)
     if said.n_own:
-        own = compare(batch.rules, a, rows_of_samples(batch, group), said.exclude, said.times)
+        own = compare(batch.rules, a, rows_of_samples(batch, group, start, stop, 0.0), said.exclude, said.times)
         if found.times is not own.times:
             found, own = found.counted(batch.rows.dtype), own.counted(batch.rows.dtype)
         found = Pairs(*(_between(x, y, at) for x, y in zip(found, own, strict=True)))  # type: ignore[arg-type]
@@ -182,13 +187,15 @@ def rows_of(batch: Batch, group: Group, home: int = 0) -> tuple[Rows, Rows]:
     return a._replace(times=counts), b.counted(said.column_counts)
 
 
-def rows_of_samples(batch: Batch, group: Group) -> Rows:
-    """Return the columns of a group that belong to one sample alone, without embeddings."""
-    real, n_views = batch.said.extra_of_ranks, len(group.column_views)
-    first = n_views * batch.views.shape[1] * len(real) + sum(real)
-    place = torch.arange(first, first + batch.said.n_own, device=batch.rows.device)
-    none = torch.full_like(place, -1)
-    return Rows(group.b[:0], none + EXTRA - QUEUE, none, none, place).counted(batch.said.column_counts)
+def rows_of_samples(batch: Batch, group: Group, start: int, stop: int, centre: Tensor | float) -> Rows:
+    """Return the columns that belong to the samples of the anchors start, ..., stop - 1 of a group alone."""
+    assert group.own is not None
+    said, (n_views, n, _), device = batch.said, batch.views.shape, batch.rows.device
+    here = torch.arange(said.n_own, device=device)
+    samples, none = group.samples(start, stop), torch.full_like(here, -1)
+    rows = n_views * n + said.n_extra + samples[:, None] * said.n_own + here
+    place = len(group.column_views) * n * len(said.extra_of_ranks) + sum(said.extra_of_ranks) + here
+    return Rows(group.own[samples] - centre, none + EXTRA - QUEUE, none, rows, place).counted(said.column_counts)
 
 
 def _places(batch: Batch, group: Group, each: Tensor, others: Tensor, home: int) -> Tensor:

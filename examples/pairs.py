@@ -7,6 +7,7 @@ Rows are anchors, columns those of ``pair_weights``. A dark cell is a positive, 
 counts more often; white is not compared.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,13 +101,15 @@ def main(output: Path | None = None) -> None:
 
     figure, axes = plt.subplots(3, 3, figsize=(7.2, 7.2), layout="constrained")
     for axis, (situation, role) in zip(axes.flat, drawn, strict=True):
-        axis.imshow(torch.where(role < 0, 1.0, 0.5 * role / role.max()).numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axis.imshow(
+            torch.where(role < 0, 1.0, 0.5 * role / role.max()).numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto"
+        )
         axis.set_title(situation.name, fontsize=11)
         axis.set_xticks(torch.arange(0.5, role.shape[1] - 1).tolist(), [], minor=True)
         axis.set_yticks(torch.arange(0.5, role.shape[0] - 1).tolist(), [], minor=True)
         axis.grid(which="minor", color="0.75", linewidth=0.6)
         ends = torch.tensor([0, *(WIDTHS[column] for column in situation.columns)]).cumsum(0).sub(0.5).tolist()
-        middle = [(start + stop) / 2 for start, stop in zip(ends, ends[1:], strict=False)]
+        middle = [(start + stop) / 2 for start, stop in pairwise(ends)]
         axis.set_xticks(middle, situation.columns)
         anchors = VIEWS[: len(role) // N]
         axis.set_yticks([N * view + (N - 1) / 2 for view in range(len(anchors))], anchors)

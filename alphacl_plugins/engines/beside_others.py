@@ -54,7 +54,7 @@ def beside_others(strategy: Separable, d2_pos: Tensor, share: Tensor, times: Ten
 
 
 def without_each(x: Tensor) -> Tensor:
-    """Return ``log Σ_{q != p} exp x_p`` for each p, ``[m, P]``: the largest is left out of the sum that it would drown."""
+    """Return ``log Σ_{q != p} exp x_p`` for each p, ``[m, P]``; nothing is drowned by the largest."""
     top, place = x.max(dim=1, keepdim=True)
     is_top = torch.zeros_like(x, dtype=torch.bool).scatter(1, place, True)
     rest = torch.logsumexp(x.masked_fill(is_top, lowest(x)), dim=1, keepdim=True)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins.engines.two_pass import Constants, Sums
+from alphacl_plugins.engines.sums import Constants, Sums
 from alphacl_plugins.options import check_kernel_batch
 from alphacl_plugins.pairs import Batch
 from alphacl_plugins.rules import Rows

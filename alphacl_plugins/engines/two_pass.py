@@ -10,99 +10,24 @@ gradient, and W gradients of blocks, which travel with their block and home.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from alphacl_plugins.distributed import ALONE, pass_on, rank, ring, world_size
 from alphacl_plugins.engines.beside_others import beside_others, lowest
+from alphacl_plugins.engines.sums import NO_PLACE, Constants, Listed, OfPositives, Sums
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import centre_of
 from alphacl_plugins.metrics import batch_statistics
 from alphacl_plugins.pairs import Batch, Group
-from alphacl_plugins.rules import Rows, rows_of
+from alphacl_plugins.rules import Rows, rows_of, rows_of_samples
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 if TYPE_CHECKING:
     from alphacl_plugins.engines.torch_tiles import TorchTiles
     from alphacl_plugins.engines.triton_tiles import TritonTiles
-
-
-NO_PLACE = 2**53
-"""In place of the number of a column: none."""
-
-
-class Sums(NamedTuple):
-    """Sums over the negatives of each anchor, ``[m, 1]``; the sums of w in units of ``exp(row_max)``."""
-
-    row_max: Tensor  # largest log w
-    sum_exp: Tensor  # Σ w
-    sum_exp_logits: Tensor  # Σ w log w, log w counted from row_max
-    sum_exp_d2: Tensor  # Σ w D
-    d2: Tensor  # Σ D
-    number: Tensor  # of negatives
-    potential: Tensor  # Σ u(D)
-
-    def merged(self, other: Sums) -> Sums:
-        """Return the sums over the negatives of both."""
-        row_max = torch.maximum(self.row_max, other.row_max)
-        scaled = []
-        for part in (self, other):
-            below = torch.where(part.sum_exp > 0, part.row_max - row_max, 0.0)
-            logits = part.sum_exp_logits + part.sum_exp * below
-            scaled.append(torch.stack([part.sum_exp, logits, part.sum_exp_d2]) * below.exp())
-        return Sums(row_max, *(scaled[0] + scaled[1]), *(x + y for x, y in zip(self[4:], other[4:], strict=True)))
-
-
-class OfPositives(NamedTuple):
-    """Sums over the positives of each anchor, ``[m, 1]``, each positive taken by itself."""
-
-    number: Tensor
-    row_sum: Tensor
-    energy: Tensor  # Σ_p β_p D_p
-    d2: Tensor
-    value: Tensor | None  # None for a strategy without a loss of its own
-
-    def merged(self, other: OfPositives) -> OfPositives:
-        """Return the sums over the positives of both."""
-        return OfPositives(*(None if y is None else x + y for x, y in zip(self, other, strict=True)))  # type: ignore[arg-type, operator]
-
-
-class Listed(NamedTuple):
-    """The positives of each anchor, one by one, ``[m, P]``; the first fact of an entry that is none is `NO_PLACE`."""
-
-    place: Tensor  # of its column
-    d2: Tensor
-    times: Tensor  # how often it counts as a negative
-
-    def merged(self, other: Listed) -> Listed:
-        """Return the positives of both."""
-        return Listed(*(torch.cat(facts, dim=1) for facts in zip(self, other, strict=True)))
-
-    def padded(self, n: int) -> Listed:
-        """Return the same with n entries for each anchor."""
-        more = (0, n - self.place.shape[1])
-        return Listed(pad(self.place, more, value=NO_PLACE), pad(self.d2, more), pad(self.times, more))
-
-
-class Constants(NamedTuple):
-    """What the weights of an anchor need beside its distances, ``[m, 1]``."""
-
-    totals: Totals
-    row_max: Tensor
-    scale: Tensor  # row sum / Σ w
-    share: Tensor  # of each positive; 0 for an anchor without negatives
-    place: Tensor | None = None  # [m, P], columns of the positives, ascending, where they are weighed one by one
-    of_place: Tensor | None = None  # [m, P], their weights as negatives minus those as positives
-
-    def of(self, i: slice, weights: Tensor) -> Constants:
-        """Return the constants of the anchors i, whose losses count with ``weights [M, 1]``."""
-        place, of_place = (None if x is None else x[i] for x in self[4:])
-        of_place = None if of_place is None else weights[i] * of_place
-        scaled = weights[i] * self.scale[i], weights[i] * self.share[i]
-        return Constants(self.totals.of(i), self.row_max[i], *scaled, place, of_place)
 
 
 class TwoPass:
@@ -143,7 +68,7 @@ class TwoPass:
 
     def _first_pass(self, batch: Batch) -> Losses:
         self._centre = centre_of(batch.rows)
-        sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b), with_samples=True)
+        sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b))
         if batch.rules.others_too:
             return self._beside_others(batch, sums)
         none, n_negatives = sums.number == 0, sums.number.sum()
@@ -186,7 +111,7 @@ class TwoPass:
         self.stats = batch_statistics((share * d2).sum() / n, d2_neg, entropy / n, n_negatives)
         order = place.argsort(dim=1)
         listed = place.gather(1, order), (neg - pos).gather(1, order)
-        self._constants, self._beta = Constants(rest, -log_scale, torch.ones_like(row_max), row_sum, *listed), None
+        self._constants, self._beta = Constants(rest, -log_scale, torch.ones_like(row_max), row_sum, *listed), share
         found = (~without[:, 0]).to(d2.dtype) if batch.views.shape[0] == 1 else None
         return Losses(minus_energy[:, 0], None if value is None else value[:, 0], found)
 
@@ -208,65 +133,49 @@ class TwoPass:
         n_rows = batch.views[..., 0].numel() + batch.said.n_extra
         for at_home, pairs in _blocks(batch, self._process_group):
             of_block = torch.zeros_like(batch.rows[:n_rows]) if travels else total
-            for group, a, b in pairs:
-                moving = group.moving if at_home else len(b.z)
-                for i, j, a_i, b_j in self._cut(a, b, moving):
-                    constants = self._constants.of(slice(group.first + i.start, group.first + i.stop), weights)
-                    of_rows, of_columns = self._tiles.pulls(a_i, b_j, constants, b_moves=j.start < moving)
-                    a_i.subtract(total, of_rows)
-                    if of_columns is not None:
-                        b_j.subtract(of_block, of_columns)
-                if at_home and group.own is not None:
-                    self._pull_of_samples(batch, group, a, weights, total)
+            for anchors, a, b, moves in self._tiled(batch, pairs, at_home):
+                of_rows, of_columns = self._tiles.pulls(a, b, self._constants.of(anchors, weights), b_moves=moves)
+                a.subtract(total, of_rows)
+                if of_columns is not None:
+                    b.subtract(total if b.of_samples else of_block, of_columns)
             if arriving is not None:
                 of_block += arriving()[0]
                 del arriving
             arriving = pass_on(self._process_group, of_block) if travels else None
-            del pairs, b, b_j, of_block  # a ring holds as little as it can
+            del pairs, a, b, of_block  # a ring holds as little as it can
         if arriving is not None:
             total[:n_rows] += arriving()[0]
         return total
 
-    def _pull_of_samples(self, batch: Batch, group: Group, a: Rows, weights: Tensor, total: Tensor) -> None:
-        tiles: Any = self._tiles  # no kernels, which refuse such negatives
-        for i in _pieces(0, len(a.z), tiles.side):
-            constants = self._constants.of(slice(group.first + i.start, group.first + i.stop), weights)
-            of_rows, of_own = tiles.pulls_of_samples(group, a.part(i), i.start, i.stop, constants)
-            a.part(i).subtract(total, of_rows)
-            total[-of_own[..., 0].numel() :].sub_(of_own.flatten(0, 1))
-
-    def _over_tiles(
-        self, batch: Batch, of_tile: Callable[[Rows, Rows, slice], Any], *, with_samples: bool = False
-    ) -> Any:
+    def _over_tiles(self, batch: Batch, of_tile: Callable[[Rows, Rows, slice], Any]) -> Any:
         """Merge what the tiles of each anchor give, in the order of the loss; a tile is told its anchors' places."""
         found: dict[int, Any] = {}
-        tiles: Any = self._tiles
         for at_home, pairs in _blocks(batch, self._process_group):
-            for group, a, b in pairs:
-                for i, _, a_i, b_j in self._cut(a, b, len(b.z)):
-                    anchors = slice(group.first + i.start, group.first + i.stop)
-                    part, before = of_tile(a_i, b_j, anchors), found.get(anchors.start)
-                    found[anchors.start] = part if before is None else before.merged(part)
-                if at_home and with_samples and group.own is not None:
-                    for i in _pieces(0, len(a.z), self._tiles.side):
-                        part, start = (
-                            tiles.sums_of_samples(group, a.part(i), i.start, i.stop),
-                            group.first + i.start,
-                        )
-                        found[start] = part if start not in found else found[start].merged(part)
+            for anchors, a, b, _ in self._tiled(batch, pairs, at_home):
+                part, before = of_tile(a, b, anchors), found.get(anchors.start)
+                found[anchors.start] = part if before is None else before.merged(part)
         if isinstance(part, Listed):
             widest = max(1, *(listed.place.shape[1] for listed in found.values()))
             found = {anchors: listed.padded(widest) for anchors, listed in found.items()}
-        columns = zip(*found.values(), strict=True)
+        columns = zip(*(found[first] for first in sorted(found)), strict=True)
         return type(part)(*(None if column[0] is None else torch.cat(column) for column in columns))
 
-    def _cut(self, a: Rows, b: Rows, moving: int) -> Iterator[tuple[slice, slice, Rows, Rows]]:
-        """Cut the pairs of a and b into tiles near the origin, none of which has both moving and fixed columns."""
+    def _tiled(
+        self, batch: Batch, pairs: list[tuple[Group, Rows, Rows]], at_home: bool
+    ) -> Iterator[tuple[slice, Rows, Rows, bool]]:
+        """Cut pairs of anchors and columns into tiles near the origin: all columns of a tile take a gradient, or none.
+
+        Yields: the places of the anchors in the loss, the anchors, the columns, whether these take a gradient.
+        """
         side, centre = self._tiles.side, self._centre
-        for i in _pieces(0, len(a.z), side):
-            a_i = a.part(i, centre)
-            for j in _pieces(0, moving, side) + _pieces(moving, len(b.z), side):
-                yield i, j, a_i, a_i if b is a and i == j else b.part(j, centre)
+        for group, a, b in pairs:
+            moving = group.moving if at_home else len(b.z)
+            for i in _pieces(0, len(a.z), side):
+                a_i, anchors = a.part(i, centre), slice(group.first + i.start, group.first + i.stop)
+                for j in _pieces(0, moving, side) + _pieces(moving, len(b.z), side):
+                    yield anchors, a_i, a_i if b is a and i == j else b.part(j, centre), j.start < moving
+                if at_home and group.own is not None:
+                    yield anchors, a_i, rows_of_samples(batch, group, i.start, i.stop, centre), True
 
 
 def _pieces(start: int, stop: int, side: int) -> list[slice]:

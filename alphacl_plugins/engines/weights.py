@@ -188,8 +188,9 @@ def _separable(
     log_w, left = strategy.log_weight(d2), excluded.left
     log_w = excluded.fill(log_w if excluded.times is None else log_w + excluded.times.log(), -math.inf)
     if others is not None:
-        times = ~excluded.where if excluded.times is None else excluded.times  # type: ignore[operator]  # a mask
-        times, none = times.to(d2.dtype), torch.zeros_like(d2_pos)
+        assert isinstance(excluded.where, Tensor)  # a mask, as there are rules beyond the plain ones
+        times = (~excluded.where if excluded.times is None else excluded.times).to(d2.dtype)
+        none = torch.zeros_like(d2_pos)
         at, rest = others.of(times) * (others.share > 0), others.replace(times, none)
         log_sum = torch.logsumexp(others.replace(log_w, none - math.inf).clamp_min(lowest(d2)), dim=1, keepdim=True)
         u = strategy.potential(d2)

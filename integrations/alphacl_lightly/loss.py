@@ -189,7 +189,12 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         if bank.embeddings.shape[1] == 0:
             bank.set_width(keys.shape[1])
         check_width("out0" if out1 is None else "out1", keys, "the memory bank", bank.embeddings)
-        return {"labels": labels, "queue": bank.embeddings, "queue_labels": labels if labels is None else bank.labels, **pairs}
+        return {
+            "labels": labels,
+            "queue": bank.embeddings,
+            "queue_labels": labels if labels is None else bank.labels,
+            **pairs,
+        }
 
     def _without_negatives(self, views: Sequence[Tensor], call: dict[str, Any]) -> bool:
         """Whether this is one sample by itself, of any number of views."""

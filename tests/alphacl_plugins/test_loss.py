@@ -228,7 +228,8 @@ def test_it_pickles_and_copies():
 def test_repr_shows_every_option():
     assert repr(AlphaCLLoss("infonce", gather_distributed=True)) == (
         "AlphaCLLoss(strategy=InfoNCE(tau=0.5, eps=1.0), negatives='both', symmetric=True, l2_normalize=True, "
-        "detach_alpha=True, reduction='mean', block_size='auto', gather_distributed=True)"
+        "detach_alpha=True, reduction='mean', block_size='auto', gather_distributed=True, positives='all', "
+        "positives_as_negatives=False, ignore_label=None, scale='paper')"
     )
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from pairs import main, roles, situations
 
 from alphacl_plugins import AlphaCLLoss
+from pairs import main, roles, situations
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
@@ -33,7 +33,9 @@ def test_the_picture_shows_who_is_compared_with_whom():
     one_view = torch.tensor([[0, -1, 1, 1], [-1, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
     assert torch.equal(drawn["SupCon, one view"], one_view)
     across = torch.tensor([[-1, -1, 1, 1], [-1, -1, 1, 1], [1, 1, -1, 1], [1, 1, 1, -1]], dtype=torch.float64)
-    assert torch.equal(drawn["captions"], torch.cat([torch.cat([0 * ones, across], 1), torch.cat([across, 0 * ones], 1)]))
+    assert torch.equal(
+        drawn["captions"], torch.cat([torch.cat([0 * ones, across], 1), torch.cat([across, 0 * ones], 1)])
+    )
     assert torch.equal(drawn["hard negatives"], torch.cat([1 - 2 * eye, ones[:, :2]], dim=1))
     q = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
     expected = torch.where(eye > 0, -1.0, q[:, None] / q)

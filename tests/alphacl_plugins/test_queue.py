@@ -416,8 +416,16 @@ def test_it_shows_its_options():
             r"keys: expected 3 columns as the queue has, got \(2, 5\)",
         ),
         (lambda: EmbeddingQueue(4, labels=1), TypeError, r"labels: expected True or False, got 1"),
-        (lambda: EmbeddingQueue(4, labels=True).enqueue(torch.ones(2, 3)), ValueError, r"labels: expected .*, got none"),
-        (lambda: EmbeddingQueue(4).enqueue(torch.ones(2, 3), torch.ones(2)), ValueError, r"labels: .* none .*, got some"),
+        (
+            lambda: EmbeddingQueue(4, labels=True).enqueue(torch.ones(2, 3)),
+            ValueError,
+            r"labels: expected .*, got none",
+        ),
+        (
+            lambda: EmbeddingQueue(4).enqueue(torch.ones(2, 3), torch.ones(2)),
+            ValueError,
+            r"labels: .* none .*, got some",
+        ),
         (
             lambda: EmbeddingQueue(4, labels=True).enqueue(torch.ones(2, 3), torch.ones(2)),
             TypeError,

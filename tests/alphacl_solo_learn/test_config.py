@@ -135,7 +135,12 @@ ERRORS = {
     "solo-learn's name for tau": ("simclr", {"temperature": 0.1}, TypeError, "the temperature is called tau"),
     "a value out of range": ("simclr", {"tau": -1.0}, ValueError, r"^loss: Direct.tau: .*got -1.0"),
     "a kind of negatives that is none": ("simclr", {"negatives": "all"}, ValueError, "^loss: negatives: .*got 'all'"),
-    "a bank": ("simclr", {"memory_bank_size": 64}, ValueError, "memory_bank_size: .*simclr; mocov2plus has a queue, supcon a bank$"),
+    "a bank": (
+        "simclr",
+        {"memory_bank_size": 64},
+        ValueError,
+        "memory_bank_size: .*simclr; mocov2plus has a queue, supcon a bank$",
+    ),
     "a bank beside the queue": (
         "mocov2plus",
         {"memory_bank_size": 64},
