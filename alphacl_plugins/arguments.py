@@ -58,8 +58,7 @@ class Call(NamedTuple):
         code = 0
         for value in self[2:]:
             of_pair = isinstance(value, tuple)
-            number = 0 if value is None else 1 + 2 * (value[0].ndim if of_pair else value.ndim) + of_pair
-            code = 10 * code + number
+            code = 10 * code + (0 if value is None else 1 + 2 * (value[0] if of_pair else value).ndim + of_pair)
         return code
 
 
@@ -199,13 +198,11 @@ def _said_of(call: Call, sizes: Sizes, real: tuple[int, ...], dtype: torch.dtype
         mine = call.extra_negatives.shape[0] if n_extra else 0
         allowed = {(n + mine + n_queue,): "[N + C + Q]", (n + mine,): "[N + C]", (n,): "[N]"}
         _check_shape("exclude", exclude, allowed)
-        of_extra, of_queue = (
-            pad(exclude[n : n + mine], (0, mine - len(exclude[n : n + mine])), value=-1),
-            exclude[n + mine :],
-        )
+        of_extra = exclude[n : n + mine]
+        of_extra = pad(of_extra, (0, mine - len(of_extra)), value=-1)
         of_extra = gather_uneven(of_extra[:, None], across)[:, 0] if n_extra else of_extra
         of_extra = pad(of_extra, (0, in_rows - len(of_extra)), value=-1)
-        found["ids"] = torch.cat([gathered(exclude[:n]), of_extra, of_queue]).long()
+        found["ids"] = torch.cat([gathered(exclude[:n]), of_extra, exclude[n + mine :]]).long()
     if isinstance(count, tuple):
         rows, columns = count
         _check_shape("count[0]", rows, {(n,): "[N]", (m,): "[M]"})
@@ -218,9 +215,8 @@ def _said_of(call: Call, sizes: Sizes, real: tuple[int, ...], dtype: torch.dtype
         _check_shape("count", count, {(n,): "[N]", (k,): "[K]"})
         of_columns = count.shape[0] == k
         found |= {"column_counts": count} if of_columns else {"counts": gathered(count.to(dtype))}
-    for name in ("counts", "anchor_counts", "column_counts", "times"):
-        if name in found:
-            found[name] = found[name].detach().to(dtype)
+    for name in {"counts", "anchor_counts", "column_counts", "times"} & set(found):
+        found[name] = found[name].detach().to(dtype)
     return Said(in_rows, sizes.of_sample, real, **found)
 
 
@@ -234,7 +230,7 @@ def _anchor_weights(call: Call, sizes: Sizes, dtype: torch.dtype) -> Tensor | No
 
 
 def share_of(found: Tensor | None, weights: Tensor | None, group: Any) -> float | Tensor:
-    """Return M over the sum of the weights of the anchors that have a positive; that sum is the mean over ranks.
+    """Return M over the sum of the weights of anchors with a positive, averaged over ranks.
 
     Args:
         found: 1 for each anchor that has a positive, else 0, ``[M]``; None for 1.
@@ -244,8 +240,7 @@ def share_of(found: Tensor | None, weights: Tensor | None, group: Any) -> float 
     if found is None and weights is None:
         return 1.0
     counted: Any = weights if found is None else found if weights is None else found * weights
-    total = counted.sum()
-    total = mean_of_ranks(total, group)
+    total = mean_of_ranks(counted.sum(), group)
     return torch.where(total > 0, counted.shape[0] / total, 0.0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alphacl_plugins.arguments import Call, share_of
 from alphacl_plugins.checks import check_batch
-from alphacl_plugins.distributed import ALONE, Maybe, world_size
+from alphacl_plugins.distributed import Maybe
 from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
 from alphacl_plugins.engines.blocks import in_blocks
@@ -46,10 +46,9 @@ class AlphaCLLoss(InGroup):
         strategy: a registered name, an import path, or a strategy object such as ``InfoNCE(tau=0.1)``.
         negatives: the other samples in all views ("both"), in the anchor's own view ("same"), in the other views
             ("cross"), or the queue alone ("queue"). None: what the strategy declares, else "both".
-        symmetric: True: every view gives anchors, M = 2N for two; False: the first alone, M = N. None: what the
-            strategy declares, else True.
+        symmetric: True: anchors of every view; False: of the first. None: what the strategy declares, else True.
         l2_normalize: scale embeddings to length 1 first, so that D is 1 - cos; zero rows stay zero, without gradient.
-            False: where D / τ leaves the dtype (float32 at least) the loss is inf or NaN, never wrong and finite.
+            False: where D / τ leaves the dtype (float32 at least) the loss is inf or NaN.
         detach_alpha: hold α fixed. False: the gradient goes through α (the paper's ablation), and the value is -E / M.
         reduction: "mean" over the anchors, or "none".
         block_size: how the loss is computed. Value and gradient are the same.
@@ -60,27 +59,24 @@ class AlphaCLLoss(InGroup):
               strategy that draws random numbers: the other engines ask for α again in the backward pass.
             - "kernel": by Triton on a GPU, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Direct, ...) without labels.
         gather_distributed: take negatives from all ranks: after DDP has averaged, parameter gradients equal those of
-            one process with the whole batch. True gathers the embeddings of all ranks on each; "ring" passes them round
-            in O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels. "auto" is
-            True if the group has several processes at the first batch, else False, and stays what it was then.
+            one process with the whole batch. True gathers all embeddings on each rank; "ring" passes them round in
+            O(N / ranks) memory, for strategies whose weights factor: the softmax types and the kernels. "auto" is True
+            if there are several processes at the first batch, else False.
         process_group: the processes that gather, as a ProcessGroup of torch.distributed or a 1-D DeviceMesh; None: the
-            default group. Averaged over the group, value and gradient are those of one process with the group's batch.
-            Deep copies have the same group. A pickle leaves it out: set ``process_group`` before the next batch.
-        positives: with labels, rows of the anchor's class in all views ("all") or in the others ("other_views", for
-            several captions of one image); those of its own view are then neither positives nor negatives.
+            default group. A pickle leaves it out: set ``process_group`` before the next batch.
+        positives: with labels, rows of the anchor's class in all views ("all") or in the others ("other_views"); those
+            of its own view are then neither positives nor negatives.
         positives_as_negatives: the anchor's other positives stand among the negatives too (SupCon's form).
         ignore_label: of samples that are a class of their own each.
         scale: "paper", or "ntxent": value and gradient of the embeddings times the strategy's ``usual_scale``, 1/τ.
-        **options: of a strategy given by name, such as ``tau``; ``learnable_tau=True`` makes τ a parameter.
+        **options: of a strategy given by name: ``tau``, ...; ``learnable_tau=True`` makes τ a parameter.
 
     Attributes:
         last_stats: of the latest batch, detached scalars, computed when they are read (until then the loss keeps the
             batch): ``d2_pos`` and ``d2_neg`` (means), ``alpha_entropy`` (mean over anchors, nats),
-            ``effective_negatives`` (its exponential), ``tau`` of a `LearnableTemperature`. Within the transforms of
-            torch.func they can be read inside the transform only.
+            ``effective_negatives`` (its exponential), ``tau`` of a `LearnableTemperature`.
 
-    Raises:
-        TypeError, ValueError: an option is unknown or outside the above, or options do not go together.
+    Raises: TypeError, ValueError: an option is unknown or outside the above, or options do not go together.
 
     Source: Tian (2022), arXiv:2201.12680, Definition 1.
 
@@ -122,7 +118,6 @@ class AlphaCLLoss(InGroup):
         self.ignore_label, self.scale = ignore_label, scale
         self.process_group = group_of(process_group)
         check_options(self)
-        self._alone: bool | None = None  # what "auto" has found
         self._latest: Any = {}  # statistics, or the batch and the temperature that they are of
 
     def forward(
@@ -149,8 +144,7 @@ class AlphaCLLoss(InGroup):
 
         Returns: a scalar, or with reduction "none" the losses of the M anchors, view by view.
 
-        Raises:
-            TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
+        Raises: TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
         """
         views: list[Any] = [z] if z_aug is None and labels is not None else [z, z_aug, *more_views]
         call, mean, gathers = Call(labels, queue, **pairs), self.reduction == "mean", self.gather_distributed
@@ -162,19 +156,20 @@ class AlphaCLLoss(InGroup):
             engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
             rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
             if by_autograd:
-                losses = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
-                energy = losses.minus_energy
-                known = losses._replace(minus_energy=energy.detach())
-                value = self._value(known, batch.moved(batch.rows.detach()), scale) + scale * (energy - energy.detach())
+                losses, energy = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
+                value = self._value(losses, batch.moved(batch.rows.detach()), scale) + scale * (
+                    energy - energy.detach()
+                )
                 value = value if weights is None else value * weights
-                return value.mean() * share_of(losses.found, weights, self.gathering_group()) if mean else value  # type: ignore[no-any-return]
+                share = share_of(losses.found, weights, self.gathering_group()) if mean else 1.0
+                return value.mean() * share if mean else value
             in_tiles = gathers == "ring" or self.block_size == "kernel"
             engine = TwoPass.of(self, strategy, batch) if in_tiles else engine
             losses, gradient = engine(batch, weights, with_gradient=differentiable and mean)
             value = self._value(losses, engine if in_tiles else batch, scale)
             if gradient is not None:
-                gradient = through_normalization(gradient, batch.rows, length)
                 gradient = gradient if self.scale == "paper" else gradient * scale
+                gradient = through_normalization(gradient, batch.rows, length)
 
             def again(upstream: Tensor, unit: Tensor, length: Maybe, queue: Maybe) -> Tensor:
                 gradient = engine(batch.moved(unit)._replace(queue=queue), upstream * scale)[1]
@@ -183,11 +178,8 @@ class AlphaCLLoss(InGroup):
             if mean:
                 value = value if weights is None else value * weights
                 value = value.mean() if gradient is None else attach(value, rows, gradient)  # nobody wants one, or all
-                return (
-                    value
-                    if weights is None and losses.found is None
-                    else value * share_of(losses.found, weights, self.gathering_group())
-                )
+                share = share_of(losses.found, weights, self.gathering_group())
+                return value if isinstance(share, float) else value * share
             value = attach(value, rows, again, batch.rows, length, batch.queue)
             return value if weights is None else value * weights
 
@@ -225,9 +217,9 @@ class AlphaCLLoss(InGroup):
         source, tau = self._latest
         options = {} if tau is None else {"tau": tau}
         strategy = plain(dataclasses.replace(self.strategy.strategy, **options) if options else self.strategy)
-        stats: dict[str, Tensor] = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
-        self._latest = stats = stats | options
-        return stats
+        stats = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
+        self._latest = stats | options
+        return stats | options
 
     def extra_repr(self) -> str:
         """Show every option but the process group."""
@@ -236,13 +228,7 @@ class AlphaCLLoss(InGroup):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies begin without the statistics of a batch, which a transform of torch.func may have left unreadable."""
-        return super().__getstate__() | {"_latest": {}, "_alone": None}
-
-    def gathering_group(self) -> Any:
-        """Return the processes that share a batch; of "auto" the first batch decides."""
-        if self.gather_distributed == "auto":
-            self._alone = world_size(self.process_group) == 1 if self._alone is None else self._alone
-        return self.process_group if self.gather_distributed and not self._alone else ALONE
+        return super().__getstate__() | {"_latest": {}}
 
     @property
     def _learns(self) -> bool:
@@ -256,7 +242,6 @@ class AlphaCLLoss(InGroup):
         if isinstance(self.strategy, nn.Module) and not learnable:
             self._latest = self.last_stats  # at once, as the state of the strategy may change
         value = losses.minus_energy if losses.value is None else losses.value
-        assert value is not None  # as engines form -E where there is no other value
         value = value if self.scale == "paper" else value * scale
         return self.strategy.learn_from(value, -losses.minus_energy) if self._learns else value
 

@@ -234,18 +234,6 @@ def assemble(
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
     n_views = shape[0] if loss.symmetric else 1
     in_views = (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
-    batch = Batch(
-        unit,
-        in_views,
-        queue,
-        labels,
-        classes,
-        first,
-        n,
-        n_views,
-        rules,
-        said,
-        asked or rules.others_too,
-        not plain and said.of_pairs,
-    )
+    asked, masked = asked or rules.others_too, not plain and said.of_pairs
+    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, rules, said, asked, masked)
     return Assembled(rows, length, batch, weights, differentiable)

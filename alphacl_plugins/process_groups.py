@@ -9,6 +9,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from alphacl_plugins.distributed import ALONE, world_size
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -40,10 +42,18 @@ class InGroup(nn.Module):
     """A module with a ``process_group``: a deep copy has the same one, a pickle one that no process belongs to."""
 
     process_group: Any
+    gather_distributed: Any
+    _alone: bool | None = None  # what "auto" has found
+
+    def gathering_group(self) -> Any:
+        """Return the processes that share a batch; of "auto" the first batch decides."""
+        if self.gather_distributed == "auto":
+            self._alone = world_size(self.process_group) == 1 if self._alone is None else self._alone
+        return self.process_group if self.gather_distributed and not self._alone else ALONE
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the group, which other processes do not know."""
-        return self.__dict__ | {"process_group": None if self.process_group is None else OUTSIDE}
+        return self.__dict__ | {"process_group": None if self.process_group is None else OUTSIDE, "_alone": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy everything but the group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from alphacl_plugins.engines.weights import Losses, weigh
 from alphacl_plugins.functional import centre_of
@@ -10,8 +11,8 @@ from alphacl_plugins.pairs import Batch
 from alphacl_plugins.strategies import PairWeights, Strategy
 
 
-def through_autograd(strategy: Strategy, batch: Batch, *, detach_alpha: bool) -> Losses:
-    """Return the losses of the anchors, with the graph that leads to the embeddings.
+def through_autograd(strategy: Strategy, batch: Batch, *, detach_alpha: bool) -> tuple[Losses, Tensor]:
+    """Return the losses of the anchors, and -E with the graph that leads to the embeddings.
 
     With ``detach_alpha`` α is held fixed; else the gradient goes through it, and the losses are -E.
     """
@@ -27,8 +28,9 @@ def through_autograd(strategy: Strategy, batch: Batch, *, detach_alpha: bool) ->
         energies.append((pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1))
         if detach_alpha and value is not None:
             values.append(value)
-    parts = (energies, values, found_positive)
-    return Losses(*(torch.cat(part) if part else None for part in parts))
+    energy, *others = (torch.cat(part) if part else None for part in (energies, values, found_positive))
+    assert energy is not None
+    return Losses(energy.detach(), *others), energy
 
 
 def all_weights(strategy: Strategy, batch: Batch) -> PairWeights:

@@ -22,7 +22,7 @@ _FEW = 128  # rows: so small a matrix is quickly transposed
 class Excluded(NamedTuple):
     """Columns that are not negatives of m anchors: a mask ``[m, K]``, indices ``[m, C]`` (which may repeat), or V.
 
-    V: rows and columns are the same V views, and the rows of the anchor's sample are excluded.
+    V: rows and columns are the same V views, and those of the anchor's sample are excluded.
     """
 
     where: Tensor | int
@@ -119,8 +119,8 @@ def weigh(
 ) -> Weighed:
     """Measure the anchors start, ..., stop - 1 of a group of a batch and ask for their weights.
 
-    ``d2_of_views`` are the distances of the positives of all anchors without labels, by `Batch.other_views`. Distances
-    keep the graph of the embeddings; weights have one only if not ``detach``.
+    ``d2_of_views`` are the distances of all positives without labels, by `Batch.other_views`. Distances keep the graph
+    of the embeddings; weights have one only if not ``detach``.
     """
     m = stop - start
     a = group.a if m == group.a.shape[0] else group.a[start:stop]
@@ -154,8 +154,8 @@ def weights_of(
 ) -> Weights:
     """Weigh columns at distances ``d2 [m, K]`` (finite everywhere) against positives at ``d2_pos [m, P]``.
 
-    An anchor gets the mean, with ``share [m, P]`` or one number, of the weights that each of its positives would give
-    by itself. All weights of an anchor without negatives, or without positives, are 0.
+    An anchor gets the mean, with ``share [m, P]`` or one number, of the weights that each positive would give; all 0 if
+    it has no negatives or no positives.
     """
     none = excluded.left == 0 if isinstance(excluded.left, Tensor) else None  # [m, 1], anchors without negatives
     if isinstance(share, Tensor):
@@ -190,15 +190,13 @@ def _separable(
     if others is not None:
         assert isinstance(excluded.where, Tensor)  # a mask, as there are rules beyond the plain ones
         times = (~excluded.where if excluded.times is None else excluded.times).to(d2.dtype)
-        none = torch.zeros_like(d2_pos)
-        at, rest = others.of(times) * (others.share > 0), others.replace(times, none)
+        none, at = torch.zeros_like(d2_pos), others.of(times) * (others.share > 0)
+        rest = others.replace(times, none)
         log_sum = torch.logsumexp(others.replace(log_w, none - math.inf).clamp_min(lowest(d2)), dim=1, keepdim=True)
-        u = strategy.potential(d2)
-        potential = 0.0 if u is None else (u * rest).sum(dim=1, keepdim=True)
+        potential = 0.0 if (u := strategy.potential(d2)) is None else (u * rest).sum(dim=1, keepdim=True)
         totals = Totals(log_sum, potential, rest.sum(dim=1, keepdim=True))
         log_scale, neg, pos, value = beside_others(strategy, d2_pos, others.share, at, totals)
-        value = None if value is None else value[:, 0]
-        return Weights(others.replace(torch.exp(log_w + log_scale), neg), pos, value)
+        return Weights(others.replace(torch.exp(log_w + log_scale), neg), pos, None if value is None else value[:, 0])
     row_max = (log_w.detach() if log_w.requires_grad else log_w).amax(dim=1, keepdim=True)
     row_max = row_max.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else row_max
     w = (log_w - row_max).exp_()
@@ -214,12 +212,13 @@ def _separable(
     if isinstance(share, Tensor) or share != 1.0:
         row_sum, pos = (share * row_sum).sum(dim=1, keepdim=True), share * pos
         value = None if value is None else (share * value).sum(dim=1, keepdim=True)
-    value = None if value is None else value[:, 0]
     scale = row_sum / sum_exp
     # w is symmetric: computing negᵀ is faster than transposing. The clamp is for D_ij and D_ji that round apart.
     transpose = transpose and not w.requires_grad
     transposed = log_w.sub_(row_max.T).clamp_max_(0.0).exp_().mul_(scale.T) if transpose else None
-    return Weights(w * scale if w.requires_grad else w.mul_(scale), pos, value, transposed)
+    return Weights(
+        w * scale if w.requires_grad else w.mul_(scale), pos, None if value is None else value[:, 0], transposed
+    )
 
 
 def _asked(
@@ -240,8 +239,8 @@ def _asked(
     for p, (d, part) in enumerate(zip(distance, parts, strict=True)):
         seen = d2_neg if others is None else others.hide(p, d2_neg)
         if others is not None:  # is anything left?
-            empty = (seen == math.inf).all(dim=1)
-            seen, part = seen.masked_fill(empty[:, None], 0.0), part.masked_fill(empty, 0.0)
+            empty = (seen == math.inf).all(dim=1, keepdim=True)
+            seen, part = seen.masked_fill(empty, 0.0), part.masked_fill(empty[:, 0], 0.0)
         one_neg, one_pos, one_value = strategy(d, seen, *([] if count is None else [count]))
         pos.append(part * (one_neg.sum(dim=1) if one_pos is None else one_pos))
         if len(parts) > 1 or others is not None:

@@ -10,6 +10,7 @@ from oracles import ALL_STRATEGIES, half_squared, relative_error, strategy_id
 
 from alphacl_plugins import AlphaCLLoss, PairWeights
 from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, LearnableTemperature, Square
+from live_bytes import LiveBytes
 
 N, D, VIEWS = 5, 3, 2
 LABELS = torch.tensor([0, 1, 0, 2, 1])
@@ -434,3 +435,15 @@ def test_statistics_with_other_positives_among_the_negatives():
     loss(z, z_aug, labels=LABELS)
     q = torch.nn.functional.normalize(loss.pair_weights(z, z_aug, labels=LABELS).neg, p=1, dim=1)
     assert relative_error(loss.last_stats["alpha_entropy"], torch.special.entr(q).sum(dim=1).mean()) < 1e-12
+
+
+@pytest.mark.parametrize("options", [{"block_size": 64}, {"block_size": 32, "gather_distributed": "ring"}])
+def test_ids_and_counts_take_memory_as_the_batch_and_not_as_its_square(options):
+    peaks = []
+    for n in (256, 512):
+        views = several_views(2, n, 16, dtype=torch.float32)
+        with LiveBytes() as memory:
+            loss = AlphaCLLoss("infonce", **options)
+            loss(*views, exclude=torch.arange(n) % 9, count=torch.ones(n)).backward()
+        peaks.append(memory.peak)
+    assert peaks[1] < 2.05 * peaks[0]
