@@ -212,13 +212,12 @@ def _separable(
     if isinstance(share, Tensor) or share != 1.0:
         row_sum, pos = (share * row_sum).sum(dim=1, keepdim=True), share * pos
         value = None if value is None else (share * value).sum(dim=1, keepdim=True)
+    value = None if value is None else value[:, 0]
     scale = row_sum / sum_exp
     # w is symmetric: computing negᵀ is faster than transposing. The clamp is for D_ij and D_ji that round apart.
     transpose = transpose and not w.requires_grad
     transposed = log_w.sub_(row_max.T).clamp_max_(0.0).exp_().mul_(scale.T) if transpose else None
-    return Weights(
-        w * scale if w.requires_grad else w.mul_(scale), pos, None if value is None else value[:, 0], transposed
-    )
+    return Weights(w * scale if w.requires_grad else w.mul_(scale), pos, value, transposed)
 
 
 def _asked(
@@ -230,8 +229,7 @@ def _asked(
     others: Positives | None,
 ) -> Weights:
     """Ask once for each positive, or once in all if the weights of the negatives do not depend on the positive."""
-    if isinstance(share, float):
-        share = torch.full_like(d2_pos, share)
+    share = share if isinstance(share, Tensor) else torch.full_like(d2_pos, share)
     distance, parts = d2_pos.unbind(dim=1), share.unbind(dim=1)
     if not strategy.uses_positive and len(distance) > 1 and others is None:
         distance, parts = ((share * d2_pos).sum(dim=1),), (torch.ones_like(parts[0]),)
