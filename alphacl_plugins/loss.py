@@ -146,8 +146,8 @@ class AlphaCLLoss(InGroup):
 
         Raises: TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
         """
-        views: list[Any] = [z] if z_aug is None and labels is not None else [z, z_aug, *more_views]
-        call, mean, gathers = Call(labels, queue, **pairs), self.reduction == "mean", self.gather_distributed
+        views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
+        call, mean, gathers = Call.of(labels, queue, pairs), self.reduction == "mean", self.gather_distributed
         check_batch(views, call, None if gathers else self.negatives)
         with without_autocast(z.device):
             strategy = plain(self.strategy, detach=self.detach_alpha)
@@ -202,8 +202,8 @@ class AlphaCLLoss(InGroup):
             positives ``[M, P]``, each times its share in the mean: without labels the other views, beginning with the
             next; with labels all columns.
         """
-        views: list[Any] = [z] if z_aug is None and labels is not None else [z, z_aug, *more_views]
-        call = Call(labels, queue, **pairs)
+        views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
+        call = Call.of(labels, queue, pairs)
         check_batch(views, call, None if self.gather_distributed else self.negatives)
         with torch.no_grad(), without_autocast(z.device):
             strategy = plain(self.strategy)
