@@ -58,11 +58,6 @@ class Call(NamedTuple):
     count: Any = None
     sample_weight: Any = None
 
-    @property
-    def says_nothing(self) -> bool:
-        """Whether there is nothing beyond labels and a queue."""
-        return all(value is None for value in self[2:])
-
     @staticmethod
     def of(labels: Any, queue: Any, pairs: Any) -> Call:
         """Return a call.

@@ -65,7 +65,7 @@ def check_callable(name: str, value: object) -> None:
 
 def check_dense(name: str, value: Tensor, expected: str) -> None:
     """Raise unless ``value`` is a dense tensor of this process, with values."""
-    if value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local"):
+    if not _is_dense(value):
         raise TypeError(f"{name}: expected a dense {expected}, got {_kind(name, value)}")
 
 
@@ -73,7 +73,8 @@ def check_matrix(name: str, value: object) -> None:
     """Raise unless ``value`` is a dense floating-point tensor ``[rows, columns]`` with at least one column."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor [rows, columns], got {type(value).__name__}")
-    check_dense(name, value, "tensor [rows, columns]")
+    if value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local"):
+        raise TypeError(f"{name}: expected a dense tensor [rows, columns], got {_kind(name, value)}")
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
     if value.dtype.itemsize < 2:
@@ -119,7 +120,8 @@ def check_labels(name: str, value: object, rows: int) -> None:
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {type(value).__name__}")
     if value.is_floating_point() or value.is_complex():
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {value.dtype}")
-    check_dense(name, value, f"integer tensor [{rows}]")
+    if not _is_dense(value):
+        raise TypeError(f"{name}: expected a dense integer tensor [{rows}], got {_kind(name, value)}")
     if value.shape != (rows,):
         raise ValueError(f"{name}: expected shape [{rows}], a label for each sample, got {tuple(value.shape)}")
 
@@ -160,6 +162,11 @@ def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: i
             raise ValueError('queue: expected embeddings [Q, D] with Q >= 1, as negatives is "queue", got none')
     elif n < 2 and n_queue == 0:
         raise ValueError(f"z: expected at least 2 samples (or a queue) to have negatives, got {n}")
+
+
+def _is_dense(value: Tensor) -> bool:
+    odd = value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local")
+    return not odd
 
 
 def _kind(name: str, value: Any) -> str:

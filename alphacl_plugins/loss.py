@@ -147,7 +147,8 @@ class AlphaCLLoss(InGroup):
         Raises: TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
         """
         views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
-        call, mean, gathers = Call.of(labels, queue, pairs), self.reduction == "mean", self.gather_distributed
+        call = Call.of(labels, queue, pairs) if pairs else Call(labels, queue)
+        mean, gathers = self.reduction == "mean", self.gather_distributed
         check_batch(views, call, None if gathers else self.negatives)
         with without_autocast(z.device):
             strategy = plain(self.strategy, detach=self.detach_alpha)
@@ -178,8 +179,8 @@ class AlphaCLLoss(InGroup):
             if mean:
                 value = value if weights is None else value * weights
                 value = value.mean() if gradient is None else attach(value, rows, gradient)  # nobody wants one, or all
-                share = share_of(losses.found, weights, self.gathering_group())
-                return value if isinstance(share, float) else value * share
+                even = weights is None and losses.found is None
+                return value if even else value * share_of(losses.found, weights, self.gathering_group())
             value = attach(value, rows, again, batch.rows, length, batch.queue)
             return value if weights is None else value * weights
 

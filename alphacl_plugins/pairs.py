@@ -200,7 +200,8 @@ def assemble(
     """
     others_too = loss.positives_as_negatives and (call.labels is not None or len(views) > 2)
     rules = Rules(loss.negatives, loss.positives, others_too)
-    plain = len(views) > 1 and rules[1:] == PLAIN[1:] and loss.ignore_label is None and call.says_nothing
+    silent = call.queue_labels is call.extra_negatives is call.exclude is call.count is call.sample_weight is None
+    plain = silent and len(views) > 1 and rules[1:] == PLAIN[1:] and loss.ignore_label is None
     problem = None if plain else problem_of(call, views[0], len(views), strategy.counts, rules)
     if problem is not None and not loss.gather_distributed:
         raise problem
