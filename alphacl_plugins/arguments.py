@@ -75,7 +75,7 @@ class Call(NamedTuple):
             of_pair = isinstance(value, tuple)
             code = 100 * code + (0 if value is None else 1 + 2 * (value[0] if of_pair else value).ndim + of_pair)
             if isinstance(value, Tensor):
-                code += 20 * (value.dtype == torch.bool) + 40 * (value is self.count and len(value) == n)
+                code += 20 * (value.dtype == torch.bool) + 40 * (value is self.count and value.shape[:1] == (n,))
         return code
 
 
@@ -190,7 +190,7 @@ def _anchor_weights(call: Call, sizes: Sizes, dtype: torch.dtype) -> Tensor | No
 
 
 def share_of(found: Tensor | None, weights: Tensor | None, group: Any) -> float | Tensor:
-    """Return M over the sum of the weights of anchors with a positive, averaged over ranks.
+    """Return M over the total weight of the anchors that have a positive; the total is the mean over ranks.
 
     Args:
         found: 1 for each anchor that has a positive, else 0, ``[M]``; None for 1.

@@ -158,9 +158,8 @@ class AlphaCLLoss(InGroup):
             rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
             if by_autograd:
                 losses, energy = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
-                value = self._value(losses, batch.moved(batch.rows.detach()), scale) + scale * (
-                    energy - energy.detach()
-                )
+                value = self._value(losses, batch.moved(batch.rows.detach()), scale)
+                value = value + scale * (energy - energy.detach())
                 value = value if weights is None else value * weights
                 share = share_of(losses.found, weights, self.gathering_group()) if mean else 1.0
                 return value.mean() * share if mean else value
@@ -218,9 +217,9 @@ class AlphaCLLoss(InGroup):
         source, tau = self._latest
         options = {} if tau is None else {"tau": tau}
         strategy = plain(dataclasses.replace(self.strategy.strategy, **options) if options else self.strategy)
-        stats = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
-        self._latest = stats | options
-        return stats | options
+        stats: dict[str, Tensor] = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
+        self._latest = stats = stats | options
+        return stats
 
     def extra_repr(self) -> str:
         """Show every option but the process group."""

@@ -229,8 +229,7 @@ def assemble(
             stacked, first = gather(stacked, group), rank(group) * n
             labels = None if labels is None else gather(labels.view(1, -1, 1), group).flatten()
             shape, rows = stacked.shape, stacked.flatten(0, 1)
-    weights = None
-    said = Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else UNSAID
+    weights, said = None, Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else UNSAID
     if not plain:
         rows, labels, said, weights = more_of(
             loss, call, rows, shape, n, extra, labels, others_too, across, around, of_views
