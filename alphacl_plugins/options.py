@@ -47,7 +47,8 @@ def check_options(loss: Any) -> None:
     if loss.block_size == "kernel" and exponent_of(loss.strategy) is None:
         raise ValueError(
             f'block_size: expected "auto", an int >= 1 or "autograd" with {loss.strategy!r}, got "kernel", which needs '
-            "weights α_j = c · exp(-D_j^p / τ): the softmax types, such as InfoNCE, Entropy, Direct and DHEL"
+            "weights α_j = c · exp(-D_j^p / τ), c from the sum of these alone: the softmax types, such as InfoNCE, "
+            "Entropy, Direct and DHEL"
         )
     if loss.positives_as_negatives and loss.block_size == "kernel":
         raise ValueError('positives_as_negatives: expected False with block_size="kernel", got True')

@@ -11,7 +11,7 @@ from alphacl_plugins.arguments import Call, more_of, problem_of
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
 from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
-from alphacl_plugins.engines.weights import Excluded, Positives
+from alphacl_plugins.engines.columns import Excluded, Positives
 from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
 from alphacl_plugins.rules import Rules, Said, by_mask
 from alphacl_plugins.strategies import Strategy

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_matrix
-from alphacl_plugins.engines.weights import Excluded, weights_of
+from alphacl_plugins.engines.columns import Excluded
+from alphacl_plugins.engines.weights import weights_of
 from alphacl_plugins.functional import promote, without_autocast
 from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain

@@ -24,6 +24,9 @@ EXTRA_STRATEGIES = [
     s.ModifiedTriplet(c=5.0),
     s.Regularized(derivative=lambda a: 0.5 / a, inverse_derivative=lambda v: 0.5 / v),
     s.Family(phi=torch.sqrt, psi=lambda x: torch.exp(2 * x)),
+    s.Debiased(tau=0.3, tau_plus=0.05, beta=1.0),
+    s.Link(lambda d2: -torch.log1p(2 * d2)),
+    s.Weighted(s.Quadratic(a=2.0, b=1.0), s.InfoNCE(tau=0.1), kappa=-0.5),
 ]
 ALL_STRATEGIES = [s.build_strategy(name) for name in s.strategy_names()] + EXTRA_STRATEGIES
 

@@ -73,7 +73,8 @@ class TwoPass:
             return self._beside_others(batch, sums)
         none, n_negatives = sums.number == 0, sums.number.sum()
         sum_exp, row_max = sums.sum_exp.masked_fill(none, 1.0), sums.row_max.masked_fill(none, 0.0)
-        totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.masked_fill(none, 1.0))
+        log_mass = 0.0 if sums.log_mass is None else sums.log_mass.masked_fill(none, 0.0)
+        totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.masked_fill(none, 1.0), log_mass)
         of_positives, beta = self._positives(batch, totals)
         without, n_positives = of_positives.number == 0, of_positives.number.clamp_min(1)
         share = (1 / n_positives).masked_fill(none | without, 0.0)
@@ -96,7 +97,8 @@ class TwoPass:
         n_positives, empty = real.sum(dim=1, keepdim=True), sums.number == 0
         share, sum_exp = real / n_positives.clamp_min(1), sums.sum_exp.masked_fill(empty, 1.0)
         row_max = sums.row_max.masked_fill(empty, lowest(d2))
-        rest = Totals(row_max + sum_exp.log(), sums.potential, sums.number)
+        log_mass = 0.0 if sums.log_mass is None else sums.log_mass
+        rest = Totals(row_max + sum_exp.log(), sums.potential, sums.number, log_mass)
         log_scale, neg, pos, value = beside_others(self._strategy, d2, share, times, rest)
         total = torch.exp(rest.log_sum_exp + log_scale)  # weight of the negatives that are no positives
         minus_energy = ((pos - neg) * d2).sum(dim=1, keepdim=True) - total * sums.sum_exp_d2 / sum_exp

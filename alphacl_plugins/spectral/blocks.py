@@ -10,7 +10,8 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_count, check_labels
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.engines.weights import Positives, weights_of
+from alphacl_plugins.engines.columns import Positives
+from alphacl_plugins.engines.weights import weights_of
 from alphacl_plugins.functional import (
     centre_of,
     distances,
@@ -147,6 +148,10 @@ class _SeparableWithRowSums(Separable):
     def potential(self, d2: Tensor) -> Tensor | None:
         """Return that of the strategy."""
         return self._strategy.potential(d2)
+
+    def log_mass(self, d2: Tensor) -> Tensor | None:
+        """Return that of the strategy."""
+        return self._strategy.log_mass(d2)
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         """Return its row sum for both."""

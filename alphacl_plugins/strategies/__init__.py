@@ -5,12 +5,16 @@ Direct(tau=0.2, p=4.0, normalize=True)
 """
 
 from alphacl_plugins.strategies.base import AnyStrategy, PairWeights, Strategy
+from alphacl_plugins.strategies.debiased import Debiased
 from alphacl_plugins.strategies.direct import Direct, Uniform
 from alphacl_plugins.strategies.exponential import MINE, InfoNCE, LiftedStructured, NPlus1Tuplet, SoftTriplet
 from alphacl_plugins.strategies.family import Family
+from alphacl_plugins.strategies.hard_negatives import ADNCE, DualTemperature, Hardness
 from alphacl_plugins.strategies.inverse import Inverse, InverseExact
 from alphacl_plugins.strategies.kernels import DHEL, KCL
 from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
+from alphacl_plugins.strategies.links import Link, StudentT
+from alphacl_plugins.strategies.metric_learning import Circle, MultiSimilarity
 from alphacl_plugins.strategies.options import StrategyOptions
 from alphacl_plugins.strategies.registry import (
     build_strategy,
@@ -20,35 +24,50 @@ from alphacl_plugins.strategies.registry import (
     strategy_names,
 )
 from alphacl_plugins.strategies.regularized import Entropy, Regularized
+from alphacl_plugins.strategies.robust import RINCE
 from alphacl_plugins.strategies.separable import Separable
+from alphacl_plugins.strategies.sigmoid import Sigmoid
 from alphacl_plugins.strategies.square import Square
 from alphacl_plugins.strategies.triplets import ModifiedTriplet, Triplet, TripletContrastive
+from alphacl_plugins.strategies.weighted import Quadratic, Weighted
 
 __all__ = [
+    "ADNCE",
     "DHEL",
     "KCL",
     "MINE",
+    "RINCE",
     "AnyStrategy",
+    "Circle",
+    "Debiased",
     "Direct",
+    "DualTemperature",
     "Entropy",
     "Family",
+    "Hardness",
     "InfoNCE",
     "Inverse",
     "InverseExact",
     "LearnableTemperature",
     "LiftedStructured",
+    "Link",
     "ModifiedTriplet",
+    "MultiSimilarity",
     "NPlus1Tuplet",
     "PairWeights",
+    "Quadratic",
     "Regularized",
     "Separable",
+    "Sigmoid",
     "SoftTriplet",
     "Square",
     "Strategy",
     "StrategyOptions",
+    "StudentT",
     "Triplet",
     "TripletContrastive",
     "Uniform",
+    "Weighted",
     "build_strategy",
     "register_strategy",
     "reserve_options",
@@ -72,3 +91,12 @@ register_strategy("n_plus_1_tuplet")(NPlus1Tuplet)
 register_strategy("lifted_structured")(LiftedStructured)
 register_strategy("modified_triplet")(ModifiedTriplet)
 register_strategy("triplet_contrastive")(TripletContrastive)
+register_strategy("hardness")(Hardness)
+register_strategy("dual_temperature")(DualTemperature)
+register_strategy("adnce")(ADNCE)
+register_strategy("debiased")(Debiased)
+register_strategy("sigmoid")(Sigmoid)
+register_strategy("student_t")(StudentT)
+register_strategy("rince")(RINCE)
+register_strategy("multi_similarity")(MultiSimilarity)
+register_strategy("circle")(Circle)

@@ -16,3 +16,19 @@ class StrategyOptions(TypedDict, total=False):
     kernel: str
     t: float
     c: float
+    a: float
+    tau_alpha: float
+    tau_beta: float
+    mu: float
+    sigma: float
+    tau_plus: float
+    beta: float
+    detach: bool
+    b: float
+    learn: bool
+    nu: float
+    q: float
+    lam: float
+    alpha: float
+    base: float
+    m: float

@@ -55,7 +55,7 @@ BUILT |= {
 }
 NEED_THE_WHOLE_ROW = {"inverse_exact", "square", "triplet", "modified_triplet", "regularized", "family", "margin"}
 OF_THE_SOFTMAX_TYPE = {"infonce", "entropy", "direct", "dhel", "mine", "soft_triplet", "n_plus_1_tuplet"}
-OF_THE_SOFTMAX_TYPE |= {"lifted_structured"}
+OF_THE_SOFTMAX_TYPE |= {"lifted_structured", "hardness", "debiased", "rince", "multi_similarity"}
 
 
 def can(engine, name, labels="none"):

@@ -31,6 +31,8 @@ def test_the_names_are_those_of_the_design():
     family = {"infonce", "mine", "triplet", "soft_triplet", "n_plus_1_tuplet", "lifted_structured"}
     family |= {"modified_triplet", "triplet_contrastive"}
     others = {"entropy", "inverse", "inverse_exact", "square", "direct", "uniform", "dhel", "kcl"}
+    others |= {"hardness", "dual_temperature", "adnce", "debiased", "sigmoid", "student_t", "rince"}
+    others |= {"multi_similarity", "circle"}
     assert set(strategy_names()) == family | others
 
 
@@ -48,6 +50,15 @@ def test_defaults_are_those_of_the_papers():
     assert built["soft_triplet"] == strategies.SoftTriplet(tau=0.5, eps=0.0)
     assert built["lifted_structured"] == strategies.LiftedStructured(eps=1.0)
     assert built["modified_triplet"] == strategies.ModifiedTriplet(c=1.0)
+    assert built["hardness"] == strategies.Hardness(tau=0.5, a=9.0)
+    assert built["dual_temperature"] == strategies.DualTemperature(tau_alpha=0.1, tau_beta=1.0)
+    assert built["adnce"] == strategies.ADNCE(tau=0.4, mu=0.7, sigma=0.5)
+    assert built["debiased"] == strategies.Debiased(tau=0.5, tau_plus=0.1, beta=0.0, detach=True)
+    assert built["sigmoid"] == strategies.Sigmoid(t=10.0, b=-10.0, learn=False)
+    assert built["student_t"] == strategies.StudentT(nu=1.0, t=1.0)
+    assert built["rince"] == strategies.RINCE(tau=0.5, q=0.5, lam=0.01)
+    assert built["multi_similarity"] == strategies.MultiSimilarity(alpha=2.0, beta=50.0, base=0.5)
+    assert built["circle"] == strategies.Circle(m=0.4, gamma=80.0)
 
 
 def test_a_registered_strategy_is_built_by_name_with_its_options():
