@@ -17,8 +17,11 @@ S = TypeVar("S", bound=Callable[..., Any])
 
 _SYNONYMS = {  # names in other libraries
     "ntxent": "infonce", "nt_xent": "infonce", "simclr": "infonce", "clip": "infonce", "moco": "infonce",
-    "dcl": "entropy", "quadratic": "uniform", "alpha_cl": "direct",
+    "dcl": "entropy", "quadratic": "uniform", "alpha_cl": "direct", "macl": "entropy", "eqco": "infonce",
+    "sincere": "infonce", "supcon": "infonce", "hcl": "debiased", "nt_logistic": "sigmoid", "t_simclr": "student_t",
+    "simco": "dual_temperature", "n_pair": "n_plus_1_tuplet", "ms": "multi_similarity",
 }  # fmt: skip
+_ALIASES = {"flatnce": "entropy", "siglip": "sigmoid", "llave": "hardness", "t_simcne": "student_t"}  # at its defaults
 
 _REGISTRY: dict[str, Callable[..., Any]] = {}
 _RESERVED = {"strategy", "name", "learnable_tau"}  # arguments of `build_strategy` and of flat configurations
@@ -102,7 +105,8 @@ def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) ->
     """Build a strategy from its registered name or its import path.
 
     Args:
-        name: a name of `strategy_names`, or an import path such as ``my_package.my_module.MyAlpha``.
+        name: a name of `strategy_names`, another name of the same loss (flatnce, siglip, llave, t_simcne), or an import
+            path such as ``my_package.my_module.MyAlpha``.
         learnable_tau: whether the temperature is a parameter, which begins at ``tau``: `LearnableTemperature` with its
             default options.
         **options: the strategy's own options, such as ``tau``; see `StrategyOptions`.
@@ -170,10 +174,13 @@ def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
 
 def _look_up(name: str, argument: str) -> Callable[..., Any]:
     if name not in _REGISTRY:
-        also = _SYNONYMS.get(name.lower().replace("-", "_"))
+        elsewhere = name.lower().replace("-", "_")
+        if elsewhere in _ALIASES:
+            return _REGISTRY[_ALIASES[elsewhere]]
+        also = _SYNONYMS.get(elsewhere)
         close = [also] if also else get_close_matches(name.lower(), _REGISTRY, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ""
-        takes_functions = name.lower() in ("family", "regularized")
+        takes_functions = name.lower() in ("family", "regularized", "link")
         note = f"; {name.capitalize()} takes functions, so pass the object itself" if takes_functions else ""
         raise ValueError(f"{argument}: expected one of {', '.join(strategy_names())}, got {name!r}{guess}{note}")
     return _REGISTRY[name]

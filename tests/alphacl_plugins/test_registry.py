@@ -70,10 +70,20 @@ def test_a_strategy_is_built_from_its_import_path():
     assert build_strategy("alphacl_plugins.strategies.direct.Direct", p=6.0) == strategies.Direct(p=6.0)
 
 
-@pytest.mark.parametrize(("name", "meant"), [("dcl", "entropy"), ("NT-Xent", "infonce"), ("infonse", "infonce")])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("dcl", "entropy"), ("NT-Xent", "infonce"), ("infonse", "infonce"), ("SINCERE", "infonce"), ("HCL", "debiased")],
+)
 def test_a_name_used_elsewhere_leads_to_ours(name, meant):
     with pytest.raises(ValueError, match=rf"strategy: expected one of .*; did you mean '{meant}'\?"):
         build_strategy(name)
+
+
+def test_a_name_of_the_same_loss_builds_it():
+    assert build_strategy("FlatNCE", tau=0.2) == strategies.Entropy(tau=0.2)
+    assert build_strategy("SigLIP") == strategies.Sigmoid()
+    assert build_strategy("t-SimCNE") == strategies.StudentT()
+    assert set(registry._ALIASES.values()) | set(registry._SYNONYMS.values()) <= set(strategy_names())
 
 
 def test_a_name_is_taken_once():
