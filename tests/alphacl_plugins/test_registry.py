@@ -180,7 +180,7 @@ def test_an_import_path_that_fails_says_why(path, message):
         (
             lambda: build_strategy("direkt"),
             ValueError,
-            r"strategy: expected one of dhel, .*'direkt'; did you mean 'direct'",
+            r"strategy: expected one of adnce, .*'direkt'; did you mean 'direct'",
         ),
         (lambda: build_strategy("InfoNCE"), ValueError, r"got 'InfoNCE'; did you mean 'infonce'"),
         (lambda: build_strategy(".x"), ImportError, r"strategy: expected an import path .*, got '.x'"),
