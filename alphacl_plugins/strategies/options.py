@@ -25,7 +25,6 @@ class StrategyOptions(TypedDict, total=False):
     beta: float
     detach: bool
     b: float
-    learn: bool
     nu: float
     q: float
     lam: float

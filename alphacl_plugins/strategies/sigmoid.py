@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from alphacl_plugins.checks import check_bool, check_finite, check_positive
+from alphacl_plugins.checks import check_finite, check_positive
 from alphacl_plugins.strategies.separable import RowFactors, Separable, Totals
 
 
@@ -16,19 +16,18 @@ class Sigmoid(Separable):
     """The sigmoid loss of SigLIP: ``softplus(-(t c_+ + b)) + Σ_j softplus(t c_j + b)`` with ``c = 1 - D``.
 
     ``α_j = t σ(t (1 - D_j) + b)``, and the positive has weight ``t σ(-(t (1 - D_+) + b))``. At b = 0 it is SimCLR's
-    NT-Logistic.
+    NT-Logistic. Both are fixed here; SigLIP learns them.
 
     Args:
         t: inverse temperature t, > 0.
         b: bias b, any finite number: minus the log of the number of negatives starts near balance.
-        learn: whether t and b are parameters. Not available yet: they are fixed.
 
     Returns:
         Weights ``[M, K]``, ``[M]`` and value ``[M]`` for ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded).
 
     Raises:
         TypeError: if an option is of the wrong type.
-        ValueError: if ``t`` is not finite and > 0, ``b`` not finite, or ``learn`` is True.
+        ValueError: if ``t`` is not finite and > 0, or ``b`` not finite.
 
     Source: Zhai et al. (2023), arXiv:2303.15343; Chen et al. (2020), arXiv:2002.05709, for NT-Logistic.
     """
@@ -37,14 +36,10 @@ class Sigmoid(Separable):
 
     t: float = 10.0
     b: float = -10.0
-    learn: bool = False
 
     def __post_init__(self) -> None:
         check_positive("Sigmoid.t", self.t)
         check_finite("Sigmoid.b", self.b)
-        check_bool("Sigmoid.learn", self.learn)
-        if self.learn:
-            raise ValueError("Sigmoid.learn: expected False, got True; t and b cannot learn yet")
 
     def log_weight(self, d2: Tensor) -> Tensor:
         return math.log(self.t) + logsigmoid(self._logit(d2))

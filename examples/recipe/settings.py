@@ -17,7 +17,10 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "backprop": ("infonce", {"detach_alpha": False}),
 }
 """Rows of the paper's Table 1 that are no α-CL: the strategy and the options of the loss that they mean."""
-STRATEGY_OPTIONS = ("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t")
+STRATEGY_OPTIONS = (
+    *("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t", "a", "tau_alpha", "tau_beta", "mu"),
+    *("sigma", "tau_plus", "beta", "detach", "b", "nu", "q", "lam", "alpha", "base", "m"),
+)
 PLACES = ("data_root", "download", "output", "resume")
 
 
@@ -32,11 +35,11 @@ class Settings:
     """In place of --strategy, another row of the paper's Table 1: the InfoNCE loss; the quadratic loss (α = 1/K); or
     InfoNCE's α with the gradient passing through it. (The value that backprop reports is the energy's.)"""
     tau: float | None = None
-    """Temperature τ, > 0. This and the next eight: options of the strategy; None is its own default."""
+    """Temperature τ, > 0. This and those up to `m`: options of the strategy; None is its own default."""
     p: float | None = None
     """Exponent of the distance in direct, > 0."""
     gamma: float | None = None
-    """Exponent of inverse, > 0, and of inverse_exact, > 1; of kcl, the weight of the negatives, > 0."""
+    """Exponent of inverse, > 0, and of inverse_exact, > 1; of kcl, the weight of the negatives, > 0; circle: scale."""
     normalize: bool | None = None
     """direct: whether weights sum to 1."""
     eps: float | None = None
@@ -48,7 +51,37 @@ class Settings:
     kernel: str | None = None
     """kcl: gaussian, log, imq, riesz or gaussian_riesz."""
     t: float | None = None
-    """kcl: parameter of the kernel."""
+    """Parameter of the kernel of kcl and student_t; inverse temperature of sigmoid."""
+    a: float | None = None
+    """hardness: how much more near negatives count."""
+    tau_alpha: float | None = None
+    """dual_temperature: temperature of the shape."""
+    tau_beta: float | None = None
+    """dual_temperature: temperature of the mass."""
+    mu: float | None = None
+    """adnce: cosine of the negatives that count most."""
+    sigma: float | None = None
+    """adnce: width around it."""
+    tau_plus: float | None = None
+    """debiased: share of the negatives that are false, >= 0 and < 1."""
+    beta: float | None = None
+    """Hardness of debiased; steepness of the push of multi_similarity."""
+    detach: bool | None = None
+    """debiased: whether the weights of hard negatives are held fixed."""
+    b: float | None = None
+    """sigmoid: bias."""
+    nu: float | None = None
+    """student_t: degrees of freedom."""
+    q: float | None = None
+    """rince: robustness, > 0 and <= 1."""
+    lam: float | None = None
+    """rince: weight of the negatives, > 0 and <= 1."""
+    alpha: float | None = None
+    """multi_similarity: steepness of the pull."""
+    base: float | None = None
+    """multi_similarity: cosine at which a pair is half attracted."""
+    m: float | None = None
+    """circle: margin."""
     negatives: Literal["both", "same", "cross", "queue"] | None = None
     """Who is compared: all other samples in both views, in the anchor's own, in the other, or the memory bank alone.
     None: what the strategy declares, else both; with a memory bank, the bank alone."""

@@ -54,7 +54,7 @@ def test_defaults_are_those_of_the_papers():
     assert built["dual_temperature"] == strategies.DualTemperature(tau_alpha=0.1, tau_beta=1.0)
     assert built["adnce"] == strategies.ADNCE(tau=0.4, mu=0.7, sigma=0.5)
     assert built["debiased"] == strategies.Debiased(tau=0.5, tau_plus=0.1, beta=0.0, detach=True)
-    assert built["sigmoid"] == strategies.Sigmoid(t=10.0, b=-10.0, learn=False)
+    assert built["sigmoid"] == strategies.Sigmoid(t=10.0, b=-10.0)
     assert built["student_t"] == strategies.StudentT(nu=1.0, t=1.0)
     assert built["rince"] == strategies.RINCE(tau=0.5, q=0.5, lam=0.01)
     assert built["multi_similarity"] == strategies.MultiSimilarity(alpha=2.0, beta=50.0, base=0.5)
