@@ -142,6 +142,11 @@ def test_weights_and_value_are_those_of_the_published_loss(ours, theirs, factor,
 
 
 @every_case
+def test_the_usual_scale_is_that_of_the_published_loss(ours, theirs, factor, values_agree):
+    assert ours.usual_scale == pytest.approx(1 / factor, rel=1e-12)
+
+
+@every_case
 def test_a_count_is_so_many_copies(ours, theirs, factor, values_agree):
     d_pos, d = random_distances(7, anchors=1, candidates=5)
     ours_is_the_published(ours, theirs, factor, values_agree, d_pos[0], d[0], torch.tensor([1, 3, 0, 2, 1]))
@@ -245,6 +250,19 @@ def test_rince_tends_to_infonce():
     q = 1e-7
     weights, limit = RINCE(0.5, q, 1.0)(*ROW), InfoNCE(0.5)(*ROW)
     assert relative_error(weights.neg, limit.neg) < 1e-5
+
+
+def test_the_temperature_of_rince_learns_from_the_energy():
+    tau = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    neg, pos, value = RINCE(tau)(*ROW)
+    (slope,) = torch.autograd.grad((value / tau).sum(), tau)
+    energy = (neg * ROW[1]).sum(dim=1) - pos * ROW[0]
+    assert float(tau.detach() * slope) == pytest.approx(float((energy / tau).sum().detach()), rel=1e-12)
+
+
+def test_scales_that_leave_the_dtype_are_inf():
+    assert RINCE(tau=1e-3).usual_scale == pytest.approx(math.exp(500) * 1e3)
+    assert RINCE(tau=1e-4).usual_scale == math.inf
 
 
 def test_a_link_of_ones_own_is_the_named_one():
