@@ -16,6 +16,8 @@ from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
 from alphacl_plugins.rules import Rules, Said, by_mask
 from alphacl_plugins.strategies import Strategy
 
+PLAIN, NOTHING, UNSAID = Rules(), Call(), Said()
+
 
 class Group(NamedTuple):
     """Anchors that share their columns: the samples of some views against the rows of some views and the queue."""
@@ -74,7 +76,8 @@ class Batch(NamedTuple):
         """
         rows, (n_views, n, _), (n_extra, n_own, *_) = self.rows, self.views.shape, self.said
         rows = rows if isinstance(centre, float) else rows - centre
-        views = (rows if rows.shape[0] == n_views * n else rows[: n_views * n]).view(self.views.shape)
+        flat = rows if rows.shape[0] == n_views * n else rows[: n_views * n]
+        views = flat.view(self.views.shape)
         every, anchors, found, first, of_sample = list(range(n_views)), list(range(self.anchor_views)), [], 0, None
         if self.labels is not None or self.rules.negatives == "both":
             compared = [(anchors, every)]
@@ -89,8 +92,8 @@ class Batch(NamedTuple):
         if n_own:
             of_sample = rows[n_views * n :].view(self.own, n_own, -1)
         for anchor_views, column_views in compared:
-            a = own[anchor_views[0]] if len(anchor_views) == 1 else own.flatten(0, 1)
-            b = a
+            whole = own is views and len(anchor_views) == n_views
+            a = b = flat if whole else own[anchor_views[0]] if len(anchor_views) == 1 else own.flatten(0, 1)
             if others or self.own != n or anchor_views != column_views:
                 columns = [views[view] for view in column_views] + others
                 b = columns[0] if len(columns) == 1 else torch.cat(columns) if columns else a[:0]
@@ -196,7 +199,7 @@ def assemble(
     """
     others_too = loss.positives_as_negatives and (call.labels is not None or len(views) > 2)
     rules = Rules(loss.negatives, loss.positives, others_too)
-    plain = len(views) > 1 and rules[1:] == Rules()[1:] and loss.ignore_label is None and call[2:] == Call()[2:]
+    plain = len(views) > 1 and rules[1:] == PLAIN[1:] and loss.ignore_label is None and call[2:] == NOTHING[2:]
     problem = None if plain else problem_of(call, views[0], len(views), strategy.counts, rules)
     if problem is not None and not loss.gather_distributed:
         raise problem
@@ -204,7 +207,8 @@ def assemble(
     given = [x for x in (extra, None if call.queue is None else call.queue.detach()) if x is not None]
     views, given = (found := promote(*views, *given))[: len(views)], found[len(views) :]
     queue, extra = (given.pop() if call.queue is not None else None), (given.pop() if extra is not None else None)
-    rows, labels = torch.stack(views), None if call.labels is None else call.labels.long()
+    rows, labels = torch.cat(views), None if call.labels is None else call.labels.long()
+    shape: Any = (len(views), n, rows.shape[1])
     differentiable, in_ring = torch.is_grad_enabled(), loss.gather_distributed == "ring" and not whole
     across = around = ALONE
     if loss.gather_distributed:
@@ -212,15 +216,17 @@ def assemble(
         across, around = (ALONE, group) if in_ring else (group, ALONE)
         in_backward = rows.requires_grad and (not in_ring or loss.reduction == "none")
         kind = 0 if plain else -1 if problem is not None else call.kind
-        differentiable = check_that_ranks_agree("z", rows, group, labels, queue, kind, gradient=in_backward)
+        stacked = rows.view(shape)
+        differentiable = check_that_ranks_agree("z", stacked, group, labels, queue, kind, gradient=in_backward)
         check_batch(views, call, loss.negatives, world_size(group))  # earlier, other ranks would wait for ever
         if problem is not None:
             raise problem
         if not in_ring and (loss.negatives != "queue" or labels is not None):
-            rows, first = gather(rows, group), rank(group) * n
+            stacked, first = gather(stacked, group), rank(group) * n
             labels = None if labels is None else gather(labels.view(1, -1, 1), group).flatten()
-    shape, weights, rows = rows.shape, None, rows.flatten(0, 1)
-    said = Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else Said()
+            shape, rows = stacked.shape, stacked.flatten(0, 1)
+    weights = None
+    said = Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else UNSAID
     if not plain:
         rows, labels, said, weights = more_of(loss, call, rows, shape, n, extra, labels, others_too, across, around)
     unit = rows if graph else rows.detach()

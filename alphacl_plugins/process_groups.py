@@ -31,9 +31,9 @@ def group_of(process_group: Any) -> Any:
         if process_group.ndim != 1:
             raise ValueError(f'process_group: expected a 1-D DeviceMesh, such as mesh["dp"], got {process_group!r}')
         return OUTSIDE if process_group.get_coordinate() is None else process_group.get_group()
-    is_group = dist.is_available() and isinstance(process_group, dist.ProcessGroup)
-    is_outside = isinstance(process_group, int) and process_group == OUTSIDE
-    if process_group is not None and not is_group and not is_outside:
+    if process_group is None or (isinstance(process_group, int) and process_group == OUTSIDE):
+        return process_group
+    if not dist.is_available() or not isinstance(process_group, dist.ProcessGroup):
         raise TypeError(f"process_group: expected a ProcessGroup, a 1-D DeviceMesh or None, got {process_group!r}")
     return process_group
 

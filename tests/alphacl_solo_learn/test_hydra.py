@@ -13,7 +13,7 @@ from solo_clone import SOLO_LEARN_HOME, build, load_solo, needs_clone
 
 from alphacl_plugins import strategies
 from alphacl_plugins.strategies import registry
-from alphacl_solo_learn.config import LOSS_OPTIONS, given_options
+from alphacl_solo_learn.config import BANK, LOSS_OPTIONS, given_options
 
 hydra = pytest.importorskip("hydra", reason="needs hydra-core")
 CONFIGS = sorted(
@@ -93,7 +93,7 @@ def test_every_form_of_the_key_selects_the_loss(compose, form):
 def test_the_group_holds_every_option_and_its_default(compose):
     loss = compose("users", [], USERS.format(defaults="[_self_, loss: alpha_cl]", loss="")).loss
     known = {option for strategy in registry._REGISTRY.values() for option in registry._options(strategy)}
-    assert set(loss) == {"name", "strategy", "learnable_tau", *LOSS_OPTIONS, *known}
+    assert set(loss) == {"name", "strategy", "learnable_tau", BANK, *LOSS_OPTIONS, *known}
     assert given_options(loss) == {}
 
 

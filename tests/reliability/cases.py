@@ -68,7 +68,10 @@ OTHERS: dict[str, Callable[[], Strategy]] = {
     "Family": lambda: Family(phi=torch.log1p, psi=torch.nn.functional.softplus),
 }
 NAMES = [*strategy_names(), *OTHERS]
-every_name = pytest.mark.parametrize("name", NAMES)
+SLOW = {"Regularized"}  # solved by autograd in every step of Newton's method
+every_name = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
+)
 
 
 def default_strategy(name: str) -> Strategy:

@@ -71,6 +71,7 @@ def test_a_hundred_steps(name):
         run_in_constant_memory(name, 100)
 
 
+@pytest.mark.slow
 def test_five_hundred_steps():
     with record.case("500 training steps in constant memory", "direct"):
         run_in_constant_memory("direct", 500)

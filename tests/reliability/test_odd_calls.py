@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -206,6 +207,7 @@ LAYOUTS: dict[str, Callable[[Tensor, int, int, int], list[Tensor]]] = {
 
 @every_name
 @both_forms
+@pytest.mark.filterwarnings("ignore:z_aug. got the tensor z itself")
 def test_views_may_share_their_memory(name, form):
     """The gradient is that of clones, passed on to the tensor that holds them; the queue's part has none."""
 

@@ -82,6 +82,7 @@ def test_theorem_5_every_run_ends_one_hot():
     assert found["energy_not_positive_and_no_mode_has_more"] <= found["energy_not_positive"] < 10
 
 
+@pytest.mark.slow
 def test_theorem_6_has_both_branches_and_no_other():
     found, _ = theorem_6(25, seeded())
     assert found["neither"] == 0

@@ -1,0 +1,51 @@
+"""What the documents say of the published study is what its runs say."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+import study
+from paired.records import Records
+
+ROOT = Path(__file__).parents[3]
+PUBLISHED = ROOT / "results" / "study"
+PAGE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+
+
+def rows(text: str) -> list[str]:
+    return re.findall(r"^\| .*\|$", text, flags=re.MULTILINE)
+
+
+def test_the_report_is_that_of_the_runs(tmp_path):
+    shutil.copytree(PUBLISHED, tmp_path / "study")
+    study.report(Records(tmp_path / "study"), Console(quiet=True))
+    assert (tmp_path / "study" / "README.md").read_text() == (PUBLISHED / "README.md").read_text()
+
+
+def test_the_page_has_the_tables_of_the_report():
+    report = rows((PUBLISHED / "README.md").read_text(encoding="utf-8"))
+    assert report
+    assert [row for row in report if row not in PAGE] == []
+
+
+def test_the_readme_shows_the_judged_rows():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = (PUBLISHED / "README.md").read_text(encoding="utf-8").split("![")[0]
+    judged = [row for row in rows(table) if "---" not in row][1:]
+    assert judged
+    assert [row for row in judged if row not in readme] == []
+
+
+def test_the_table_of_the_gradient_through_alpha_is_that_of_its_json():
+    trainings = json.loads((ROOT / "docs" / "theory" / "through_alpha.json").read_text(encoding="utf-8"))["trainings"]
+    for found in trainings:
+        numbers = f"{found['spread']:.3f} | {found['spread_over_tau']:.2f} | {found['effective_negatives']:.0f}"
+        assert f"| {found['alpha']} | {found['tau']:g} | {numbers} |" in PAGE
+
+
+def test_the_pictures_are_those_of_the_study():
+    for picture in (ROOT / "docs" / "evidence").glob("*.png"):
+        assert picture.read_bytes() == (PUBLISHED / picture.name).read_bytes()
