@@ -27,6 +27,11 @@ def check_above(name: str, value: object, bound: float, why: str) -> None:
     _check_number(name, value, f"a finite number > {bound} ({why})", lambda x: x > bound)
 
 
+def check_at_most(name: str, value: object, bound: float, why: str) -> None:
+    """Raise unless ``value`` is a finite number <= ``bound``, and say ``why``."""
+    _check_number(name, value, f"a finite number <= {bound} ({why})", lambda x: x <= bound)
+
+
 def check_non_negative(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite number >= 0."""
     _check_number(name, value, "a finite number >= 0", lambda x: x >= 0)

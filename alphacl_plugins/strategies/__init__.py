@@ -23,6 +23,7 @@ from alphacl_plugins.strategies.regularized import Entropy, Regularized
 from alphacl_plugins.strategies.separable import Separable
 from alphacl_plugins.strategies.square import Square
 from alphacl_plugins.strategies.triplets import ModifiedTriplet, Triplet, TripletContrastive
+from alphacl_plugins.strategies.tsallis import Tsallis
 
 __all__ = [
     "DHEL",
@@ -48,6 +49,7 @@ __all__ = [
     "StrategyOptions",
     "Triplet",
     "TripletContrastive",
+    "Tsallis",
     "Uniform",
     "build_strategy",
     "register_strategy",
@@ -61,6 +63,7 @@ register_strategy("entropy")(Entropy)
 register_strategy("inverse")(Inverse)
 register_strategy("inverse_exact")(InverseExact)
 register_strategy("square")(Square)
+register_strategy("tsallis")(Tsallis)
 register_strategy("direct")(Direct)
 register_strategy("uniform")(Uniform)
 register_strategy("dhel")(DHEL)

@@ -12,6 +12,7 @@ class StrategyOptions(TypedDict, total=False):
     p: float
     normalize: bool
     gamma: float
+    index: float
     include_augs: bool
     kernel: str
     t: float

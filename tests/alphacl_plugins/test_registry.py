@@ -30,7 +30,7 @@ def _registry_stays_as_it_is(monkeypatch):
 def test_the_names_are_those_of_the_design():
     family = {"infonce", "mine", "triplet", "soft_triplet", "n_plus_1_tuplet", "lifted_structured"}
     family |= {"modified_triplet", "triplet_contrastive"}
-    others = {"entropy", "inverse", "inverse_exact", "square", "direct", "uniform", "dhel", "kcl"}
+    others = {"entropy", "inverse", "inverse_exact", "square", "direct", "uniform", "dhel", "kcl", "tsallis"}
     assert set(strategy_names()) == family | others
 
 
@@ -41,6 +41,7 @@ def test_defaults_are_those_of_the_papers():
     assert built["inverse"] == strategies.Inverse(tau=0.5, gamma=2.0)
     assert built["inverse_exact"] == strategies.InverseExact(tau=0.5, gamma=2.0)
     assert built["square"] == strategies.Square(tau=5.0)
+    assert built["tsallis"] == strategies.Tsallis(index=1.5, tau=0.5)
     assert built["direct"] == strategies.Direct(tau=0.5, p=4.0, normalize=True)
     assert built["dhel"] == strategies.DHEL(tau=0.3, include_augs=True)
     assert built["kcl"] == strategies.KCL(kernel="gaussian", t=2.0, gamma=16.0)

@@ -23,6 +23,7 @@ from alphacl_plugins.strategies import (
     Square,
     Strategy,
     Triplet,
+    Tsallis,
     Uniform,
 )
 from alphacl_plugins.strategies.guarded import Guarded, plain
@@ -143,7 +144,7 @@ def test_which_strategies_have_their_own_loss():
 @pytest.mark.parametrize("tau", [1e-3, 1e3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "name", ["infonce", "entropy", "inverse", "inverse_exact", "square", "direct", "dhel", "soft_triplet"]
+    "name", ["infonce", "entropy", "inverse", "inverse_exact", "square", "tsallis", "direct", "dhel", "soft_triplet"]
 )
 def test_extreme_temperatures_are_finite(name, tau, dtype):
     d2_pos, d2_neg = (d.to(dtype) for d in random_distances(0, anchors=6, candidates=50))
@@ -292,7 +293,7 @@ def test_which_registered_strategies_use_the_positive():
 
 
 def test_which_registered_strategies_have_a_loss_that_tau_can_learn_from():
-    has = {"infonce", "entropy", "soft_triplet", "dhel", "square", "inverse_exact"}
+    has = {"infonce", "entropy", "soft_triplet", "dhel", "square", "inverse_exact", "tsallis"}
     assert {name for name, strategy in REGISTERED.items() if strategy.has_loss} == has
 
 
@@ -518,7 +519,7 @@ class Loss(torch.nn.Module):
 
 @pytest.mark.parametrize(
     "strategy",
-    [InfoNCE(), Direct(), Square(), InverseExact(), LearnableTemperature(InfoNCE()), LearnableTemperature(Square()),
+    [InfoNCE(), Direct(), Square(), InverseExact(), Tsallis(), Tsallis(0.5), LearnableTemperature(InfoNCE()), LearnableTemperature(Square()),
      LearnableTemperature(Direct(), learnable=False), WithParameters(), Steeper(), in_place],
     ids=strategy_id,
 )  # fmt: skip
