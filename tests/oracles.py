@@ -14,6 +14,7 @@ EXTRA_STRATEGIES = [
     s.InverseExact(tau=0.2, gamma=3.0),
     s.Inverse(tau=0.5, gamma=1.0),
     s.Square(tau=0.3),
+    s.KLBall(rho=1.0, bounds=(1e-3, 1e3)),
     s.Tsallis(index=2.0, tau=0.3),
     s.Tsallis(index=1.0, tau=0.3),
     s.Tsallis(index=0.5, tau=0.3),

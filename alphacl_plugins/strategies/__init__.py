@@ -10,6 +10,7 @@ from alphacl_plugins.strategies.exponential import MINE, InfoNCE, LiftedStructur
 from alphacl_plugins.strategies.family import Family
 from alphacl_plugins.strategies.inverse import Inverse, InverseExact
 from alphacl_plugins.strategies.kernels import DHEL, KCL
+from alphacl_plugins.strategies.kl_ball import KLBall
 from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
 from alphacl_plugins.strategies.options import StrategyOptions
 from alphacl_plugins.strategies.registry import (
@@ -36,6 +37,7 @@ __all__ = [
     "InfoNCE",
     "Inverse",
     "InverseExact",
+    "KLBall",
     "LearnableTemperature",
     "LiftedStructured",
     "ModifiedTriplet",
@@ -64,6 +66,7 @@ register_strategy("inverse")(Inverse)
 register_strategy("inverse_exact")(InverseExact)
 register_strategy("square")(Square)
 register_strategy("tsallis")(Tsallis)
+register_strategy("kl_ball")(KLBall)
 register_strategy("direct")(Direct)
 register_strategy("uniform")(Uniform)
 register_strategy("dhel")(DHEL)

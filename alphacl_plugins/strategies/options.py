@@ -13,6 +13,8 @@ class StrategyOptions(TypedDict, total=False):
     normalize: bool
     gamma: float
     index: float
+    rho: float
+    bounds: tuple[float, float]
     include_augs: bool
     kernel: str
     t: float

@@ -74,12 +74,12 @@ class Tsallis(Strategy):
         return PairWeights(alpha * times, value=value)
 
     def _solve(self, shifts: Tensor, times: Tensor, first: Tensor, largest: int) -> Tensor:
-        """Newton's method for ``w = -log α`` of the closest negative, on ``S(y)^b - 1``, S the row's sum, y = α^b, b = a-1.
+        """Newton's method for ``w = -log α`` of the closest negative, on ``S(y)^b - 1``: S the row's sum, y = e^(-bw).
 
-        ``S(y)^b`` is the 1/b-norm of ``[y - b δ_j/τ]_+``: convex in y for 0 < b <= 1, concave for b < 0 (a power mean of
-        negative exponent). So from a w below the root, where S >= 1, the steps approach it from below, and none can
-        overshoot. Below lie the w at which the closest negatives alone sum to 1 and, by Jensen's inequality, the one of
-        ``y = K^(-b) + b mean_j δ_j/τ``.
+        With b = a-1, ``S(y)^b`` is the 1/b-norm of ``[y - b δ_j/τ]_+``: convex in y for 0 < b <= 1, concave for b < 0
+        (a power mean of negative exponent). So from a w below the root, where S >= 1, the steps approach it from below,
+        and none can overshoot. Below lie the w at which the closest negatives alone sum to 1 and, by Jensen's
+        inequality, the one of ``y = K^(-b) + b mean_j δ_j/τ``.
         """
         b, log_number = self.index - 1, times.sum(dim=1, keepdim=True).log()
         mean = (times * shifts).sum(dim=1, keepdim=True) * torch.exp((b - 1) * log_number)  # times K^b

@@ -168,7 +168,8 @@ def test_every_option_arrives():
 def test_options_by_keyword_reach_the_strategy(name):
     """Each option that the strategy has, at another value than its default."""
     values = {"tau": 0.7, "p": 3.0, "gamma": 3.5, "eps": 2.5, "c": 4.0, "t": 1.5}
-    values |= {"index": 1.2, "kernel": "imq", "normalize": False, "include_augs": False}
+    values |= {"index": 1.2, "rho": 0.5, "bounds": (0.1, 0.5)}
+    values |= {"kernel": "imq", "normalize": False, "include_augs": False}
     default = strategies.build_strategy(name)
     options = {field.name: values[field.name] for field in dataclasses.fields(default)}
     assert not any(getattr(default, option) == value for option, value in options.items())

@@ -17,6 +17,7 @@ from alphacl_plugins.strategies import (
     InfoNCE,
     Inverse,
     InverseExact,
+    KLBall,
     LearnableTemperature,
     LiftedStructured,
     Regularized,
@@ -519,7 +520,8 @@ class Loss(torch.nn.Module):
 
 @pytest.mark.parametrize(
     "strategy",
-    [InfoNCE(), Direct(), Square(), InverseExact(), Tsallis(), Tsallis(0.5), LearnableTemperature(InfoNCE()), LearnableTemperature(Square()),
+    [InfoNCE(), Direct(), Square(), InverseExact(), Tsallis(), Tsallis(0.5), KLBall(),
+     LearnableTemperature(InfoNCE()), LearnableTemperature(Square()),
      LearnableTemperature(Direct(), learnable=False), WithParameters(), Steeper(), in_place],
     ids=strategy_id,
 )  # fmt: skip
