@@ -12,6 +12,7 @@ from alphacl_plugins.strategies.inverse import Inverse, InverseExact
 from alphacl_plugins.strategies.kernels import DHEL, KCL
 from alphacl_plugins.strategies.kl_ball import KLBall
 from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
+from alphacl_plugins.strategies.masked import Masked
 from alphacl_plugins.strategies.options import StrategyOptions
 from alphacl_plugins.strategies.registry import (
     build_strategy,
@@ -40,6 +41,7 @@ __all__ = [
     "KLBall",
     "LearnableTemperature",
     "LiftedStructured",
+    "Masked",
     "ModifiedTriplet",
     "NPlus1Tuplet",
     "PairWeights",

@@ -120,7 +120,7 @@ def test_options_are_those_of_the_registry():
     built = [build_strategy(name) for name in strategy_names()]
     hints = typing.get_type_hints(StrategyOptions)
     values = {field: getattr(strategy, field) for strategy in built for field in vars(strategy)}
-    assert set(hints) == {*values, "learnable_tau"}
+    assert set(hints) == {*values, "learnable_tau", "masked"}
     kinds = {name: typing.get_origin(hints[name]) or hints[name] for name in values}
     assert kinds == {name: type(value) for name, value in values.items()}
 
