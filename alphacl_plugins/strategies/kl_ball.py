@@ -68,15 +68,13 @@ class KLBall(Strategy):
         """The temperature of each row, ``[M, 1]``: KL falls with log τ, so halving the bounds finds it."""
         low, high = (math.log(bound) for bound in self.bounds)
         with torch.no_grad():
-            ends = [torch.full_like(shifts[:, :1], end) for end in (low, high)]
-            too_even, too_sharp = (self._excess(shifts, times, end)[0] for end in ends)
-            outside = (too_even <= 0) | (too_sharp >= 0)
-            below, above = ends
+            below, above = (torch.full_like(shifts[:, :1], end) for end in (low, high))
+            too_even, too_sharp = self._excess(shifts, times, below)[0] <= 0, self._excess(shifts, times, above)[0] >= 0
+            outside, bound = too_even | too_sharp, torch.where(too_even, below, above)
             for _ in range(_HALVINGS):
                 middle = (below + above) / 2
                 sharp = self._excess(shifts, times, middle)[0] > 0
                 below, above = torch.where(sharp, middle, below), torch.where(sharp, above, middle)
-            bound = torch.where(too_even <= 0, *ends)
         log_tau = (below + above) / 2
         for _ in range(DIFFERENTIABLE_STEPS):
             excess, slope = self._excess(shifts, times, log_tau)
