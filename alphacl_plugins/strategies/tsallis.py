@@ -10,6 +10,7 @@ from alphacl_plugins.checks import check_at_most, check_temperature
 from alphacl_plugins.strategies.base import PairWeights, Strategy, split_excluded
 from alphacl_plugins.strategies.regularized import DIFFERENTIABLE_STEPS, above_closest, number_of_closest
 
+_LEAST_WITH_VALUE = 0.5
 _COUNT_BITS = 40  # all counts of a row, together, are at most this power of two times those of the closest negative
 
 
@@ -21,8 +22,8 @@ class Tsallis(Strategy):
     `Square`, 1.5 the 1.5-entmax between them: above 1 far negatives get no weight at all. Index 1-γ at temperature γτ
     is ``InverseExact(τ, γ)``, whose weights fall as a power of the distance.
 
-    The loss is ``D_+ - min_α (Σ_j α_j D_j - Σ_j r(α_j))``, for ``index > 0``. At 0 the regulariser has no limit, and
-    below, it is a number of size τ K^(1-a) whose changes drown in rounding, so the value shown there is ``-E``.
+    The loss is ``D_+ - min_α (Σ_j α_j D_j - Σ_j r(α_j))``, for ``index >= 0.5``. Further down it is a number of size
+    τ K^(1-a) / a, infinite at 0, whose changes drown in rounding, so the value shown there is ``-E``.
 
     Args:
         index: the index a, <= 2. (Above 2 the weights would be infinitely steep where they reach 0.)
@@ -66,7 +67,7 @@ class Tsallis(Strategy):
         log_alpha = self._log_alpha(shifts / self.tau, w)
         alpha = log_alpha.exp()
         value = None
-        if self.index > 0:
+        if self.index >= _LEAST_WITH_VALUE:
             optimum = alpha.detach() * times  # Danskin: α counts as a constant
             regulariser = _unbent(self.index - 1, log_alpha.detach().clamp_min(-1e4)) * self.tau / self.index
             closest = negatives.d2.detach().masked_fill(negatives.excluded, math.inf).amin(dim=1)
