@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -204,6 +205,7 @@ LAYOUTS: dict[str, Callable[[Tensor, int, int, int], list[Tensor]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:z_aug. got the tensor z itself")  # one tensor, with labels
 @every_name
 @both_forms
 def test_views_may_share_their_memory(name, form):
