@@ -18,20 +18,9 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Rows of the paper's Table 1 that are no α-CL: the strategy and the options of the loss that they mean."""
 STRATEGY_OPTIONS = (
-    "tau",
-    "p",
-    "gamma",
-    "normalize",
-    "eps",
-    "c",
-    "include_augs",
-    "kernel",
-    "t",
-    "index",
-    "rho",
-    "bounds",
+    *("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t", "index", "rho", "bounds"),
+    "masked",
 )
-STRATEGY_OPTIONS += ("masked",)
 PLACES = ("data_root", "download", "output", "resume")
 
 
