@@ -62,14 +62,14 @@ class Tsallis(Strategy):
             largest = 2**_COUNT_BITS if count is not None else d2_neg.shape[1]
             w = self._solve(shifts.detach() / self.tau, times, first, largest)
         for _ in range(DIFFERENTIABLE_STEPS):
-            total, slope = self._sums(self._log_alpha(shifts / self.tau, w), times, w)
+            total, slope = self._sums(shifts / self.tau, times, w)
             w = w + (total - 1) / slope
-        log_alpha = self._log_alpha(shifts / self.tau, w)
+        log_alpha, times = self._log_alpha(shifts / self.tau, times, w)
         alpha = log_alpha.exp()
         value = None
         if self.index >= _LEAST_WITH_VALUE:
             optimum = alpha.detach() * times  # Danskin: α counts as a constant
-            regulariser = _unbent(self.index - 1, log_alpha.detach().clamp_min(-1e4)) * self.tau / self.index
+            regulariser = _unbent(self.index - 1, log_alpha.detach()) * self.tau / self.index
             closest = negatives.d2.detach().masked_fill(negatives.excluded, math.inf).amin(dim=1)
             value = d2_pos - closest - (optimum * (shifts + regulariser)).sum(dim=1)
         return PairWeights(alpha * times, value=value)
@@ -87,24 +87,23 @@ class Tsallis(Strategy):
         by_mean = log_number - _bent(b, mean)
         w = torch.where(b * mean > -0.99, torch.maximum(by_mean, first), first)  # nearer to -1 it is all rounding
         for _ in range(_newton_steps(largest, abs(b), torch.finfo(w.dtype).eps)):
-            total, slope = self._sums(self._log_alpha(shifts, w), times, w)
+            total, slope = self._sums(shifts, times, w)
             excess = total.log()
             w = w + excess - _bent(b, (1 - total / slope) * _unbent(b, excess))
         return w
 
-    def _log_alpha(self, shifts: Tensor, w: Tensor) -> Tensor:
-        """``log α_j``, for a closest negative of weight ``e^-w``; -inf where α is 0."""
-        b = self.index - 1
-        scaled = -shifts * torch.exp(b * w).clamp_min(torch.finfo(w.dtype).tiny)
-        if b <= 0:
-            return _bent(b, scaled) - w
-        some = scaled > -1 / b
-        return torch.where(some, _bent(b, torch.where(some, scaled, 0.0)) - w, -math.inf)
+    def _log_alpha(self, shifts: Tensor, times: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """``log α_j``, for a closest negative of weight ``e^-w``, and how often each counts: not where α is 0."""
+        b, (eps, tiny) = self.index - 1, (getattr(torch.finfo(w.dtype), name) for name in ("eps", "tiny"))
+        scaled = -shifts * torch.exp(b * w).clamp_min(tiny)
+        if b > 0:  # the logarithm stays finite, as infinities are slow
+            times, scaled = times * (scaled > -1 / b), scaled.clamp_min((eps - 1) / b)
+        return _bent(b, scaled) - w, times
 
-    def _sums(self, log_alpha: Tensor, times: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    def _sums(self, shifts: Tensor, times: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """``S = Σ_j α_j`` and ``-dS/dw = Σ_j α_j (α_j e^w)^-b``."""
-        b = self.index - 1
-        slopes = torch.exp((1 - b) * log_alpha - b * w) if b < 1 else (log_alpha > -math.inf) * torch.exp(-w)
+        b, (log_alpha, times) = self.index - 1, self._log_alpha(shifts, times, w)
+        slopes = torch.exp((1 - b) * log_alpha - b * w)
         return (times * log_alpha.exp()).sum(dim=1, keepdim=True), (times * slopes).sum(dim=1, keepdim=True)
 
 
