@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +22,9 @@ from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
 from alphacl_plugins.pairs import Batch, assemble
 from alphacl_plugins.process_groups import InGroup, group_of
-from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, resolve_strategy
+from alphacl_plugins.strategies import AnyStrategy, PairWeights, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.masked import temperature_of, unmasked
 from alphacl_plugins.strategies.registry import reserve_options
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class AlphaCLLoss(InGroup):
         positives_as_negatives: the anchor's other positives stand among the negatives too (SupCon's form).
         ignore_label: of samples that are a class of their own each.
         scale: "paper", or "ntxent": value and gradient of the embeddings times the strategy's ``usual_scale``, 1/τ.
-        **options: of a strategy given by name: ``tau``, ...; ``learnable_tau=True`` makes τ a parameter.
+        **options: of a strategy given by name: ``tau``, ...; and ``learnable_tau``, ``masked`` of `build_strategy`.
 
     Attributes:
         last_stats: of the latest batch, detached scalars, computed when they are read (until then the loss keeps the
@@ -216,7 +216,7 @@ class AlphaCLLoss(InGroup):
             return self._latest
         source, tau = self._latest
         options = {} if tau is None else {"tau": tau}
-        strategy = plain(dataclasses.replace(self.strategy.strategy, **options) if options else self.strategy)
+        strategy = plain(self.strategy, at=options)
         stats = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
         self._latest = stats | options
         return stats | options
@@ -233,17 +233,17 @@ class AlphaCLLoss(InGroup):
     @property
     def _learns(self) -> bool:
         """Whether a temperature learns from the energy."""
-        return isinstance(self.strategy, LearnableTemperature) and self.strategy.learnable and self.detach_alpha
+        return bool(getattr(temperature_of(self.strategy), "learnable", False) and self.detach_alpha)
 
     def _value(self, losses: Losses, source: Batch | TwoPass, scale: float | Tensor) -> Tensor:
         """Return the loss of each anchor, from which a temperature learns; remember what has the statistics."""
-        learnable = isinstance(self.strategy, LearnableTemperature)
-        self._latest = source, self.strategy.tau if learnable else None
-        if isinstance(self.strategy, nn.Module) and not learnable:
+        temperature = temperature_of(self.strategy)
+        self._latest = source, None if temperature is None else temperature.tau
+        if isinstance(unmasked(self.strategy), nn.Module) and temperature is None:
             self._latest = self.last_stats  # at once, as the state of the strategy may change
         value = losses.minus_energy if losses.value is None else losses.value
         value = value if self.scale == "paper" else value * scale
-        return self.strategy.learn_from(value, -losses.minus_energy) if self._learns else value
+        return temperature.learn_from(value, -losses.minus_energy) if temperature and self._learns else value
 
 
 OPTIONS = tuple(name for name in inspect.signature(AlphaCLLoss).parameters if name != "options")  # the strategy first

@@ -9,8 +9,9 @@ from alphacl_plugins.checks import check_matrix
 from alphacl_plugins.engines.columns import Excluded
 from alphacl_plugins.engines.weights import weights_of
 from alphacl_plugins.functional import promote, without_autocast
-from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, resolve_strategy
+from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.masked import temperature_of
 
 
 def row_losses(
@@ -70,6 +71,7 @@ def row_losses(
         neg, pos, value, _ = weights_of(rule, d_pos.detach(), parts, d_neg.detach(), excluded)
         minus_energy = (pos.detach() * d_pos).sum(dim=1) - (neg.detach() * d_neg).sum(dim=1)
         value = minus_energy.detach() if value is None else value
-        if isinstance(asked, LearnableTemperature):
-            value = asked.learn_from(value, -minus_energy)
+        temperature = temperature_of(asked)
+        if temperature is not None:
+            value = temperature.learn_from(value, -minus_energy)
         return value + (minus_energy - minus_energy.detach())

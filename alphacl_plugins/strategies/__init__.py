@@ -12,8 +12,10 @@ from alphacl_plugins.strategies.family import Family
 from alphacl_plugins.strategies.hard_negatives import ADNCE, DualTemperature, Hardness
 from alphacl_plugins.strategies.inverse import Inverse, InverseExact
 from alphacl_plugins.strategies.kernels import DHEL, KCL
+from alphacl_plugins.strategies.kl_ball import KLBall
 from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
 from alphacl_plugins.strategies.links import Link, StudentT
+from alphacl_plugins.strategies.masked import Masked
 from alphacl_plugins.strategies.metric_learning import Circle, MultiSimilarity
 from alphacl_plugins.strategies.options import StrategyOptions
 from alphacl_plugins.strategies.registry import (
@@ -29,6 +31,7 @@ from alphacl_plugins.strategies.separable import Separable
 from alphacl_plugins.strategies.sigmoid import Sigmoid
 from alphacl_plugins.strategies.square import Square
 from alphacl_plugins.strategies.triplets import ModifiedTriplet, Triplet, TripletContrastive
+from alphacl_plugins.strategies.tsallis import Tsallis
 from alphacl_plugins.strategies.weighted import Quadratic, Weighted
 
 __all__ = [
@@ -48,9 +51,11 @@ __all__ = [
     "InfoNCE",
     "Inverse",
     "InverseExact",
+    "KLBall",
     "LearnableTemperature",
     "LiftedStructured",
     "Link",
+    "Masked",
     "ModifiedTriplet",
     "MultiSimilarity",
     "NPlus1Tuplet",
@@ -66,6 +71,7 @@ __all__ = [
     "StudentT",
     "Triplet",
     "TripletContrastive",
+    "Tsallis",
     "Uniform",
     "Weighted",
     "build_strategy",
@@ -80,6 +86,8 @@ register_strategy("entropy")(Entropy)
 register_strategy("inverse")(Inverse)
 register_strategy("inverse_exact")(InverseExact)
 register_strategy("square")(Square)
+register_strategy("tsallis")(Tsallis)
+register_strategy("kl_ball")(KLBall)
 register_strategy("direct")(Direct)
 register_strategy("uniform")(Uniform)
 register_strategy("dhel")(DHEL)

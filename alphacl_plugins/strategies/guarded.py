@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from alphacl_plugins.strategies.base import PairWeights, Strategy
 from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
+from alphacl_plugins.strategies.masked import Masked
 
 
 class Guarded(Strategy):
@@ -60,15 +62,18 @@ class Guarded(Strategy):
         )
 
 
-def plain(strategy: Any, *, detach: bool = True) -> Strategy:
+def plain(strategy: Any, *, detach: bool = True, at: Mapping[str, Any] | None = None) -> Strategy:
     """Return a strategy as the engines call it: pure, and with its temperature in force.
 
     Args:
         strategy: a strategy of any kind, see `Strategy`.
         detach: whether a `LearnableTemperature` gets no gradient through α.
+        at: options that it gets in place of the ones in force, as ``tau``.
     """
+    if isinstance(strategy, Masked):
+        return strategy.around(plain(strategy.strategy, detach=detach, at=at))
     if isinstance(strategy, LearnableTemperature):
-        strategy = strategy.current(detach=detach)
+        strategy = strategy.current(detach=detach) if at is None else dataclasses.replace(strategy.strategy, **at)
     return strategy if isinstance(strategy, Strategy) and strategy.pure else Guarded(strategy)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphacl_plugins.checks import check_bool, check_positive
+from alphacl_plugins.checks import check_bool, check_bounds, check_positive
 from alphacl_plugins.strategies.base import PairWeights, split_excluded
 
 
@@ -66,7 +66,7 @@ class LearnableTemperature(nn.Module):
         check_bool("learnable", learnable)
         if learnable:
             check_can_learn("learnable", strategy)
-        low, high = _checked_bounds(bounds)
+        low, high = check_bounds("bounds", bounds)
         tau = float(strategy.tau)
         if not low <= tau <= high:
             raise ValueError(
@@ -210,14 +210,3 @@ def check_can_learn(argument: str, strategy: Any) -> None:
             f"{argument}: expected False with {strategy!r}, whose α is set directly: there is no loss from which τ "
             "could learn; LearnableTemperature(strategy, learnable=False) can follow a schedule"
         )
-
-
-def _checked_bounds(bounds: Any) -> tuple[float, float]:
-    if not isinstance(bounds, Sequence) or isinstance(bounds, str) or len(bounds) != 2:
-        raise TypeError(f"bounds: expected (least, largest) τ, got {bounds!r}")
-    low, high = bounds
-    check_positive("bounds[0]", low)
-    check_positive("bounds[1]", high)
-    if low >= high:
-        raise ValueError(f"bounds: expected (least, largest) τ, got {tuple(bounds)!r}")
-    return float(low), float(high)

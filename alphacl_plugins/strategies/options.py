@@ -1,17 +1,21 @@
 """Every option of the registered strategies, for type checkers and editors."""
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 
 class StrategyOptions(TypedDict, total=False):
     """Options that go with the name of a strategy; which ones a strategy has is in its documentation."""
 
     learnable_tau: bool
+    masked: float | Literal[False] | None
     tau: float
     eps: float
     p: float
     normalize: bool
     gamma: float
+    index: float
+    rho: float
+    bounds: tuple[float, float]
     include_augs: bool
     kernel: str
     t: float

@@ -7,11 +7,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
-from alphacl_plugins.checks import check_bool
+from alphacl_plugins.checks import check_bool, check_finite
 from alphacl_plugins.strategies.base import AnyStrategy
 from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature, check_can_learn
+from alphacl_plugins.strategies.masked import Masked
 
 S = TypeVar("S", bound=Callable[..., Any])
 
@@ -24,7 +25,7 @@ _SYNONYMS = {  # names in other libraries
 _ALIASES = {"flatnce": "entropy", "siglip": "sigmoid", "llave": "hardness", "t_simcne": "student_t"}  # at its defaults
 
 _REGISTRY: dict[str, Callable[..., Any]] = {}
-_RESERVED = {"strategy", "name", "learnable_tau"}  # arguments of `build_strategy` and of flat configurations
+_RESERVED = {"strategy", "name", "learnable_tau", "masked"}  # arguments of `build_strategy` and of flat configurations
 
 
 def register_strategy(name: str) -> Callable[[S], S]:
@@ -101,7 +102,9 @@ def strategy_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) -> AnyStrategy:
+def build_strategy(
+    name: str, *, learnable_tau: bool = False, masked: float | Literal[False] | None = None, **options: Any
+) -> AnyStrategy:
     """Build a strategy from its registered name or its import path.
 
     Args:
@@ -109,6 +112,8 @@ def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) ->
             path such as ``my_package.my_module.MyAlpha``.
         learnable_tau: whether the temperature is a parameter, which begins at ``tau``: `LearnableTemperature` with its
             default options.
+        masked: margin by which a negative may be nearer than the positive; nearer ones are masked: `Masked`, around all
+            else. False or None: no mask.
         **options: the strategy's own options, such as ``tau``; see `StrategyOptions`.
 
     Returns:
@@ -119,7 +124,7 @@ def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) ->
         TypeError: if the strategy does not have an option.
         ValueError: if the name is unknown, or the temperature cannot learn.
     """
-    return _build(name, "strategy", {"learnable_tau": learnable_tau, **options})
+    return _build(name, "strategy", {"learnable_tau": learnable_tau, "masked": masked, **options})
 
 
 def resolve_strategy(
@@ -154,7 +159,7 @@ def resolve_strategy(
 
 def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
     options = dict(options)
-    learnable_tau = options.pop("learnable_tau", False)
+    learnable_tau, masked = options.pop("learnable_tau", False), options.pop("masked", None)
     if not isinstance(name, str):
         raise TypeError(f"{argument}: expected a name or an import path, got {name!r}")
     build = _import(name, argument) if "." in name else _look_up(name, argument)
@@ -165,11 +170,14 @@ def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
         hint = "; the temperature is called tau" if "temperature" in unknown else ""
         raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{hint}")
     check_bool("learnable_tau", learnable_tau)
+    mask = masked is not None and masked is not False
+    if mask:
+        check_finite("masked", masked)
     strategy: AnyStrategy = build(**options)
-    if not learnable_tau:
-        return strategy
-    check_can_learn("learnable_tau", strategy)
-    return LearnableTemperature(strategy)
+    if learnable_tau:
+        check_can_learn("learnable_tau", strategy)
+        strategy = LearnableTemperature(strategy)
+    return Masked(strategy, masked) if mask else strategy
 
 
 def _look_up(name: str, argument: str) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
 STRATEGY_OPTIONS = (
     *("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t", "a", "tau_alpha", "tau_beta", "mu"),
     *("sigma", "tau_plus", "beta", "detach", "b", "nu", "q", "lam", "alpha", "base", "m"),
+    *("index", "rho", "bounds", "masked"),
 )
 PLACES = ("data_root", "download", "output", "resume")
 
@@ -35,7 +36,7 @@ class Settings:
     """In place of --strategy, another row of the paper's Table 1: the InfoNCE loss; the quadratic loss (α = 1/K); or
     InfoNCE's α with the gradient passing through it. (The value that backprop reports is the energy's.)"""
     tau: float | None = None
-    """Temperature τ, > 0. This and those up to `m`: options of the strategy; None is its own default."""
+    """Temperature τ, > 0. This and those up to masked: options of the strategy; None is its own default."""
     p: float | None = None
     """Exponent of the distance in direct, > 0."""
     gamma: float | None = None
@@ -82,6 +83,14 @@ class Settings:
     """multi_similarity: cosine at which a pair is half attracted."""
     m: float | None = None
     """circle: margin."""
+    index: float | None = None
+    """tsallis: index of the regulariser, <= 2."""
+    rho: float | None = None
+    """kl_ball: how far α is from uniform in every row, in nats, > 0."""
+    bounds: tuple[float, float] | None = None
+    """kl_ball: least and largest τ."""
+    masked: float | None = None
+    """Any strategy: negatives nearer than the positive by more than this are taken as false, and get no weight."""
     negatives: Literal["both", "same", "cross", "queue"] | None = None
     """Who is compared: all other samples in both views, in the anchor's own, in the other, or the memory bank alone.
     None: what the strategy declares, else both; with a memory bank, the bank alone."""

@@ -53,7 +53,8 @@ BUILT |= {
     "family": strategies.Family(phi=torch.sqrt, psi=lambda x: torch.exp(2 * x)),
     "margin": margin,
 }
-NEED_THE_WHOLE_ROW = {"inverse_exact", "square", "triplet", "modified_triplet", "regularized", "family", "margin"}
+NEED_THE_WHOLE_ROW = {"inverse_exact", "square", "tsallis", "kl_ball", "triplet", "modified_triplet"}
+NEED_THE_WHOLE_ROW |= {"regularized", "family", "margin"}
 OF_THE_SOFTMAX_TYPE = {"infonce", "entropy", "direct", "dhel", "mine", "soft_triplet", "n_plus_1_tuplet"}
 OF_THE_SOFTMAX_TYPE |= {"lifted_structured", "hardness", "debiased", "rince", "multi_similarity"}
 

@@ -32,7 +32,7 @@ def test_the_names_are_those_of_the_design():
     family |= {"modified_triplet", "triplet_contrastive"}
     others = {"entropy", "inverse", "inverse_exact", "square", "direct", "uniform", "dhel", "kcl"}
     others |= {"hardness", "dual_temperature", "adnce", "debiased", "sigmoid", "student_t", "rince"}
-    others |= {"multi_similarity", "circle"}
+    others |= {"multi_similarity", "circle", "tsallis", "kl_ball"}
     assert set(strategy_names()) == family | others
 
 
@@ -43,6 +43,8 @@ def test_defaults_are_those_of_the_papers():
     assert built["inverse"] == strategies.Inverse(tau=0.5, gamma=2.0)
     assert built["inverse_exact"] == strategies.InverseExact(tau=0.5, gamma=2.0)
     assert built["square"] == strategies.Square(tau=5.0)
+    assert built["kl_ball"] == strategies.KLBall(rho=0.3, bounds=(0.05, 0.7))
+    assert built["tsallis"] == strategies.Tsallis(index=1.5, tau=0.5)
     assert built["direct"] == strategies.Direct(tau=0.5, p=4.0, normalize=True)
     assert built["dhel"] == strategies.DHEL(tau=0.3, include_augs=True)
     assert built["kcl"] == strategies.KCL(kernel="gaussian", t=2.0, gamma=16.0)
@@ -139,8 +141,9 @@ def test_options_are_those_of_the_registry():
     built = [build_strategy(name) for name in strategy_names()]
     hints = typing.get_type_hints(StrategyOptions)
     values = {field: getattr(strategy, field) for strategy in built for field in vars(strategy)}
-    assert set(hints) == {*values, "learnable_tau"}
-    assert {name: hints[name] for name in values} == {name: type(value) for name, value in values.items()}
+    assert set(hints) == {*values, "learnable_tau", "masked"}
+    kinds = {name: typing.get_origin(hints[name]) or hints[name] for name in values}
+    assert kinds == {name: type(value) for name, value in values.items()}
 
 
 def test_a_name_a_path_and_an_object_are_resolved():

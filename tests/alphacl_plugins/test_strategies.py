@@ -17,12 +17,14 @@ from alphacl_plugins.strategies import (
     InfoNCE,
     Inverse,
     InverseExact,
+    KLBall,
     LearnableTemperature,
     LiftedStructured,
     Regularized,
     Square,
     Strategy,
     Triplet,
+    Tsallis,
     Uniform,
 )
 from alphacl_plugins.strategies.guarded import Guarded, plain
@@ -146,7 +148,7 @@ def test_which_strategies_have_their_own_loss():
 @pytest.mark.parametrize(
     "name",
     [
-        *("infonce", "entropy", "inverse", "inverse_exact", "square", "direct", "dhel", "soft_triplet"),
+        *("infonce", "entropy", "inverse", "inverse_exact", "square", "tsallis", "direct", "dhel", "soft_triplet"),
         *("hardness", "adnce", "debiased", "rince"),
     ],
 )
@@ -299,7 +301,7 @@ def test_which_registered_strategies_use_the_positive():
 
 
 def test_which_registered_strategies_have_a_loss_that_tau_can_learn_from():
-    has = {"infonce", "entropy", "soft_triplet", "dhel", "square", "inverse_exact", "rince"}
+    has = {"infonce", "entropy", "soft_triplet", "dhel", "square", "inverse_exact", "rince", "tsallis"}
     assert {name for name, strategy in REGISTERED.items() if strategy.has_loss} == has
 
 
@@ -525,7 +527,8 @@ class Loss(torch.nn.Module):
 
 @pytest.mark.parametrize(
     "strategy",
-    [InfoNCE(), Direct(), Square(), InverseExact(), LearnableTemperature(InfoNCE()), LearnableTemperature(Square()),
+    [InfoNCE(), Direct(), Square(), InverseExact(), Tsallis(), Tsallis(0.5), KLBall(),
+     LearnableTemperature(InfoNCE()), LearnableTemperature(Square()),
      LearnableTemperature(Direct(), learnable=False), WithParameters(), Steeper(), in_place],
     ids=strategy_id,
 )  # fmt: skip

@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from alphacl_plugins import AlphaCLLoss, build_strategy, strategy_names
-from alphacl_plugins.strategies import Family, InfoNCE, LearnableTemperature, Regularized, Strategy
+from alphacl_plugins.strategies import Family, InfoNCE, LearnableTemperature, Masked, Regularized, Strategy
 from alphacl_plugins.strategies.guarded import plain
 
 _FIXED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -44,6 +44,8 @@ OPTIONS: dict[str, SearchStrategy[dict[str, Any]]] = {
     "inverse": options(tau=TAU, gamma=between(0.05, 20)),
     "inverse_exact": options(tau=TAU, gamma=between(1.01, 20)),
     "square": options(tau=TAU),
+    "tsallis": options(tau=TAU, index=st.sampled_from([-3.0, 0.0, 1.0, 1.5, 2.0]) | st.floats(-3, 2)),
+    "kl_ball": options(rho=between(1e-2, 20), bounds=st.sampled_from([(0.05, 0.7), (1e-3, 1e3)])),
     "direct": options(tau=TAU, p=between(0.1, 20), normalize=st.booleans()),
     "dhel": options(tau=TAU, include_augs=st.booleans()),
     "kcl": options(kernel=st.sampled_from(["gaussian", "log", "imq"]), t=between(1e-3, 1e3), gamma=between(1e-3, 1e3))
@@ -65,6 +67,7 @@ OPTIONS: dict[str, SearchStrategy[dict[str, Any]]] = {
 OTHERS: dict[str, Callable[[], Strategy]] = {
     "Regularized": lambda: Regularized(derivative=lambda a: 0.5 / a, inverse_derivative=lambda v: 0.5 / v),
     "LearnableTemperature": lambda: LearnableTemperature(InfoNCE(tau=0.2)),
+    "Masked": lambda: Masked(InfoNCE(tau=0.2)),
     "Family": lambda: Family(phi=torch.log1p, psi=torch.nn.functional.softplus),
 }
 NAMES = [*strategy_names(), *OTHERS]
