@@ -282,7 +282,7 @@ Z = torch.zeros(3, 2)
             TypeError,
             r"strategy: expected a name or a strategy object, got <class",
         ),
-        (lambda: AlphaCLLoss("nope"), ValueError, r"strategy: expected one of dhel, direct, .*got 'nope'"),
+        (lambda: AlphaCLLoss("nope"), ValueError, r"strategy: expected one of adnce, circle, .*got 'nope'"),
         (lambda: AlphaCLLoss(negatives="all"), ValueError, r"negatives: expected one of 'both', .*, got 'all'"),
         (lambda: AlphaCLLoss(reduction="sum"), ValueError, r"reduction: expected one of 'mean', 'none', got 'sum'"),
         (lambda: AlphaCLLoss(symmetric="yes"), TypeError, r"symmetric: expected True or False, got 'yes'"),
