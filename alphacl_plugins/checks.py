@@ -80,6 +80,12 @@ def check_callable(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a function of a tensor, got {value!r}")
 
 
+def check_dense(name: str, value: Tensor, expected: str) -> None:
+    """Raise unless ``value`` is a dense tensor of this process, with values."""
+    if not _is_dense(value):
+        raise TypeError(f"{name}: expected a dense {expected}, got {_kind(name, value)}")
+
+
 def check_matrix(name: str, value: object) -> None:
     """Raise unless ``value`` is a dense floating-point tensor ``[rows, columns]`` with at least one column."""
     if not isinstance(value, Tensor):
@@ -131,7 +137,7 @@ def check_labels(name: str, value: object, rows: int) -> None:
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {type(value).__name__}")
     if value.is_floating_point() or value.is_complex():
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {value.dtype}")
-    if value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local"):
+    if not _is_dense(value):
         raise TypeError(f"{name}: expected a dense integer tensor [{rows}], got {_kind(name, value)}")
     if value.shape != (rows,):
         raise ValueError(f"{name}: expected shape [{rows}], a label for each sample, got {tuple(value.shape)}")
@@ -163,7 +169,7 @@ def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: i
     if queue is not None:
         check_width("queue", queue, "z", views[0])
     n, n_queue = ranks * views[0].shape[0], 0 if queue is None else queue.shape[0]
-    n_queue += extra.shape[-2] if isinstance(extra, Tensor) and extra.ndim > 1 else 0
+    n_queue += max(extra.shape[-2], ranks > 1) if isinstance(extra, Tensor) and extra.ndim > 1 else 0
     if negatives is None:
         return
     if n == 0:
@@ -173,6 +179,11 @@ def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: i
             raise ValueError('queue: expected embeddings [Q, D] with Q >= 1, as negatives is "queue", got none')
     elif n < 2 and n_queue == 0:
         raise ValueError(f"z: expected at least 2 samples (or a queue) to have negatives, got {n}")
+
+
+def _is_dense(value: Tensor) -> bool:
+    odd = value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local")
+    return not odd
 
 
 def _kind(name: str, value: Any) -> str:

@@ -66,6 +66,18 @@ def numbers_of_ranks(number: int, device: torch.device, group: Any) -> tuple[int
     return tuple(torch.cat(_from_all_ranks(torch.tensor([number], device=device), group)).tolist())
 
 
+def raise_together(problem: Exception | None, device: torch.device, group: Any) -> None:
+    """Raise on every rank if one has a problem, so that none waits for it.
+
+    Raises: the problem of this rank; ValueError if only other ranks have one.
+    """
+    wrong = [number for number, bad in enumerate(numbers_of_ranks(problem is not None, device, group)) if bad]
+    if problem is not None:
+        raise problem
+    if wrong:
+        raise ValueError(f"arguments: expected the same kinds and shapes on every rank, got others on ranks {wrong}")
+
+
 def mean_of_ranks(x: Tensor, group: Any) -> Tensor:
     """Return the mean over ranks, without gradient."""
     if world_size(group) == 1:
@@ -91,14 +103,15 @@ def check_that_ranks_agree(
     queue: Maybe = None,
     kind: int = 0,
     *,
-    gradient: bool = False,
+    gradient: int = 0,
 ) -> bool:
     """Compare what the ranks bring before anything large is exchanged: a mismatch would hang or corrupt later.
 
     Args:
         name: what a message calls ``rows``, which are ``[n, D]`` or views ``[V, n, D]``.
         kind: a number that differs where the kinds of further arguments differ.
-        gradient: whether this rank takes part in the backward pass, if that is a collective.
+        gradient: whether this rank takes part in the backward pass, if that is a collective: 1 for the views, 2 for
+            extra negatives, 3 for both.
 
     Returns: whether some rank has autograd on.
 
@@ -118,7 +131,7 @@ def check_that_ranks_agree(
         ("use of labels", ["labels" if facts[4] else "none" for facts in ranks]),
         ("use of a queue", ["a queue" if facts[5] else "none" for facts in ranks]),
         ("kinds of arguments", [f"kind {facts[8]}" for facts in ranks]),
-        ("use of gradients", ["a gradient" if facts[6] else "none" for facts in ranks]),
+        ("use of gradients", [_GRADIENTS[facts[6]] for facts in ranks]),
     ):
         if any(fact != shown[0] for fact in shown):
             listing = ", ".join(f"rank {number}: {fact}" for number, fact in zip(_numbers(group), shown, strict=True))
@@ -126,6 +139,7 @@ def check_that_ranks_agree(
     return any(facts[7] for facts in ranks)
 
 
+_GRADIENTS = ("none", "a gradient", "a gradient of extra_negatives alone", "a gradient, of extra_negatives too")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -146,8 +146,9 @@ class AlphaCLLoss(InGroup):
 
         Raises: TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
         """
-        views: list[Any] = [z] if z_aug is None and labels is not None else [z, z_aug, *more_views]
-        call, mean, gathers = Call(labels, queue, **pairs), self.reduction == "mean", self.gather_distributed
+        views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
+        call = Call.of(labels, queue, pairs) if pairs else Call(labels, queue)
+        mean, gathers = self.reduction == "mean", self.gather_distributed
         check_batch(views, call, None if gathers else self.negatives)
         with without_autocast(z.device):
             strategy = plain(self.strategy, detach=self.detach_alpha)
@@ -157,9 +158,8 @@ class AlphaCLLoss(InGroup):
             rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
             if by_autograd:
                 losses, energy = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
-                value = self._value(losses, batch.moved(batch.rows.detach()), scale) + scale * (
-                    energy - energy.detach()
-                )
+                value = self._value(losses, batch.moved(batch.rows.detach()), scale)
+                value = value + scale * (energy - energy.detach())
                 value = value if weights is None else value * weights
                 share = share_of(losses.found, weights, self.gathering_group()) if mean else 1.0
                 return value.mean() * share if mean else value
@@ -178,8 +178,8 @@ class AlphaCLLoss(InGroup):
             if mean:
                 value = value if weights is None else value * weights
                 value = value.mean() if gradient is None else attach(value, rows, gradient)  # nobody wants one, or all
-                share = share_of(losses.found, weights, self.gathering_group())
-                return value if isinstance(share, float) else value * share
+                even = weights is None and losses.found is None
+                return value if even else value * share_of(losses.found, weights, self.gathering_group())
             value = attach(value, rows, again, batch.rows, length, batch.queue)
             return value if weights is None else value * weights
 
@@ -202,8 +202,8 @@ class AlphaCLLoss(InGroup):
             positives ``[M, P]``, each times its share in the mean: without labels the other views, beginning with the
             next; with labels all columns.
         """
-        views: list[Any] = [z] if z_aug is None and labels is not None else [z, z_aug, *more_views]
-        call = Call(labels, queue, **pairs)
+        views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
+        call = Call.of(labels, queue, pairs)
         check_batch(views, call, None if self.gather_distributed else self.negatives)
         with torch.no_grad(), without_autocast(z.device):
             strategy = plain(self.strategy)
@@ -217,9 +217,9 @@ class AlphaCLLoss(InGroup):
         source, tau = self._latest
         options = {} if tau is None else {"tau": tau}
         strategy = plain(self.strategy, at=options)
-        stats = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
-        self._latest = stats | options
-        return stats | options
+        stats: dict[str, Tensor] = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
+        self._latest = stats = stats | options
+        return stats
 
     def extra_repr(self) -> str:
         """Show every option but the process group."""

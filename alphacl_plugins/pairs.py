@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins.arguments import Call, more_of, problem_of
+from alphacl_plugins.arguments import Call, more_of
+from alphacl_plugins.call_checks import problem_of
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
 from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
@@ -16,7 +17,7 @@ from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
 from alphacl_plugins.rules import Rules, Said, by_mask
 from alphacl_plugins.strategies import Strategy
 
-PLAIN, NOTHING, UNSAID = Rules(), Call(), Said()
+PLAIN, UNSAID = Rules(), Said()
 
 
 class Group(NamedTuple):
@@ -199,7 +200,8 @@ def assemble(
     """
     others_too = loss.positives_as_negatives and (call.labels is not None or len(views) > 2)
     rules = Rules(loss.negatives, loss.positives, others_too)
-    plain = len(views) > 1 and rules[1:] == PLAIN[1:] and loss.ignore_label is None and call[2:] == NOTHING[2:]
+    silent = call.queue_labels is call.extra_negatives is call.exclude is call.count is call.sample_weight is None
+    plain = silent and len(views) > 1 and rules[1:] == PLAIN[1:] and loss.ignore_label is None
     problem = None if plain else problem_of(call, views[0], len(views), strategy.counts, rules)
     if problem is not None and not loss.gather_distributed:
         raise problem
@@ -210,25 +212,28 @@ def assemble(
     rows, labels = torch.cat(views), None if call.labels is None else call.labels.long()
     shape: Any = (len(views), n, rows.shape[1])
     differentiable, in_ring = torch.is_grad_enabled(), loss.gather_distributed == "ring" and not whole
-    across = around = ALONE
+    across = around = of_views = ALONE
     if loss.gather_distributed:
         group = loss.gathering_group()
         across, around = (ALONE, group) if in_ring else (group, ALONE)
-        in_backward = rows.requires_grad and (not in_ring or loss.reduction == "none")
-        kind = 0 if plain else -1 if problem is not None else call.kind
+        moves = extra is not None and extra.requires_grad and torch.is_grad_enabled()
+        in_backward = rows.requires_grad + 2 * moves if not in_ring or loss.reduction == "none" else 0
+        kind = 0 if plain else -1 if problem is not None else call.kind(n)
         stacked = rows.view(shape)
         differentiable = check_that_ranks_agree("z", stacked, group, labels, queue, kind, gradient=in_backward)
         check_batch(views, call, loss.negatives, world_size(group))  # earlier, other ranks would wait for ever
         if problem is not None:
             raise problem
-        if not in_ring and (loss.negatives != "queue" or labels is not None):
+        if not in_ring and (loss.negatives != "queue" or labels is not None or others_too):
+            of_views = group
             stacked, first = gather(stacked, group), rank(group) * n
             labels = None if labels is None else gather(labels.view(1, -1, 1), group).flatten()
             shape, rows = stacked.shape, stacked.flatten(0, 1)
-    weights = None
-    said = Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else UNSAID
+    weights, said = None, Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else UNSAID
     if not plain:
-        rows, labels, said, weights = more_of(loss, call, rows, shape, n, extra, labels, others_too, across, around)
+        rows, labels, said, weights = more_of(
+            loss, call, rows, shape, n, extra, labels, others_too, across, around, of_views
+        )
     unit = rows if graph else rows.detach()
     if loss.l2_normalize:
         unit, length = unit_and_length(unit, dtype)

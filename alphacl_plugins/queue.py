@@ -146,6 +146,7 @@ class EmbeddingQueue(InGroup):
             raise ValueError(f"labels: expected {wanted}, got {got}")
         if labels is not None:
             check_labels("labels", labels, len(keys))
+            labels = labels.long()
         keys = keys.to(self.embeddings.dtype)
         if self.gather_distributed:
             keys = gather_rows("keys", keys, self.process_group)

@@ -51,6 +51,9 @@ def row_losses(
     check_matrix("d_pos", d_pos)
     check_matrix("d_neg", d_neg)
     m, k = d_neg.shape
+    for name, given in (("share", share), ("count", count)):
+        if given is not None and (not isinstance(given, Tensor) or given.is_complex()):
+            raise TypeError(f"{name}: expected a tensor of numbers >= 0, got {type(given).__name__}")
     if d_pos.shape[0] != m or d_pos.shape[1] == 0:
         raise ValueError(f"d_pos: expected [{m}, P] with P >= 1, got {tuple(d_pos.shape)}")
     if share is not None and share.shape != d_pos.shape:

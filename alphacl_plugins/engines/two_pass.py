@@ -188,7 +188,7 @@ def _blocks(batch: Batch, process_group: Any) -> Iterator[tuple[bool, list[tuple
     """Yield each block: whether it is this rank's own, with the queue; for each group its anchors and columns."""
     (n_views, n, _), home, groups, said = batch.views.shape, rank(process_group), batch.groups(0.0), batch.said
     own = [(group, *rows_of(batch, group, home)) for group in groups]
-    if not any(group.column_views for group in groups):
+    if not said.n_extra and not any(group.column_views for group in groups):
         yield True, own
         return
     n_rows, each = n_views * n + said.n_extra, {"labels": batch.labels, "ids": said.ids, "counts": said.counts}

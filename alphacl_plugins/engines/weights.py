@@ -108,7 +108,9 @@ def weights_of(
     else:
         seen = excluded.fill(d2.clone(), math.inf)
         seen = seen if none is None else seen.masked_fill(none, 0.0)
-        weights = _asked(strategy, d2_pos, share, seen, excluded.times if strategy.counts else None, others)
+        times = excluded.times if strategy.counts else None
+        times = times if times is None or none is None else times.masked_fill(none, 1.0)
+        weights = _asked(strategy, d2_pos, share, seen, times, others)
     if none is None:
         return weights
     neg, pos, value, transposed = weights

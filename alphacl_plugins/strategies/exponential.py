@@ -111,6 +111,8 @@ class MINE(ExponentialMember):
     Source: Tian (2022), Fig. 1; Belghazi et al. (2018).
     """
 
+    usual_scale = None  # there is no τ
+
     uses_positive = False
 
     def _value(self, log_xi: Tensor) -> Tensor:
@@ -172,6 +174,8 @@ class NPlus1Tuplet(ExponentialMember):
     Source: Tian (2022), Fig. 1; Sohn (2016).
     """
 
+    usual_scale = None  # there is no τ
+
     def _value(self, log_xi: Tensor) -> Tensor:
         return _log_add(log_xi, 0.0)
 
@@ -197,6 +201,8 @@ class LiftedStructured(ExponentialMember):
 
     Source: Tian (2022), Fig. 1; Oh Song et al. (2016).
     """
+
+    usual_scale = None  # there is no τ
 
     eps: float = 1.0
 

@@ -148,7 +148,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         Returns: a scalar, or with reduction "none" the losses of the anchors.
         """
         call = self._with_bank(out0, out1, labels, pairs)
-        views = [view for view in (out0, out1, *more_views) if view is not None]
+        views: list[Any] = [out0] if out1 is None and not more_views else [out0, out1, *more_views]
         if self._without_negatives(views, call):
             zero = 0 * torch.stack(views if self.symmetric else views[:1]).sum(dim=2).flatten()  # with a gradient, of 0
             return zero.mean() if self.reduction == "mean" else zero
@@ -199,7 +199,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
     def _without_negatives(self, views: Sequence[Tensor], call: dict[str, Any]) -> bool:
         """Whether this is one sample by itself, of any number of views."""
         alone = len(views[0]) == 1 and call.get("queue") is None and call.get("extra_negatives") is None
-        return alone and len(views) > 1 and world_size(self.gathering_group()) == 1
+        return alone and len(views) > 1 and views[1] is not None and world_size(self.gathering_group()) == 1
 
 
 def _bank_shape(size: Any) -> tuple[int, int]:

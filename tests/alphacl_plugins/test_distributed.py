@@ -14,6 +14,7 @@ from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, Inve
 from live_bytes import LiveBytes
 
 THREE = pytest.param(3, marks=pytest.mark.slow)
+FOUR = pytest.param(4, marks=pytest.mark.slow)
 CASES = {
     "infonce": {"strategy": InfoNCE(0.2)},
     "direct, cross": {"strategy": Direct(), "negatives": "cross"},
@@ -201,7 +202,7 @@ def check_that_a_collective_backward_needs_all(rank: int, world: int, views: lis
             assert loss(*views).isfinite().all()  # none takes part
 
 
-@pytest.mark.parametrize("world", [1, 2, THREE, 4])
+@pytest.mark.parametrize("world", [1, 2, THREE, FOUR])
 def test_a_rank_may_be_without_gradient_where_no_other_waits_for_it(world, tmp_path):
     run_in_processes(world, tmp_path, a_rank_without_gradient)
 
@@ -212,12 +213,12 @@ def test_parameter_gradients_are_those_of_one_process(world, tmp_path):
     run_in_processes(world, tmp_path, compare, expected)
 
 
-@pytest.mark.parametrize("world", [2, THREE, 4])
+@pytest.mark.parametrize("world", [2, THREE, FOUR])
 def test_what_a_ring_sends(world, tmp_path):
     run_in_processes(world, tmp_path, count_what_a_ring_sends)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, FOUR])
 def test_the_ring_holds_blocks(world, tmp_path):
     run_in_processes(world, tmp_path, compare_memory)
 

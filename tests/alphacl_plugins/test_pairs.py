@@ -3,12 +3,13 @@
 import itertools
 import math
 
+import numpy
 import pytest
 import torch
 from batches import random_queue, several_views
 from oracles import ALL_STRATEGIES, half_squared, relative_error, strategy_id
 
-from alphacl_plugins import AlphaCLLoss, PairWeights
+from alphacl_plugins import AlphaCLLoss, PairWeights, row_losses
 from alphacl_plugins.strategies import ADNCE, DHEL, KCL, Direct, Entropy, InfoNCE, LearnableTemperature, Square
 from live_bytes import LiveBytes
 
@@ -255,6 +256,44 @@ def test_matrices(negatives, strategy):
         for counts in (count, columns, (rows, columns)):
             check(strategy, *ENGINES, negatives=negatives, **call, count=counts)
             check(strategy, *ENGINES, negatives=negatives, **call, count=counts, exclude=mask)
+
+
+@pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
+def test_an_anchor_all_of_whose_negatives_count_0_is_0(strategy):
+    d_pos, d_neg = torch.rand(2, 1, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
+    losses = row_losses(strategy, d_pos, d_neg, count=torch.tensor([[False] * 3, [True] * 3]))
+    assert losses[0] == 0
+    assert relative_error(losses[1:], row_losses(strategy, d_pos[1:], d_neg[1:])) < 1e-12
+    if getattr(strategy, "counts", False):
+        assert row_losses(strategy, d_pos, d_neg, count=torch.tensor([[0.0] * 3, [1.0] * 3]))[0] == 0
+
+
+def test_a_view_after_none_is_an_error():
+    z, z_aug = torch.randn(2, 6, 3)
+    with pytest.raises(TypeError, match=r"^z_aug: expected the embeddings of another view"):
+        AlphaCLLoss()(z, None, z_aug, labels=torch.tensor([0, 0, 1, 1, 2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"count": numpy.ones(6)}, "count: expected a tensor, numbers >= 0, or"),
+        (
+            {"exclud": torch.arange(6)},
+            "exclud: expected a keyword among labels, .*, sample_weight, got this one",
+        ),
+        ({"count": torch.ones(6, device="meta")}, "count: expected a dense tensor, got one without values"),
+    ],
+)
+def test_arguments_that_are_none(call, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        AlphaCLLoss()(*torch.randn(2, 6, 3), **call)
+
+
+def test_small_integers_may_be_ids():
+    z, extra = torch.randn(2, 6, 3), torch.randn(2, 3)
+    small, ids = torch.tensor([1, 1, 2, 3, 4, 5], dtype=torch.uint8), torch.tensor([1, 1, 2, 3, 4, 5])
+    assert torch.equal(*(AlphaCLLoss()(*z, exclude=x, extra_negatives=extra) for x in (small, ids)))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,5 +1,7 @@
 """Several gloo processes with masks, extra negatives, counts, weights: what one process gives with the whole batch."""
 
+import itertools
+
 import pytest
 import torch
 from oracles import relative_error
@@ -31,6 +33,9 @@ CASES = {
     "extra of samples": ({"negatives": "same"}, {"own": OWN}),
     "ids": ({}, {"extra": EXTRA, "queue": QUEUE, "ids": (IDS, EXTRA_IDS, QUEUE_IDS)}),
     "ids, labels": ({}, {"labels": LABELS, "ids": (IDS,)}),
+    "queue alone: ids": ({"negatives": "queue"}, {"extra": EXTRA, "queue": QUEUE, "ids": (IDS, EXTRA_IDS, QUEUE_IDS)}),
+    "queue alone: counts": ({"negatives": "queue"}, {"queue": QUEUE, "counts": COUNTS}),
+    "extra alone": ({"negatives": "queue", "symmetric": False}, {"extra": EXTRA}),
     "counts": ({"strategy": KCL("imq")}, {"counts": COUNTS, "extra": EXTRA}),
     "count and mask by matrix": ({}, {"matrices": True, "extra": EXTRA, "queue": QUEUE}),
     "counts of rows and columns": ({}, {"product": True, "extra": EXTRA}),
@@ -102,13 +107,39 @@ def check(rank, world):
                 dist.all_reduce(g)
             for g, e in zip(got, expected, strict=True):
                 assert relative_error(g / world, e) < 1e-9, f"{name}, {gather}"
-    for rank_alone in range(world):  # the kinds of arguments differ: the same error everywhere, and nobody waits
-        call = {"count": torch.ones(3)} if rank == rank_alone else {}
-        with pytest.raises(ValueError, match="z: expected the same kinds of arguments on every rank"):
-            AlphaCLLoss(gather_distributed=True)(torch.randn(3, 4), torch.randn(3, 4), **call)
-        call = {"count": [1.0]} if rank == rank_alone else {}
-        with pytest.raises(ValueError, match="z: expected the same kinds of arguments on every rank"):
-            AlphaCLLoss(gather_distributed=True)(torch.randn(3, 4), torch.randn(3, 4), **call)
+    for rank_alone, gather in itertools.product(range(world), (True, "ring")):
+        check_that_all_raise(world, rank == rank_alone, gather)
+
+
+def check_that_all_raise(world, alone, gather):
+    """Arguments of one rank differ in kind or shape: an error everywhere, and nobody waits."""
+    z, extra, n_columns = torch.randn(2, 3, 4), torch.randn(2, 4), 6 * world
+    kinds, shapes = (
+        "z: expected the same kinds of arguments on every rank",
+        "expected (shape|the same kinds and shapes)",
+    )
+    for mine, other, message in (
+        ({"count": torch.ones(3)}, {}, kinds),
+        ({"count": [1.0]}, {}, kinds),
+        ({"count": torch.ones(3)}, {"count": torch.ones(n_columns)}, kinds),
+        ({"count": torch.ones(5)}, {"count": torch.ones(n_columns)}, shapes),
+        (
+            {"exclude": torch.ones(6, 5, dtype=torch.bool)},
+            {"exclude": torch.ones(6, n_columns, dtype=torch.bool)},
+            shapes,
+        ),
+        ({"exclude": torch.arange(4)}, {"exclude": torch.arange(3)}, shapes),
+        ({"sample_weight": torch.ones(4)}, {"sample_weight": torch.ones(3)}, shapes),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AlphaCLLoss("infonce", gather_distributed=gather)(*z, **(mine if alone else other))
+    loss = AlphaCLLoss("infonce", gather_distributed=gather, reduction="none")
+    with pytest.raises(ValueError, match="z: expected the same use of gradients on every rank"):
+        loss(*z, extra_negatives=extra.requires_grad_(alone))
+    extra = extra.detach()
+    assert loss(*z, exclude=torch.arange(3, dtype=torch.int32 if alone else torch.int64)).isfinite().all()
+    loss = AlphaCLLoss("infonce", negatives="queue", gather_distributed=gather)
+    assert loss(*z, extra_negatives=extra[: 0 if alone else 2]).isfinite()
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])

@@ -22,7 +22,7 @@ from alphacl_plugins.strategies import Family, InfoNCE, LearnableTemperature, Ma
 from alphacl_plugins.strategies.guarded import plain
 
 _FIXED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-FORMS = {"short": settings(max_examples=20, **_FIXED), "full": settings(max_examples=300, **_FIXED)}
+FORMS = {"short": settings(max_examples=12, **_FIXED), "full": settings(max_examples=300, **_FIXED)}
 both_forms = pytest.mark.parametrize("form", ["short", pytest.param("full", marks=pytest.mark.slow)])
 
 
