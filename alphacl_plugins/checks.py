@@ -18,8 +18,13 @@ def check_positive(name: str, value: object) -> None:
 
 def check_temperature(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite number > 0 or a 0-dim floating-point tensor, whose value is not looked at."""
-    if not (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()):
+    if not is_scalar(value):
         check_positive(name, value)
+
+
+def is_scalar(value: object) -> bool:
+    """Whether ``value`` is a 0-dim floating-point tensor."""
+    return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
 
 
 def check_above(name: str, value: object, bound: float, why: str) -> None:

@@ -133,10 +133,13 @@ def entropy_of_rows(alpha: Tensor, count: Tensor | None = None) -> Tensor:
     return -log_p.mul_(p).sum(dim=1)
 
 
-def batch_statistics(d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, n_negatives: Tensor) -> dict[str, Tensor]:
+def batch_statistics(
+    d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, n_negatives: Tensor, n_anchors: Tensor
+) -> dict[str, Tensor]:
     """Return what a loss shows as ``last_stats``, by name; where no anchor has a negative, 0 are effective."""
+    stats = {"d2_pos": d2_pos, "d2_neg": d2_neg, "alpha_entropy": entropy}
     effective = entropy.exp() * (n_negatives > 0)
-    return {"d2_pos": d2_pos, "d2_neg": d2_neg, "alpha_entropy": entropy, "effective_negatives": effective}
+    return stats | {"effective_negatives": effective, "negatives": n_negatives / n_anchors}
 
 
 def statistics_of(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:
@@ -154,7 +157,7 @@ def statistics_of(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:
                 entropy += entropy_of_rows(neg, found.excluded.times).sum()
                 n += (share > 0).any(dim=1).sum() if isinstance(share, Tensor) else stop - start
         n = n.clamp_min(1)
-        return batch_statistics(d2_pos / n, d2_neg / number.masked_fill(number == 0, 1), entropy / n, number)
+        return batch_statistics(d2_pos / n, d2_neg / number.masked_fill(number == 0, 1), entropy / n, number, n)
 
 
 def effective_negatives(alpha: Tensor) -> Tensor:

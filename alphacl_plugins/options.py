@@ -12,7 +12,7 @@ from torch import nn
 from alphacl_plugins.checks import check_bool, check_choice
 from alphacl_plugins.rules import NEGATIVES, POSITIVES
 from alphacl_plugins.strategies.guarded import plain
-from alphacl_plugins.strategies.masked import temperature_of, unmasked
+from alphacl_plugins.strategies.masked import learnable_of, unmasked
 from alphacl_plugins.strategies.separable import ExpPower, Separable
 
 Negatives = Literal["both", "same", "cross", "queue"]
@@ -76,7 +76,7 @@ def _check_block_size(block_size: object, detach_alpha: bool) -> None:
 
 
 def _check_ring(strategy: object, block_size: object, detach_alpha: bool) -> None:
-    if isinstance(unmasked(strategy), nn.Module) and temperature_of(strategy) is None:
+    if isinstance(unmasked(strategy), nn.Module) and learnable_of(strategy) is None:
         raise ValueError(
             "gather_distributed: expected True or False with a strategy that may have parameters of its own, got "
             f'"ring", which passes them no gradient, with {strategy!r}'

@@ -12,7 +12,8 @@ from alphacl_plugins.call_checks import problem_of
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
 from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
-from alphacl_plugins.engines.columns import Excluded, Positives
+from alphacl_plugins.engines.positives import Positives
+from alphacl_plugins.engines.weights import Excluded
 from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
 from alphacl_plugins.rules import Rules, Said, by_mask
 from alphacl_plugins.strategies import Strategy
@@ -243,8 +244,7 @@ def assemble(
     classes, asked = None, strategy.uses_positive and not strategy.separable
     if labels is not None and plain and loss.negatives == "both" and (asked or labels.device.type == "cpu"):
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
-    n_views = shape[0] if loss.symmetric else 1
-    in_views = (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
+    n_views, in_views = shape[0] if loss.symmetric else 1, (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
     asked, masked = asked or rules.others_too, not plain and said.of_pairs
     batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, rules, said, asked, masked)
     return Assembled(rows, length, batch, weights, differentiable)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from alphacl_plugins.engines.columns import Excluded, Positives
+from alphacl_plugins.engines.positives import Positives
+from alphacl_plugins.engines.weights import Excluded
 
 if TYPE_CHECKING:
     from alphacl_plugins.pairs import Batch, Group

@@ -69,9 +69,13 @@ def loop_loss(strategy, *views, negatives, symmetric, labels=None, queue=None, n
     if normalize:
         views = [torch.stack([row / row.norm() for row in view]) for view in views]
         queue = None if queue is None else torch.stack([row / row.norm() for row in queue])
+    anchor_views = range(len(views)) if symmetric else (0,)
+    if getattr(strategy, "uses_batch", False):
+        pairs = [(a, b) for a in anchor_views for b in range(len(views)) if a != b]
+        strategy = strategy.on_batch(torch.stack([_paired(views[a], views[b]) for a, b in pairs]).detach())
     classes = list(range(len(views[0]))) if labels is None else labels.tolist()
     energies, values = [], []
-    for own in range(len(views)) if symmetric else (0,):
+    for own in anchor_views:
         for i, anchor in enumerate(views[own]):
             positives, candidates = [], []
             for view, rows in enumerate(views):
@@ -86,6 +90,11 @@ def loop_loss(strategy, *views, negatives, symmetric, labels=None, queue=None, n
             energies.append(sum(energy for energy, _ in parts) / len(parts))
             values.append(sum(value for _, value in parts) / len(parts))
     return torch.stack(energies), torch.stack(values)
+
+
+def _paired(z, z_aug):
+    """Distances of the rows of one view to those of another, ``[N]``."""
+    return torch.stack([half_squared(a, b) for a, b in zip(z, z_aug, strict=True)])
 
 
 def _one_pair(strategy, anchor, positive, candidates):

@@ -46,6 +46,7 @@ class OfPositives(NamedTuple):
 
     number: Tensor
     row_sum: Tensor
+    pos: Tensor  # weights β_p
     energy: Tensor  # Σ_p β_p D_p
     d2: Tensor
     value: Tensor | None  # None for a strategy without a loss of its own

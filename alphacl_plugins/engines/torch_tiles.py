@@ -45,7 +45,7 @@ class TorchTiles(NamedTuple):
         """Return the sums over the positives among b, for labels."""
         positive, d2 = self._compare(a, b).positive, _distances(a, b)
         row_sum, pos, value = self.strategy.factors(d2, totals)
-        terms = (torch.ones_like(d2), row_sum, pos * d2, d2, value)
+        terms = (torch.ones_like(d2), row_sum, pos, pos * d2, d2, value)
         return OfPositives(*(None if term is None else _sum_where(positive, term) for term in terms))  # type: ignore[arg-type]
 
     def list_positives(self, a: Rows, b: Rows) -> Listed:

@@ -84,10 +84,11 @@ class TwoPass:
         entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0).sum() / n
         d2_pos = (of_positives.d2 / n_positives).sum() / n
         d2_neg = sums.d2.sum() / n_negatives.masked_fill(n_negatives == 0, 1.0)
-        self.stats = batch_statistics(d2_pos, d2_neg, entropy, n_negatives)
+        self.stats = batch_statistics(d2_pos, d2_neg, entropy, n_negatives, n)
         self._constants, self._beta = Constants(totals, row_max, row_sum / sum_exp, share), share * beta
         found = (~without[:, 0]).to(share.dtype) if batch.views.shape[0] == 1 else None
-        return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0], found)
+        excess = row_sum - share * of_positives.pos
+        return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0], excess[:, 0], found)
 
     def _beside_others(self, batch: Batch, sums: Sums) -> Losses:
         """Find the weights where other positives are negatives too, given the sums over the negatives that are not."""
@@ -110,12 +111,13 @@ class TwoPass:
         without, n_negatives = n_positives == 0, sums.number.sum() + times.sum()
         n = (~without).sum().clamp_min(1)
         d2_neg = (sums.d2.sum() + (times * d2).sum()) / n_negatives.masked_fill(n_negatives == 0, 1.0)
-        self.stats = batch_statistics((share * d2).sum() / n, d2_neg, entropy / n, n_negatives)
+        self.stats = batch_statistics((share * d2).sum() / n, d2_neg, entropy / n, n_negatives, n)
         order = place.argsort(dim=1)
         listed = place.gather(1, order), (neg - pos).gather(1, order)
         self._constants, self._beta = Constants(rest, -log_scale, torch.ones_like(row_max), row_sum, *listed), share
         found = (~without[:, 0]).to(d2.dtype) if batch.views.shape[0] == 1 else None
-        return Losses(minus_energy[:, 0], None if value is None else value[:, 0], found)
+        excess = row_sum - pos.sum(dim=1, keepdim=True)
+        return Losses(minus_energy[:, 0], None if value is None else value[:, 0], excess[:, 0], found)
 
     def _positives(self, batch: Batch, totals: Totals) -> tuple[OfPositives, Tensor]:
         """Return the sums over the positives, and the weights ``[M, P]`` of those in other views, none with labels."""
@@ -125,7 +127,7 @@ class TwoPass:
             found = self._over_tiles(batch, lambda a, b, i: tiles.positives(a, b, totals.of(i)))
             return found, totals.log_sum_exp[:, :0]
         row_sum, pos, value = self._strategy.factors(d2, totals)
-        parts = [None if x is None else x.sum(dim=1, keepdim=True) for x in (row_sum, pos * d2, d2, value)]
+        parts = [None if x is None else x.sum(dim=1, keepdim=True) for x in (row_sum, pos, pos * d2, d2, value)]
         return OfPositives(torch.full_like(d2[:, :1], d2.shape[1]), *parts), pos  # type: ignore[arg-type]
 
     def _second_pass(self, batch: Batch, weights: Tensor) -> Tensor:

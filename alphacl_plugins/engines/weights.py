@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.engines.beside_others import beside_others, log_sum_exp
-from alphacl_plugins.engines.columns import Excluded, Positives
+from alphacl_plugins.engines.positives import Positives
 from alphacl_plugins.functional import distances
 from alphacl_plugins.strategies import Strategy
 from alphacl_plugins.strategies.separable import Separable, Totals
@@ -20,11 +20,46 @@ if TYPE_CHECKING:
 _FEW = 128  # rows: so small a matrix is quickly transposed
 
 
+class Excluded(NamedTuple):
+    """Columns that are not negatives of m anchors: a mask ``[m, K]``, indices ``[m, C]`` (which may repeat), or V.
+
+    V: rows and columns are the same V views, and those of the anchor's sample are excluded.
+    """
+
+    where: Tensor | int
+    left: Tensor | int  # how many negatives there are: ``[m, 1]``, or one number for every anchor
+    times: Tensor | None = None  # how often each column counts, ``[m, K]``; None: once
+
+    def fill(self, x: Tensor, value: float) -> Tensor:
+        """Write ``value`` there, in place unless autograd, torch.compile or torch.func keeps track of x."""
+        tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        tracked, where = tracked or x.requires_grad, self.where
+        if isinstance(where, int):
+            n = x.shape[0] // where
+            if not tracked:
+                x.view(where, n, where, n).diagonal(dim1=1, dim2=3).fill_(value)
+                return x
+            where = torch.eye(n, dtype=torch.bool, device=x.device).repeat(where, where)
+        if where.dtype == torch.bool:
+            return x.masked_fill(where, value) if tracked else x.masked_fill_(where, value)
+        return x.scatter(1, where, value) if tracked else x.scatter_(1, where, value)
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum ``x [m, K]`` over the negatives, each as often as it counts, ``[m, 1]``; may overwrite x."""
+        x = self.fill(x, 0.0)
+        return (x if self.times is None else x * self.times).sum(dim=1, keepdim=True)
+
+    def logs(self, x: Tensor) -> Tensor:
+        """Add to ``x [m, K]`` the log of how often each column counts, -inf for none; may overwrite x."""
+        return self.fill(x if self.times is None else x + self.times.log(), -math.inf)
+
+
 class Losses(NamedTuple):
     """What every engine finds: the losses of the M anchors of a batch."""
 
     minus_energy: Any  # Tensor [M], -E; None if not computed
     value: Tensor | None  # [M], the strategy's own loss; None stands for -E
+    excess: Any = None  # Tensor [M], Σ_j α_ij - Σ_p α_ip; as minus_energy
     found: Tensor | None = None  # [M], 1 for an anchor that has a positive, else 0; None for 1
 
 

@@ -5,6 +5,8 @@ Direct(tau=0.2, p=4.0, normalize=True)
 """
 
 from alphacl_plugins.strategies.base import AnyStrategy, PairWeights, Strategy
+from alphacl_plugins.strategies.batch_positives import MACL, DCLWeighted
+from alphacl_plugins.strategies.calibrated import Calibrated
 from alphacl_plugins.strategies.debiased import Debiased
 from alphacl_plugins.strategies.direct import Direct, Uniform
 from alphacl_plugins.strategies.exponential import MINE, InfoNCE, LiftedStructured, NPlus1Tuplet, SoftTriplet
@@ -28,7 +30,7 @@ from alphacl_plugins.strategies.registry import (
 from alphacl_plugins.strategies.regularized import Entropy, Regularized
 from alphacl_plugins.strategies.robust import RINCE
 from alphacl_plugins.strategies.separable import Separable
-from alphacl_plugins.strategies.sigmoid import Sigmoid
+from alphacl_plugins.strategies.sigmoid import LearnableSigmoid, Sigmoid
 from alphacl_plugins.strategies.square import Square
 from alphacl_plugins.strategies.triplets import ModifiedTriplet, Triplet, TripletContrastive
 from alphacl_plugins.strategies.tsallis import Tsallis
@@ -38,10 +40,13 @@ __all__ = [
     "ADNCE",
     "DHEL",
     "KCL",
+    "MACL",
     "MINE",
     "RINCE",
     "AnyStrategy",
+    "Calibrated",
     "Circle",
+    "DCLWeighted",
     "Debiased",
     "Direct",
     "DualTemperature",
@@ -52,6 +57,7 @@ __all__ = [
     "Inverse",
     "InverseExact",
     "KLBall",
+    "LearnableSigmoid",
     "LearnableTemperature",
     "LiftedStructured",
     "Link",
@@ -108,3 +114,5 @@ register_strategy("student_t")(StudentT)
 register_strategy("rince")(RINCE)
 register_strategy("multi_similarity")(MultiSimilarity)
 register_strategy("circle")(Circle)
+register_strategy("dcl_weighted")(DCLWeighted)
+register_strategy("macl")(MACL)

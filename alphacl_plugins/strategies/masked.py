@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alphacl_plugins.checks import check_finite
 from alphacl_plugins.strategies.base import PairWeights, Strategy
-from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
+from alphacl_plugins.strategies.learnable import Learnable
 
 
 class Masked(nn.Module):
@@ -96,6 +96,7 @@ class MaskedRows(Strategy):
         self.has_loss = getattr(strategy, "has_loss", False)
         self.needs_distance = getattr(strategy, "needs_distance", True)
         self.counts = getattr(strategy, "counts", False)
+        self.uses_batch = getattr(strategy, "uses_batch", False)
 
     def __repr__(self) -> str:
         ring = f", lowest={self.lowest}, highest={self.highest}" if self._ring else ""
@@ -105,6 +106,10 @@ class MaskedRows(Strategy):
     def usual_scale(self) -> Any:
         """What the strategy declares."""
         return getattr(self.strategy, "usual_scale", None)
+
+    def on_batch(self, d2_pos: Tensor) -> Strategy:
+        """Mask the strategy that holds for a batch."""
+        return MaskedRows(self.strategy.on_batch(d2_pos), self.margin, self.lowest, self.highest)
 
     @property
     def _ring(self) -> bool:
@@ -146,7 +151,7 @@ def unmasked(strategy: Any) -> Any:
     return strategy
 
 
-def temperature_of(strategy: Any) -> LearnableTemperature | None:
-    """Return the temperature that a strategy, masked or not, learns or follows; None if there is none."""
+def learnable_of(strategy: Any) -> Learnable | None:
+    """Return the part of a strategy, masked or not, that keeps options of its own; None if there is none."""
     inner = unmasked(strategy)
-    return inner if isinstance(inner, LearnableTemperature) else None
+    return inner if isinstance(inner, Learnable) else None

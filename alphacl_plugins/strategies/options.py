@@ -7,6 +7,8 @@ class StrategyOptions(TypedDict, total=False):
     """Options that go with the name of a strategy; which ones a strategy has is in its documentation."""
 
     learnable_tau: bool
+    learn: bool
+    effective_share: float | None
     masked: float | Literal[False] | None
     tau: float
     eps: float
@@ -33,5 +35,6 @@ class StrategyOptions(TypedDict, total=False):
     q: float
     lam: float
     alpha: float
+    a_0: float
     base: float
     m: float

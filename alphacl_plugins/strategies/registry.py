@@ -11,21 +11,30 @@ from typing import Any, Literal, TypeVar, cast
 
 from alphacl_plugins.checks import check_bool, check_finite
 from alphacl_plugins.strategies.base import AnyStrategy
-from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature, check_can_learn
+from alphacl_plugins.strategies.calibrated import Calibrated
+from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature, check_can_learn, has_temperature
 from alphacl_plugins.strategies.masked import Masked
+from alphacl_plugins.strategies.sigmoid import LearnableSigmoid, Sigmoid
 
 S = TypeVar("S", bound=Callable[..., Any])
 
 _SYNONYMS = {  # names in other libraries
     "ntxent": "infonce", "nt_xent": "infonce", "simclr": "infonce", "clip": "infonce", "moco": "infonce",
-    "dcl": "entropy", "quadratic": "uniform", "alpha_cl": "direct", "macl": "entropy", "eqco": "infonce",
+    "dcl": "entropy", "quadratic": "uniform", "alpha_cl": "direct", "dclw": "dcl_weighted", "eqco": "infonce",
     "sincere": "infonce", "supcon": "infonce", "hcl": "debiased", "nt_logistic": "sigmoid", "t_simclr": "student_t",
     "simco": "dual_temperature", "n_pair": "n_plus_1_tuplet", "ms": "multi_similarity",
 }  # fmt: skip
 _ALIASES = {"flatnce": "entropy", "siglip": "sigmoid", "llave": "hardness", "t_simcne": "student_t"}  # at its defaults
 
 _REGISTRY: dict[str, Callable[..., Any]] = {}
-_RESERVED = {"strategy", "name", "learnable_tau", "masked"}  # arguments of `build_strategy` and of flat configurations
+_RESERVED = {
+    "strategy",
+    "name",
+    "learnable_tau",
+    "learn",
+    "effective_share",
+    "masked",
+}  # arguments of `build_strategy` and of flat configurations
 
 
 def register_strategy(name: str) -> Callable[[S], S]:
@@ -103,7 +112,13 @@ def strategy_names() -> list[str]:
 
 
 def build_strategy(
-    name: str, *, learnable_tau: bool = False, masked: float | Literal[False] | None = None, **options: Any
+    name: str,
+    *,
+    learnable_tau: bool = False,
+    learn: bool = False,
+    effective_share: float | None = None,
+    masked: float | Literal[False] | None = None,
+    **options: Any,
 ) -> AnyStrategy:
     """Build a strategy from its registered name or its import path.
 
@@ -112,6 +127,8 @@ def build_strategy(
             path such as ``my_package.my_module.MyAlpha``.
         learnable_tau: whether the temperature is a parameter, which begins at ``tau``: `LearnableTemperature` with its
             default options.
+        learn: whether t and b of "sigmoid" are parameters: `LearnableSigmoid`.
+        effective_share: effective negatives over negatives, in (0, 1), in place of ``tau``: `Calibrated`.
         masked: margin by which a negative may be nearer than the positive; nearer ones are masked: `Masked`, around all
             else. False or None: no mask.
         **options: the strategy's own options, such as ``tau``; see `StrategyOptions`.
@@ -124,7 +141,8 @@ def build_strategy(
         TypeError: if the strategy does not have an option.
         ValueError: if the name is unknown, or the temperature cannot learn.
     """
-    return _build(name, "strategy", {"learnable_tau": learnable_tau, "masked": masked, **options})
+    own = {"learnable_tau": learnable_tau, "learn": learn, "effective_share": effective_share, "masked": masked}
+    return _build(name, "strategy", own | options)
 
 
 def resolve_strategy(
@@ -159,7 +177,8 @@ def resolve_strategy(
 
 def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
     options = dict(options)
-    learnable_tau, masked = options.pop("learnable_tau", False), options.pop("masked", None)
+    learnable_tau, learn = options.pop("learnable_tau", False), options.pop("learn", False)
+    share, masked = options.pop("effective_share", None), options.pop("masked", None)
     if not isinstance(name, str):
         raise TypeError(f"{argument}: expected a name or an import path, got {name!r}")
     build = _import(name, argument) if "." in name else _look_up(name, argument)
@@ -170,6 +189,7 @@ def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
         hint = "; the temperature is called tau" if "temperature" in unknown else ""
         raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{hint}")
     check_bool("learnable_tau", learnable_tau)
+    check_bool("learn", learn)
     mask = masked is not None and masked is not False
     if mask:
         check_finite("masked", masked)
@@ -177,6 +197,16 @@ def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
     if learnable_tau:
         check_can_learn("learnable_tau", strategy)
         strategy = LearnableTemperature(strategy)
+    if learn:
+        if not isinstance(strategy, Sigmoid):
+            raise ValueError(f"learn: expected False with {strategy!r}; True is for sigmoid; a τ has learnable_tau")
+        strategy = LearnableSigmoid(strategy)
+    if share is not None:
+        given = "tau" if "tau" in options else "learnable_tau" if learnable_tau else None
+        if given is not None or not has_temperature(strategy):
+            why = f"{given}, whose place it takes" if given else f"{strategy!r}, which has no temperature"
+            raise ValueError(f"effective_share: expected None with {why}, got {share!r}")
+        strategy = Calibrated(strategy, share)
     return Masked(strategy, masked) if mask else strategy
 
 

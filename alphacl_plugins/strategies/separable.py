@@ -92,6 +92,9 @@ class Separable(Strategy):
         return None
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor, count: Tensor | None = None) -> PairWeights:
+        if self.uses_batch:
+            of_batch: Any = self.on_batch(d2_pos)
+            return of_batch(d2_pos, d2_neg, count)  # type: ignore[no-any-return]
         negatives = split_excluded(d2_neg, count)
         log_weight = self._of_copies(self.log_weight(negatives.d2), negatives)
         potential, log_mass = self.potential(negatives.d2), self.log_mass(negatives.d2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -75,6 +75,14 @@ class Weighted(Separable):
     @property
     def uses_totals(self) -> bool:  # type: ignore[override]  # depends on an option
         return self.mass.uses_totals
+
+    @property
+    def uses_batch(self) -> bool:  # type: ignore[override]  # depends on an option
+        return self.shape.uses_batch or self.mass.uses_batch
+
+    def on_batch(self, d2_pos: Tensor) -> Weighted:
+        parts: Any = {"shape": self.shape.on_batch(d2_pos), "mass": self.mass.on_batch(d2_pos)}
+        return replace(self, **parts)
 
     @property
     def exponent(self) -> ExpPower | None:
