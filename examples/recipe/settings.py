@@ -19,8 +19,8 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
 """Rows of the paper's Table 1 that are no α-CL: the strategy and the options of the loss that they mean."""
 STRATEGY_OPTIONS = (
     *("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t", "a", "tau_alpha", "tau_beta", "mu"),
-    *("sigma", "tau_plus", "beta", "detach", "b", "nu", "q", "lam", "alpha", "base", "m"),
-    *("index", "rho", "bounds", "masked"),
+    *("sigma", "tau_plus", "beta", "detach", "b", "nu", "q", "lam", "alpha", "a_0", "base", "m"),
+    *("index", "rho", "bounds", "learn", "effective_share", "masked"),
 )
 PLACES = ("data_root", "download", "output", "resume")
 
@@ -62,7 +62,7 @@ class Settings:
     mu: float | None = None
     """adnce: cosine of the negatives that count most."""
     sigma: float | None = None
-    """adnce: width around it."""
+    """adnce: width around it; dcl_weighted: width of the weight of a positive."""
     tau_plus: float | None = None
     """debiased: share of the negatives that are false, >= 0 and < 1."""
     beta: float | None = None
@@ -78,7 +78,9 @@ class Settings:
     lam: float | None = None
     """rince: weight of the negatives, > 0 and <= 1."""
     alpha: float | None = None
-    """multi_similarity: steepness of the pull."""
+    """multi_similarity: steepness of the pull; macl: how much τ follows the alignment, in [0, 1]."""
+    a_0: float | None = None
+    """macl: alignment at which the temperature is τ, in [0, 1]."""
     base: float | None = None
     """multi_similarity: cosine at which a pair is half attracted."""
     m: float | None = None
@@ -89,6 +91,10 @@ class Settings:
     """kl_ball: how far α is from uniform in every row, in nats, > 0."""
     bounds: tuple[float, float] | None = None
     """kl_ball: least and largest τ."""
+    learn: bool | None = None
+    """sigmoid: whether t and b learn."""
+    effective_share: float | None = None
+    """In place of --tau: effective negatives over negatives, in (0, 1); the first batch decides τ."""
     masked: float | None = None
     """Any strategy: negatives nearer than the positive by more than this are taken as false, and get no weight."""
     negatives: Literal["both", "same", "cross", "queue"] | None = None
