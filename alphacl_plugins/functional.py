@@ -24,9 +24,9 @@ def promote(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+def without_autocast(device: torch.device | None) -> contextlib.AbstractContextManager[object]:
     """Disable autocast if it is on (entering the context costs time otherwise)."""
-    if torch.is_autocast_enabled(device.type):
+    if device is not None and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from alphacl_plugins.arguments import Call, share_of
-from alphacl_plugins.checks import check_batch
 from alphacl_plugins.distributed import Maybe
 from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
@@ -150,8 +149,7 @@ class AlphaCLLoss(InGroup):
         views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
         call = Call.of(labels, queue, pairs) if pairs else Call(labels, queue)
         mean, gathers = self.reduction == "mean", self.gather_distributed
-        check_batch(views, call, None if gathers else self.negatives)
-        with without_autocast(z.device):
+        with without_autocast(getattr(z, "device", None)):
             strategy = plain(self.strategy, detach=self.detach_alpha)
             kept = learnable_of(self.strategy) if isinstance(self.strategy, nn.Module) else None
             by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
@@ -209,8 +207,7 @@ class AlphaCLLoss(InGroup):
         """
         views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
         call = Call.of(labels, queue, pairs)
-        check_batch(views, call, None if self.gather_distributed else self.negatives)
-        with torch.no_grad(), without_autocast(z.device):
+        with torch.no_grad(), without_autocast(getattr(z, "device", None)):
             batch = assemble(self, plain(self.strategy), views, call, whole=True).batch
             return all_weights(in_batch(self, batch), batch)
 

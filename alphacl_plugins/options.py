@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from numbers import Integral
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ def check_options(loss: Any) -> None:
     check_choice("positives", loss.positives, POSITIVES)
     check_bool("positives_as_negatives", loss.positives_as_negatives)
     if loss.ignore_label is not None and (
-        isinstance(loss.ignore_label, bool) or not isinstance(loss.ignore_label, int)
+        isinstance(loss.ignore_label, bool) or not isinstance(loss.ignore_label, Integral)
     ):
         raise TypeError(f"ignore_label: expected an int or None, got {loss.ignore_label!r}")
     check_choice("scale", loss.scale, ("paper", "ntxent"))
@@ -54,6 +55,13 @@ def check_options(loss: Any) -> None:
         raise ValueError('positives_as_negatives: expected False with block_size="kernel", got True')
     if loss.gather_distributed == "ring":
         _check_ring(loss.strategy, loss.block_size, loss.detach_alpha)
+
+
+def number_of_options(loss: Any) -> int:
+    """Return a number that differs where ranks that gather have different losses."""
+    names = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "reduction", "positives", "scale")
+    ours = [type(unmasked(loss.strategy)).__qualname__, loss.positives_as_negatives, loss.gather_distributed]
+    return zlib.crc32(repr([*ours, *(getattr(loss, name) for name in names)]).encode())
 
 
 def exponent_of(strategy: object) -> ExpPower | None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -17,14 +17,14 @@ T = TypeVar("T", bound="OfBatch")
 class OfBatch(Separable):
     """Base of the strategies that need one number of each batch, a mean over the positives of all samples."""
 
-    mean: Tensor | None = None
+    mean: Tensor | None = None  # no option: `on_batch` sets it
 
     @property
     def uses_batch(self) -> bool:  # type: ignore[override]  # until the mean is known
         return self.mean is None
 
     def mean_of(self, d2_pos: Tensor) -> Tensor:
-        """Return the mean that is needed, 0-dim."""
+        """Return the mean that is needed, 0-dim, or its logarithm."""
         raise NotImplementedError
 
     def on_batch(self: T, d2_pos: Tensor) -> T:
@@ -60,7 +60,6 @@ class DCLWeighted(OfBatch):
 
     tau: float | Tensor = 0.1
     sigma: float = 0.5
-    mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)  # log mean exp(-D_+ / σ)
 
     def __post_init__(self) -> None:
         check_temperature("DCLWeighted.tau", self.tau)
@@ -113,7 +112,6 @@ class MACL(OfBatch):
     tau: float | Tensor = 0.1
     alpha: float = 0.5
     a_0: float = 0.0
-    mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)  # A, the alignment
 
     def __post_init__(self) -> None:
         check_temperature("MACL.tau", self.tau)

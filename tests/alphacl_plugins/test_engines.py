@@ -122,7 +122,8 @@ def check_frozen(engine, name, combination):
     gradient = file["gradients"][place][: combination.views]
     assert_near(gradient_of((weights * per_anchor).sum(), views), gradient, what=what)
     stats = loss.last_stats
-    assert list(stats) == ["d2_pos", "d2_neg", "alpha_entropy", "effective_negatives"]
+    assert list(stats) == ["d2_pos", "d2_neg", "alpha_entropy", "effective_negatives", "negatives"]
+    assert 1 <= stats.pop("negatives") * (1 + 1e-12) >= stats["effective_negatives"]
     for (statistic, got), expected in zip(stats.items(), file["stats"][place], strict=True):
         assert_near(got, expected, max(abs(expected), 1.0), what=f"{what}: {statistic}")
     mean = AlphaCLLoss(BUILT[name], **kind(combination), **ENGINES[engine])(*views, **batch)

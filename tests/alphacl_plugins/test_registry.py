@@ -32,7 +32,7 @@ def test_the_names_are_those_of_the_design():
     family |= {"modified_triplet", "triplet_contrastive"}
     others = {"entropy", "inverse", "inverse_exact", "square", "direct", "uniform", "dhel", "kcl"}
     others |= {"hardness", "dual_temperature", "adnce", "debiased", "sigmoid", "student_t", "rince"}
-    others |= {"multi_similarity", "circle", "tsallis", "kl_ball"}
+    others |= {"multi_similarity", "circle", "tsallis", "kl_ball", "dcl_weighted", "macl"}
     assert set(strategy_names()) == family | others
 
 
@@ -141,7 +141,7 @@ def test_options_are_those_of_the_registry():
     built = [build_strategy(name) for name in strategy_names()]
     hints = typing.get_type_hints(StrategyOptions)
     values = {field: getattr(strategy, field) for strategy in built for field in vars(strategy)}
-    assert set(hints) == {*values, "learnable_tau", "masked"}
+    assert set(hints) == {*values, "learnable_tau", "learn", "effective_share", "masked"}
     kinds = {name: typing.get_origin(hints[name]) or hints[name] for name in values}
     assert kinds == {name: type(value) for name, value in values.items()}
 
