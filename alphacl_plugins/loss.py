@@ -155,7 +155,7 @@ class AlphaCLLoss(InGroup):
             by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
             in_tiles = gathers == "ring" or self.block_size == "kernel"
             rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
-            if strategy.uses_batch or isinstance(kept, Calibrated):
+            if strategy.uses_batch or (kept is not None and isinstance(kept, Calibrated)):
                 strategy = in_batch(self, batch, in_tiles=in_tiles, detach=self.detach_alpha)
             scale = 1.0 if self.scale == "paper" else strategy.usual_scale
             if by_autograd:

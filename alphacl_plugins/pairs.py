@@ -16,10 +16,8 @@ from alphacl_plugins.engines.positives import Positives
 from alphacl_plugins.engines.weights import Excluded
 from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
 from alphacl_plugins.options import number_of_options
-from alphacl_plugins.rules import Rules, Said, by_mask
+from alphacl_plugins.rules import PLAIN, UNSAID, Rules, Said, by_mask
 from alphacl_plugins.strategies import Strategy
-
-PLAIN, UNSAID = Rules(), Said()
 
 
 class Group(NamedTuple):
@@ -246,5 +244,6 @@ def assemble(
     if labels is not None and plain and loss.negatives == "both" and (asked or labels.device.type == "cpu"):
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
     n_views, in_views = shape[0] if loss.symmetric else 1, (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
-    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, rules, said, asked)
-    return Assembled(rows, length, batch._replace(masked=not plain and said.of_pairs), weights, differentiable)
+    told = rules, said, asked, not plain and said.of_pairs
+    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, *told)
+    return Assembled(rows, length, batch, weights, differentiable)

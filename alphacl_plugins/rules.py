@@ -82,6 +82,9 @@ class Said(NamedTuple):
         return any(fact is not None for fact in self[3:])
 
 
+PLAIN, UNSAID = Rules(), Said()
+
+
 class Pairs(NamedTuple):
     """What the rules say of anchors a and rows b, ``[m, k]``."""
 
