@@ -102,7 +102,7 @@ def check_that_ranks_agree(
     group: Any,
     labels: Maybe = None,
     queue: Maybe = None,
-    kind: tuple[int, int] = (0, 0),
+    kind: Callable[[], tuple[int, int]] = lambda: (0, 0),
     *,
     gradient: int = 0,
 ) -> bool:
@@ -110,7 +110,7 @@ def check_that_ranks_agree(
 
     Args:
         name: what a message calls ``rows``, which are ``[n, D]`` or views ``[V, n, D]``.
-        kind: numbers that differ where the kinds of further arguments, and the options of the loss, differ.
+        kind: returns numbers that differ where the kinds of further arguments, and the options of the loss, differ.
         gradient: whether this rank takes part in the backward pass, if that is a collective: 1 for the views, 2 for
             extra negatives, 3 for both.
 
@@ -124,7 +124,7 @@ def check_that_ranks_agree(
         return torch.is_grad_enabled()
     n_views, (n, width) = len(rows) if rows.ndim == 3 else 1, rows.shape[-2:]
     used = labels is not None, queue is not None, gradient, torch.is_grad_enabled()
-    facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used, *kind], device=rows.device)
+    facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used, *kind()], device=rows.device)
     ranks = torch.stack(_from_all_ranks(facts, group)).tolist()
     if wrong := [number for number, facts in zip(_numbers(group), ranks, strict=True) if facts[8] == WRONG[0]]:
         raise ValueError(f"arguments: expected right ones on every rank, got an error on ranks {wrong}")
@@ -152,7 +152,7 @@ def tell_ranks(given: Sequence[Any], group: Any) -> None:
     """
     device = next((x.device for x in given if isinstance(x, Tensor)), torch.device("cpu"))
     with contextlib.suppress(ValueError):
-        check_that_ranks_agree("arguments", torch.zeros(1, 1, device=device), group, kind=WRONG)
+        check_that_ranks_agree("arguments", torch.zeros(1, 1, device=device), group, kind=lambda: WRONG)
 
 
 WRONG = (-1, 0)

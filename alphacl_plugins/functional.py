@@ -26,7 +26,7 @@ def promote(*tensors: Tensor) -> list[Tensor]:
 
 def without_autocast(device: torch.device | None) -> contextlib.AbstractContextManager[object]:
     """Disable autocast if it is on (entering the context costs time otherwise)."""
-    if device is not None and torch.is_autocast_enabled(device.type):
+    if device is not None and device.type != "meta" and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

@@ -222,7 +222,7 @@ def assemble(
         across, around = (ALONE, group) if in_ring else (group, ALONE)
         moves = extra is not None and extra.requires_grad and torch.is_grad_enabled()
         in_backward = rows.requires_grad + 2 * moves if not in_ring or loss.reduction == "none" else 0
-        kind, stacked = (0 if plain else call.kind(n), number_of_options(loss)), rows.view(shape)
+        stacked, kind = rows.view(shape), lambda: (0 if plain else call.kind(n), number_of_options(loss))
         differentiable = check_that_ranks_agree("z", stacked, group, labels, queue, kind, gradient=in_backward)
         check_batch(views, call, loss.negatives, world_size(group))  # earlier, other ranks would wait for ever
         if not in_ring and (loss.negatives != "queue" or labels is not None or others_too):

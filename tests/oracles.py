@@ -33,7 +33,15 @@ EXTRA_STRATEGIES = [
     s.Link(lambda d2: -torch.log1p(2 * d2)),
     s.Weighted(s.Quadratic(a=2.0, b=1.0), s.InfoNCE(tau=0.1), kappa=-0.5),
 ]
-ALL_STRATEGIES = [s.build_strategy(name) for name in s.strategy_names()] + EXTRA_STRATEGIES
+
+
+def in_a_batch(strategy: object) -> object:
+    """A strategy that weighs row by row: one that looks at the whole batch has seen it."""
+    looks = getattr(strategy, "uses_batch", False)
+    return strategy.on_batch(torch.tensor([[0.2, 0.4]], dtype=torch.float64)) if looks else strategy
+
+
+ALL_STRATEGIES = [in_a_batch(s.build_strategy(name)) for name in s.strategy_names()] + EXTRA_STRATEGIES
 
 
 def strategy_id(strategy: object) -> str:

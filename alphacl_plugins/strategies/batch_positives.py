@@ -29,7 +29,9 @@ class OfBatch(Separable):
     def on_batch(self: T, d2_pos: Tensor, weight: Tensor | None = None) -> T:
         """Return the strategy with the mean of a batch."""
         of_batch, d2_pos = copy.copy(self), d2_pos.detach()
-        weight = torch.ones_like(d2_pos) if weight is None else weight.detach()[:, None].expand_as(d2_pos)
+        finite = d2_pos.isfinite()  # a row that is not must not spoil the others
+        weight = finite.to(d2_pos.dtype) if weight is None else weight.detach()[:, None] * finite
+        d2_pos = d2_pos.masked_fill(~finite, 0.0)
         object.__setattr__(of_batch, "mean", self.mean_of(d2_pos, weight / weight.sum()))
         return of_batch
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from oracles import ALL_STRATEGIES, is_finite, random_distances, relative_error, strategy_id
+from oracles import ALL_STRATEGIES, in_a_batch, is_finite, random_distances, relative_error, strategy_id
 
 from alphacl_plugins import PairWeights, build_strategy, strategy_names
 from alphacl_plugins.strategies import (
@@ -135,7 +135,13 @@ def test_value_and_weights_belong_together(strategy, seed):
 
 
 WITHOUT_OWN_LOSS = {"direct", "uniform", "inverse", "inverse_exact"}
-WITHOUT_OWN_LOSS |= {"hardness", "dual_temperature", "adnce", "circle"}  # parts of the published loss are held fixed
+WITHOUT_OWN_LOSS |= {
+    "hardness",
+    "dual_temperature",
+    "adnce",
+    "circle",
+    "macl",
+}  # parts of the published loss are held fixed
 
 
 def test_which_strategies_have_their_own_loss():
@@ -250,7 +256,7 @@ def test_functions_that_cannot_be_called_are_refused():
         Regularized("r", torch.exp)
 
 
-REGISTERED = {name: build_strategy(name) for name in strategy_names()}
+REGISTERED = {name: in_a_batch(build_strategy(name)) for name in strategy_names()}
 every_separable = pytest.mark.parametrize("strategy", [s for s in ALL_STRATEGIES if s.separable], ids=strategy_id)
 every_with_tau = pytest.mark.parametrize("strategy", [s for s in ALL_STRATEGIES if has_temperature(s)], ids=strategy_id)
 
@@ -292,7 +298,7 @@ def test_uses_positive_says_whether_the_row_depends_on_the_positive(strategy):
 def test_which_registered_strategies_use_the_positive():
     uses = {"infonce", "soft_triplet", "n_plus_1_tuplet", "lifted_structured", "triplet", "modified_triplet", "kcl"}
     uses |= {"hardness", "dual_temperature", "adnce", "debiased", "sigmoid", "student_t", "rince", "multi_similarity"}
-    uses |= {"circle"}
+    uses |= {"circle", "dcl_weighted"}
     assert {name for name, strategy in REGISTERED.items() if strategy.uses_positive} == uses
     d2_pos, d2_neg = random_distances(0, anchors=5, candidates=7)
     for name in uses:
@@ -301,7 +307,7 @@ def test_which_registered_strategies_use_the_positive():
 
 
 def test_which_registered_strategies_have_a_loss_that_tau_can_learn_from():
-    has = {"infonce", "entropy", "soft_triplet", "dhel", "square", "inverse_exact", "rince", "tsallis"}
+    has = {"infonce", "entropy", "soft_triplet", "dhel", "square", "inverse_exact", "rince", "tsallis", "dcl_weighted"}
     assert {name for name, strategy in REGISTERED.items() if strategy.has_loss} == has
 
 
