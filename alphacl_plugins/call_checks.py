@@ -15,16 +15,8 @@ if TYPE_CHECKING:
     from alphacl_plugins.arguments import Call, Sizes
 
 
-def problem_of(call: Call, z: Tensor, n_views: int, counts: bool, rules: Rules) -> Exception | None:
-    """Return what is wrong with the types of a call's keywords, ``counts`` saying whether the strategy can count."""
-    try:
-        _check_call(call, z, n_views, counts, rules)
-    except (TypeError, ValueError) as error:
-        return error
-    return None
-
-
-def _check_call(call: Call, z: Tensor, n_views: int, counts: bool, rules: Rules) -> None:
+def check_call(call: Call, z: Tensor, n_views: int, counts: bool, rules: Rules) -> None:
+    """Raise unless a call's keywords have the right types, ``counts`` saying whether the strategy can count."""
     if n_views == 1 and rules.negatives == "cross":
         raise ValueError('negatives: expected "both", "same" or "queue" with one view, got "cross"')
     if n_views == 1 and rules.positives == "other_views" and call.queue_labels is None:

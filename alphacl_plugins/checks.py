@@ -18,13 +18,23 @@ def check_positive(name: str, value: object) -> None:
 
 def check_temperature(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite number > 0 or a 0-dim floating-point tensor, whose value is not looked at."""
-    if not (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()):
+    if not is_scalar(value):
         check_positive(name, value)
+
+
+def is_scalar(value: object) -> bool:
+    """Whether ``value`` is a 0-dim floating-point tensor."""
+    return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
 
 
 def check_above(name: str, value: object, bound: float, why: str) -> None:
     """Raise unless ``value`` is a finite number > ``bound``, and say ``why``."""
     _check_number(name, value, f"a finite number > {bound} ({why})", lambda x: x > bound)
+
+
+def check_at_most(name: str, value: object, bound: float, why: str) -> None:
+    """Raise unless ``value`` is a finite number <= ``bound``, and say ``why``."""
+    _check_number(name, value, f"a finite number <= {bound} ({why})", lambda x: x <= bound)
 
 
 def check_non_negative(name: str, value: object) -> None:
@@ -35,6 +45,18 @@ def check_non_negative(name: str, value: object) -> None:
 def check_finite(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite number."""
     _check_number(name, value, "a finite number", lambda x: True)
+
+
+def check_bounds(name: str, value: object) -> tuple[float, float]:
+    """Raise unless ``value`` is (least, largest) with finite numbers 0 < least < largest; return them."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"{name}: expected (least, largest) τ, got {value!r}")
+    low, high = value
+    check_positive(f"{name}[0]", low)
+    check_positive(f"{name}[1]", high)
+    if low >= high:
+        raise ValueError(f"{name}: expected (least, largest) τ, got {tuple(value)!r}")
+    return float(low), float(high)
 
 
 def check_count(name: str, value: object) -> None:

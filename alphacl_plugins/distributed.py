@@ -5,7 +5,8 @@ A ``group`` is a ProcessGroup, None for the default group, or `ALONE`; ranks are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ def check_that_ranks_agree(
     group: Any,
     labels: Maybe = None,
     queue: Maybe = None,
-    kind: int = 0,
+    kind: Callable[[], tuple[int, int]] = lambda: (0, 0),
     *,
     gradient: int = 0,
 ) -> bool:
@@ -109,21 +110,24 @@ def check_that_ranks_agree(
 
     Args:
         name: what a message calls ``rows``, which are ``[n, D]`` or views ``[V, n, D]``.
-        kind: a number that differs where the kinds of further arguments differ.
+        kind: returns numbers that differ where the kinds of further arguments, and the options of the loss, differ.
         gradient: whether this rank takes part in the backward pass, if that is a collective: 1 for the views, 2 for
             extra negatives, 3 for both.
 
     Returns: whether some rank has autograd on.
 
     Raises:
-        ValueError: on every rank, if ranks differ in shape, dtype, or use of labels, queue or gradients.
+        ValueError: on every rank, if ranks differ in shape, dtype, options, or use of labels, queue or gradients, or if
+            another one has no such facts to bring: `tell_ranks`.
     """
     if world_size(group) == 1:
         return torch.is_grad_enabled()
     n_views, (n, width) = len(rows) if rows.ndim == 3 else 1, rows.shape[-2:]
     used = labels is not None, queue is not None, gradient, torch.is_grad_enabled()
-    facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used, kind], device=rows.device)
+    facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used, *kind()], device=rows.device)
     ranks = torch.stack(_from_all_ranks(facts, group)).tolist()
+    if wrong := [number for number, facts in zip(_numbers(group), ranks, strict=True) if facts[8] == WRONG[0]]:
+        raise ValueError(f"arguments: expected right ones on every rank, got an error on ranks {wrong}")
     for what, shown in (
         ("shape [N, D]", [facts[:2] for facts in ranks]),
         ("number of views", [facts[2] for facts in ranks]),
@@ -131,6 +135,7 @@ def check_that_ranks_agree(
         ("use of labels", ["labels" if facts[4] else "none" for facts in ranks]),
         ("use of a queue", ["a queue" if facts[5] else "none" for facts in ranks]),
         ("kinds of arguments", [f"kind {facts[8]}" for facts in ranks]),
+        ("options of the loss and kind of strategy", [f"kind {facts[9]}" for facts in ranks]),
         ("use of gradients", [_GRADIENTS[facts[6]] for facts in ranks]),
     ):
         if any(fact != shown[0] for fact in shown):
@@ -139,6 +144,18 @@ def check_that_ranks_agree(
     return any(facts[7] for facts in ranks)
 
 
+def tell_ranks(given: Sequence[Any], group: Any) -> None:
+    """Let the other ranks, which wait in `check_that_ranks_agree`, raise where this one has an error of its own.
+
+    Args:
+        given: what came in place of embeddings, for its device.
+    """
+    device = next((x.device for x in given if isinstance(x, Tensor)), torch.device("cpu"))
+    with contextlib.suppress(ValueError):
+        check_that_ranks_agree("arguments", torch.zeros(1, 1, device=device), group, kind=lambda: WRONG)
+
+
+WRONG = (-1, 0)
 _GRADIENTS = ("none", "a gradient", "a gradient of extra_negatives alone", "a gradient, of extra_negatives too")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

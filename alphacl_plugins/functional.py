@@ -12,7 +12,7 @@ from torch.nn.functional import hardshrink
 
 from alphacl_plugins.checks import check_alpha, check_matrix, check_same_shape, check_two_rows, check_width
 from alphacl_plugins.strategies import AnyStrategy, Strategy, resolve_strategy
-from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.guarded import plain_on
 
 
 def promote(*tensors: Tensor) -> list[Tensor]:
@@ -24,9 +24,9 @@ def promote(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+def without_autocast(device: torch.device | None) -> contextlib.AbstractContextManager[object]:
     """Disable autocast if it is on (entering the context costs time otherwise)."""
-    if torch.is_autocast_enabled(device.type):
+    if device is not None and device.type != "meta" and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
@@ -199,7 +199,7 @@ def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | AnyStrategy | str) -> Tenso
     d2_pos, d2_neg = paired_squared_distances(z, z_aug), squared_distances(z, z)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     if not isinstance(alpha, Tensor):
-        strategy = strategy_for_alpha(alpha)
+        strategy = strategy_for_alpha(alpha, d2_pos)
         alpha = strategy(d2_pos.detach(), d2_neg.detach().masked_fill(itself, math.inf)).neg
     alpha = check_alpha(alpha, len(z)).detach().to(d2_neg.dtype).masked_fill(itself, 0.0)
     return (alpha * (d2_neg - d2_pos[:, None])).sum()
@@ -240,8 +240,8 @@ def contrastive_covariance(a: Tensor, b: Tensor, alpha: Tensor, a_aug: Tensor, b
         return (a - centre_of(a)).T @ laplacian.gradients()[0] - between_views
 
 
-def strategy_for_alpha(alpha: object) -> Strategy:
-    """Return the strategy that was given as ``alpha``, as `alphacl_plugins.strategies.guarded.plain` does."""
+def strategy_for_alpha(alpha: object, d2_pos: Tensor) -> Strategy:
+    """Return the strategy that was given as ``alpha``, for positives at these distances."""
     if not isinstance(alpha, str) and not callable(alpha):
         raise TypeError(f"alpha: expected a tensor [N, N], a strategy object or its name, got {alpha!r}")
-    return plain(resolve_strategy(alpha, argument="alpha"))
+    return plain_on(resolve_strategy(alpha, argument="alpha"), d2_pos)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from alphacl_plugins.arguments import Call, share_of
-from alphacl_plugins.checks import check_batch
 from alphacl_plugins.distributed import Maybe
 from alphacl_plugins.engines.attach import attach
 from alphacl_plugins.engines.autograd import all_weights, through_autograd
@@ -19,12 +17,14 @@ from alphacl_plugins.engines.blocks import in_blocks
 from alphacl_plugins.engines.two_pass import TwoPass
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import through_normalization, without_autocast
+from alphacl_plugins.in_batch import in_batch
 from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
 from alphacl_plugins.pairs import Batch, assemble
 from alphacl_plugins.process_groups import InGroup, group_of
-from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, PairWeights, resolve_strategy
+from alphacl_plugins.strategies import AnyStrategy, Calibrated, PairWeights, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.masked import learnable_of, unmasked
 from alphacl_plugins.strategies.registry import reserve_options
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ class AlphaCLLoss(InGroup):
         positives_as_negatives: the anchor's other positives stand among the negatives too (SupCon's form).
         ignore_label: of samples that are a class of their own each.
         scale: "paper", or "ntxent": value and gradient of the embeddings times the strategy's ``usual_scale``, 1/τ.
-        **options: of a strategy given by name: ``tau``, ...; ``learnable_tau=True`` makes τ a parameter.
+        **options: of a strategy by name: ``tau``, ...; ``learnable_tau``, ``effective_share``, ... of `build_strategy`.
 
     Attributes:
         last_stats: of the latest batch, detached scalars, computed when they are read (until then the loss keeps the
             batch): ``d2_pos`` and ``d2_neg`` (means), ``alpha_entropy`` (mean over anchors, nats),
-            ``effective_negatives`` (its exponential), ``tau`` of a `LearnableTemperature`.
+            ``effective_negatives`` (its exponential) of ``negatives`` (mean number), and options that learn (``tau``).
 
     Raises: TypeError, ValueError: an option is unknown or outside the above, or options do not go together.
 
@@ -118,7 +118,7 @@ class AlphaCLLoss(InGroup):
         self.ignore_label, self.scale = ignore_label, scale
         self.process_group = group_of(process_group)
         check_options(self)
-        self._latest: Any = {}  # statistics, or the batch and the temperature that they are of
+        self._latest: Any = {}  # statistics, or what they are of: the batch, the strategy, its learnt options
 
     def forward(
         self,
@@ -149,24 +149,27 @@ class AlphaCLLoss(InGroup):
         views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
         call = Call.of(labels, queue, pairs) if pairs else Call(labels, queue)
         mean, gathers = self.reduction == "mean", self.gather_distributed
-        check_batch(views, call, None if gathers else self.negatives)
-        with without_autocast(z.device):
+        with without_autocast(getattr(z, "device", None)):
             strategy = plain(self.strategy, detach=self.detach_alpha)
-            scale = 1.0 if self.scale == "paper" else strategy.usual_scale
+            kept = learnable_of(self.strategy) if isinstance(self.strategy, nn.Module) else None
             by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
-            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=self._learns)
+            in_tiles = gathers == "ring" or self.block_size == "kernel"
             rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
+            if strategy.uses_batch or (kept is not None and isinstance(kept, Calibrated)):
+                strategy = in_batch(self, batch, in_tiles=in_tiles, detach=self.detach_alpha)
+            scale = 1.0 if self.scale == "paper" else strategy.usual_scale
             if by_autograd:
                 losses, energy = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
-                value = self._value(losses, batch.moved(batch.rows.detach()), scale)
+                value = self._value(losses, batch.moved(batch.rows.detach()), strategy, kept, scale)
                 value = value + scale * (energy - energy.detach())
                 value = value if weights is None else value * weights
                 share = share_of(losses.found, weights, self.gathering_group()) if mean else 1.0
                 return value.mean() * share if mean else value
-            in_tiles = gathers == "ring" or self.block_size == "kernel"
+            learns = kept is not None and kept.learnable
+            engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=learns)
             engine = TwoPass.of(self, strategy, batch) if in_tiles else engine
             losses, gradient = engine(batch, weights, with_gradient=differentiable and mean)
-            value = self._value(losses, engine if in_tiles else batch, scale)
+            value = self._value(losses, engine if in_tiles else batch, strategy, kept, scale)
             if gradient is not None:
                 gradient = gradient if self.scale == "paper" else gradient * scale
                 gradient = through_normalization(gradient, batch.rows, length)
@@ -204,19 +207,16 @@ class AlphaCLLoss(InGroup):
         """
         views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
         call = Call.of(labels, queue, pairs)
-        check_batch(views, call, None if self.gather_distributed else self.negatives)
-        with torch.no_grad(), without_autocast(z.device):
-            strategy = plain(self.strategy)
-            return all_weights(strategy, assemble(self, strategy, views, call, whole=True).batch)
+        with torch.no_grad(), without_autocast(getattr(z, "device", None)):
+            batch = assemble(self, plain(self.strategy), views, call, whole=True).batch
+            return all_weights(in_batch(self, batch), batch)
 
     @property
     def last_stats(self) -> dict[str, Tensor]:
         """Statistics of the latest batch; empty before the first."""
         if isinstance(self._latest, dict):
             return self._latest
-        source, tau = self._latest
-        options = {} if tau is None else {"tau": tau}
-        strategy = plain(dataclasses.replace(self.strategy.strategy, **options) if options else self.strategy)
+        source, strategy, options = self._latest
         stats: dict[str, Tensor] = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
         self._latest = stats = stats | options
         return stats
@@ -230,20 +230,15 @@ class AlphaCLLoss(InGroup):
         """Copies begin without the statistics of a batch, which a transform of torch.func may have left unreadable."""
         return super().__getstate__() | {"_latest": {}}
 
-    @property
-    def _learns(self) -> bool:
-        """Whether a temperature learns from the energy."""
-        return isinstance(self.strategy, LearnableTemperature) and self.strategy.learnable and self.detach_alpha
-
-    def _value(self, losses: Losses, source: Batch | TwoPass, scale: float | Tensor) -> Tensor:
-        """Return the loss of each anchor, from which a temperature learns; remember what has the statistics."""
-        learnable = isinstance(self.strategy, LearnableTemperature)
-        self._latest = source, self.strategy.tau if learnable else None
-        if isinstance(self.strategy, nn.Module) and not learnable:
+    def _value(self, losses: Losses, source: Any, strategy: Any, kept: Any, scale: float | Tensor) -> Tensor:
+        """Return the loss of each anchor, from which kept options learn; remember what has the statistics."""
+        self._latest = source, strategy, {} if kept is None else kept.in_force
+        if kept is None and isinstance(self.strategy, nn.Module) and isinstance(unmasked(self.strategy), nn.Module):
             self._latest = self.last_stats  # at once, as the state of the strategy may change
         value = losses.minus_energy if losses.value is None else losses.value
         value = value if self.scale == "paper" else value * scale
-        return self.strategy.learn_from(value, -losses.minus_energy) if self._learns else value
+        learns = kept is not None and kept.learnable and self.detach_alpha
+        return kept.learn_from(value, -losses.minus_energy, losses.excess) if learns else value
 
 
 OPTIONS = tuple(name for name in inspect.signature(AlphaCLLoss).parameters if name != "options")  # the strategy first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from numbers import Integral
 from typing import Any, Literal
 
@@ -11,8 +12,8 @@ from torch import nn
 
 from alphacl_plugins.checks import check_bool, check_choice
 from alphacl_plugins.rules import NEGATIVES, POSITIVES
-from alphacl_plugins.strategies import LearnableTemperature
 from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.masked import learnable_of, unmasked
 from alphacl_plugins.strategies.separable import ExpPower, Separable
 
 Negatives = Literal["both", "same", "cross", "queue"]
@@ -32,7 +33,7 @@ def check_options(loss: Any) -> None:
     check_choice("positives", loss.positives, POSITIVES)
     check_bool("positives_as_negatives", loss.positives_as_negatives)
     if loss.ignore_label is not None and (
-        isinstance(loss.ignore_label, bool) or not isinstance(loss.ignore_label, int)
+        isinstance(loss.ignore_label, bool) or not isinstance(loss.ignore_label, Integral)
     ):
         raise TypeError(f"ignore_label: expected an int or None, got {loss.ignore_label!r}")
     check_choice("scale", loss.scale, ("paper", "ntxent"))
@@ -47,12 +48,23 @@ def check_options(loss: Any) -> None:
     if loss.block_size == "kernel" and exponent_of(loss.strategy) is None:
         raise ValueError(
             f'block_size: expected "auto", an int >= 1 or "autograd" with {loss.strategy!r}, got "kernel", which needs '
-            "weights α_j = c · exp(-D_j^p / τ): the softmax types, such as InfoNCE, Entropy, Direct and DHEL"
+            "weights α_j = c · exp(-D_j^p / τ), c from the sum of these alone: the softmax types, such as InfoNCE, "
+            "Entropy, Direct and DHEL"
         )
     if loss.positives_as_negatives and loss.block_size == "kernel":
         raise ValueError('positives_as_negatives: expected False with block_size="kernel", got True')
     if loss.gather_distributed == "ring":
         _check_ring(loss.strategy, loss.block_size, loss.detach_alpha)
+
+
+def number_of_options(loss: Any) -> int:
+    """Return a number that differs where ranks that gather have different losses."""
+    names = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "reduction", "positives", "scale")
+    kept, inner = learnable_of(loss.strategy), unmasked(loss.strategy)
+    inner = inner if kept is None else kept.strategy
+    told = [x for x in getattr(inner, "__dict__", {}).values() if isinstance(x, (bool, int, float, str))]
+    ours = [type(inner).__qualname__, told, getattr(kept, "effective_share", None), loss.positives_as_negatives]
+    return zlib.crc32(repr([*ours, loss.gather_distributed, *(getattr(loss, name) for name in names)]).encode())
 
 
 def exponent_of(strategy: object) -> ExpPower | None:
@@ -75,7 +87,7 @@ def _check_block_size(block_size: object, detach_alpha: bool) -> None:
 
 
 def _check_ring(strategy: object, block_size: object, detach_alpha: bool) -> None:
-    if isinstance(strategy, nn.Module) and not isinstance(strategy, LearnableTemperature):
+    if isinstance(unmasked(strategy), nn.Module) and learnable_of(strategy) is None:
         raise ValueError(
             "gather_distributed: expected True or False with a strategy that may have parameters of its own, got "
             f'"ring", which passes them no gradient, with {strategy!r}'

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.arguments import Call, more_of
-from alphacl_plugins.call_checks import problem_of
+from alphacl_plugins.call_checks import check_call
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
-from alphacl_plugins.engines.weights import Excluded, Positives
+from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, tell_ranks, world_size
+from alphacl_plugins.engines.positives import Positives
+from alphacl_plugins.engines.weights import Excluded
 from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
-from alphacl_plugins.rules import Rules, Said, by_mask
+from alphacl_plugins.options import number_of_options
+from alphacl_plugins.rules import PLAIN, UNSAID, Rules, Said, by_mask
 from alphacl_plugins.strategies import Strategy
-
-PLAIN, UNSAID = Rules(), Said()
 
 
 class Group(NamedTuple):
@@ -69,6 +69,7 @@ class Batch(NamedTuple):
     said: Said = Said()
     asked: bool = False  # whether the strategy is asked for each positive
     masked: bool = False  # whether pairs are told apart by more than sample and class
+    weights: Tensor | None = None  # [M], of the anchors in means; None for 1
 
     def groups(self, centre: Tensor | float) -> list[Group]:
         """Group the anchors by what they are compared with; with labels, positives lie in all views.
@@ -192,9 +193,8 @@ def assemble(
     """Bring what a loss was called with into a batch: promoted, gathered, normalised.
 
     Args:
-        loss: whose options hold.
+        loss, views, call: whose options hold, and what came.
         strategy: that will be asked.
-        views, call: what came.
         graph: whether the rows in the batch keep their graph.
         whole: gather where else a ring would pass by.
     """
@@ -202,9 +202,13 @@ def assemble(
     rules = Rules(loss.negatives, loss.positives, others_too)
     silent = call.queue_labels is call.extra_negatives is call.exclude is call.count is call.sample_weight is None
     plain = silent and len(views) > 1 and rules[1:] == PLAIN[1:] and loss.ignore_label is None
-    problem = None if plain else problem_of(call, views[0], len(views), strategy.counts, rules)
-    if problem is not None and not loss.gather_distributed:
-        raise problem
+    try:
+        check_batch(views, call, None if loss.gather_distributed else loss.negatives)
+        if not plain:
+            check_call(call, views[0], len(views), strategy.counts, rules)
+    except (TypeError, ValueError):
+        tell_ranks(views, loss.gathering_group())
+        raise
     dtype, n, first, length, extra = views[0].dtype, views[0].shape[0], 0, None, call.extra_negatives
     given = [x for x in (extra, None if call.queue is None else call.queue.detach()) if x is not None]
     views, given = (found := promote(*views, *given))[: len(views)], found[len(views) :]
@@ -218,12 +222,9 @@ def assemble(
         across, around = (ALONE, group) if in_ring else (group, ALONE)
         moves = extra is not None and extra.requires_grad and torch.is_grad_enabled()
         in_backward = rows.requires_grad + 2 * moves if not in_ring or loss.reduction == "none" else 0
-        kind = 0 if plain else -1 if problem is not None else call.kind(n)
-        stacked = rows.view(shape)
+        stacked, kind = rows.view(shape), lambda: (0 if plain else call.kind(n), number_of_options(loss))
         differentiable = check_that_ranks_agree("z", stacked, group, labels, queue, kind, gradient=in_backward)
         check_batch(views, call, loss.negatives, world_size(group))  # earlier, other ranks would wait for ever
-        if problem is not None:
-            raise problem
         if not in_ring and (loss.negatives != "queue" or labels is not None or others_too):
             of_views = group
             stacked, first = gather(stacked, group), rank(group) * n
@@ -240,11 +241,10 @@ def assemble(
         queue = None if queue is None else l2_normalize(queue)
     elif queue is not None:
         queue = queue.clone()  # the caller may overwrite it before the backward pass
-    classes, asked = None, strategy.uses_positive and not strategy.separable
+    classes, asked = None, rules.others_too or (strategy.uses_positive and not strategy.separable)
     if labels is not None and plain and loss.negatives == "both" and (asked or labels.device.type == "cpu"):
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
-    n_views = shape[0] if loss.symmetric else 1
-    in_views = (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
-    asked, masked = asked or rules.others_too, not plain and said.of_pairs
-    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, rules, said, asked, masked)
+    n_views, in_views = shape[0] if loss.symmetric else 1, (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
+    told = rules, said, asked, not plain and said.of_pairs, weights
+    batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, *told)
     return Assembled(rows, length, batch, weights, differentiable)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from alphacl_plugins.caller_warnings import warn_caller
 from alphacl_plugins.checks import check_bool, check_choice, check_count, check_labels, check_matrix, check_width
-from alphacl_plugins.distributed import Maybe, gather, gather_rows
+from alphacl_plugins.distributed import Maybe, gather, gather_rows, tell_ranks
 from alphacl_plugins.process_groups import InGroup, group_of
 
 if TYPE_CHECKING:
@@ -138,16 +138,14 @@ class EmbeddingQueue(InGroup):
         Warns:
             UserWarning: a copy was made while the queue had no width.
         """
-        check_matrix("keys", keys)
-        if (labels is None) != (self.labels is None):
-            wanted, got = (
-                ("labels [N]", "none") if labels is None else ("none without EmbeddingQueue(labels=True)", "some")
-            )
-            raise ValueError(f"labels: expected {wanted}, got {got}")
-        if labels is not None:
-            check_labels("labels", labels, len(keys))
-            labels = labels.long()
+        try:
+            self._check(keys, labels)
+        except (TypeError, ValueError):
+            if self.gather_distributed:
+                tell_ranks([keys], self.process_group)
+            raise
         keys = keys.to(self.embeddings.dtype)
+        labels = None if labels is None else labels.long()
         if self.gather_distributed:
             keys = gather_rows("keys", keys, self.process_group)
             labels = None if labels is None else gather(labels.view(1, -1, 1), self.process_group).flatten()
@@ -169,6 +167,16 @@ class EmbeddingQueue(InGroup):
             of_keys = labels[rows].to(self.labels)
             self.labels.index_copy_(0, positions, torch.where(finite[:, 0], of_keys, self.labels[positions]))
         self.pointer.copy_(end)
+
+    def _check(self, keys: Tensor, labels: Maybe) -> None:
+        check_matrix("keys", keys)
+        if (labels is None) != (self.labels is None):
+            wanted, got = (
+                ("labels [N]", "none") if labels is None else ("none without EmbeddingQueue(labels=True)", "some")
+            )
+            raise ValueError(f"labels: expected {wanted}, got {got}")
+        if labels is not None:
+            check_labels("labels", labels, len(keys))
 
     def extra_repr(self) -> str:
         """Show every option but the process group."""

@@ -8,8 +8,9 @@ from torch import Tensor
 from alphacl_plugins.checks import check_matrix
 from alphacl_plugins.engines.weights import Excluded, weights_of
 from alphacl_plugins.functional import promote, without_autocast
-from alphacl_plugins.strategies import AnyStrategy, LearnableTemperature, resolve_strategy
-from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
+from alphacl_plugins.strategies.guarded import plain, plain_on
+from alphacl_plugins.strategies.masked import learnable_of
 
 
 def row_losses(
@@ -39,7 +40,7 @@ def row_losses(
 
     Raises:
         TypeError: an argument is of another kind, or the strategy cannot count.
-        ValueError: the shapes are not these.
+        ValueError: the shapes are not these, or a strategy that looks at the whole batch gets a share.
 
     Source: Tian (2022), arXiv:2201.12680, Theorem 1.
 
@@ -59,7 +60,9 @@ def row_losses(
     if count is not None and tuple(count.shape) not in ((m, k), (k,)):
         raise ValueError(f"count: expected [{m}, {k}] or [{k}], got {tuple(count.shape)}")
     asked = resolve_strategy(strategy)
-    rule = plain(asked)
+    if share is not None and plain(asked).uses_batch:
+        raise ValueError(f"share: expected None with {asked!r}, which needs a mean over all positives, got a tensor")
+    rule = plain_on(asked, d_pos)
     if count is not None and count.dtype != torch.bool and not rule.counts:
         raise TypeError(f"count: expected a bool mask with {asked!r}, which cannot count, got {count.dtype}")
     d_pos, d_neg = promote(d_pos, d_neg)
@@ -72,6 +75,7 @@ def row_losses(
         neg, pos, value, _ = weights_of(rule, d_pos.detach(), parts, d_neg.detach(), excluded)
         minus_energy = (pos.detach() * d_pos).sum(dim=1) - (neg.detach() * d_neg).sum(dim=1)
         value = minus_energy.detach() if value is None else value
-        if isinstance(asked, LearnableTemperature):
-            value = asked.learn_from(value, -minus_energy)
+        learnable = learnable_of(asked)
+        if learnable is not None:
+            value = learnable.learn_from(value, -minus_energy, neg.sum(dim=1) - pos.sum(dim=1))
         return value + (minus_energy - minus_energy.detach())

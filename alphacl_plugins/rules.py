@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from alphacl_plugins.engines.weights import Excluded, Positives
+from alphacl_plugins.engines.positives import Positives
+from alphacl_plugins.engines.weights import Excluded
 
 if TYPE_CHECKING:
     from alphacl_plugins.pairs import Batch, Group
@@ -79,6 +80,9 @@ class Said(NamedTuple):
     def of_pairs(self) -> bool:
         """Whether pairs are told apart by more than sample and class."""
         return any(fact is not None for fact in self[3:])
+
+
+PLAIN, UNSAID = Rules(), Said()
 
 
 class Pairs(NamedTuple):

@@ -14,6 +14,11 @@ EXTRA_STRATEGIES = [
     s.InverseExact(tau=0.2, gamma=3.0),
     s.Inverse(tau=0.5, gamma=1.0),
     s.Square(tau=0.3),
+    s.KLBall(rho=1.0, bounds=(1e-3, 1e3)),
+    s.Tsallis(index=2.0, tau=0.3),
+    s.Tsallis(index=1.0, tau=0.3),
+    s.Tsallis(index=0.5, tau=0.3),
+    s.Tsallis(index=-1.0, tau=0.3),
     s.Direct(tau=0.3, p=1.0),
     s.Direct(tau=0.3, p=3.0, normalize=False),
     s.DHEL(tau=0.2, include_augs=False),
@@ -24,8 +29,19 @@ EXTRA_STRATEGIES = [
     s.ModifiedTriplet(c=5.0),
     s.Regularized(derivative=lambda a: 0.5 / a, inverse_derivative=lambda v: 0.5 / v),
     s.Family(phi=torch.sqrt, psi=lambda x: torch.exp(2 * x)),
+    s.Debiased(tau=0.3, tau_plus=0.05, beta=1.0),
+    s.Link(lambda d2: -torch.log1p(2 * d2)),
+    s.Weighted(s.Quadratic(a=2.0, b=1.0), s.InfoNCE(tau=0.1), kappa=-0.5),
 ]
-ALL_STRATEGIES = [s.build_strategy(name) for name in s.strategy_names()] + EXTRA_STRATEGIES
+
+
+def in_a_batch(strategy: object) -> object:
+    """A strategy that weighs row by row: one that looks at the whole batch has seen it."""
+    looks = getattr(strategy, "uses_batch", False)
+    return strategy.on_batch(torch.tensor([[0.2, 0.4]], dtype=torch.float64)) if looks else strategy
+
+
+ALL_STRATEGIES = [in_a_batch(s.build_strategy(name)) for name in s.strategy_names()] + EXTRA_STRATEGIES
 
 
 def strategy_id(strategy: object) -> str:
@@ -61,9 +77,13 @@ def loop_loss(strategy, *views, negatives, symmetric, labels=None, queue=None, n
     if normalize:
         views = [torch.stack([row / row.norm() for row in view]) for view in views]
         queue = None if queue is None else torch.stack([row / row.norm() for row in queue])
+    anchor_views = range(len(views)) if symmetric else (0,)
+    if getattr(strategy, "uses_batch", False):
+        pairs = [(a, b) for a in anchor_views for b in range(len(views)) if a != b]
+        strategy = strategy.on_batch(torch.stack([_paired(views[a], views[b]) for a, b in pairs]).detach())
     classes = list(range(len(views[0]))) if labels is None else labels.tolist()
     energies, values = [], []
-    for own in range(len(views)) if symmetric else (0,):
+    for own in anchor_views:
         for i, anchor in enumerate(views[own]):
             positives, candidates = [], []
             for view, rows in enumerate(views):
@@ -78,6 +98,11 @@ def loop_loss(strategy, *views, negatives, symmetric, labels=None, queue=None, n
             energies.append(sum(energy for energy, _ in parts) / len(parts))
             values.append(sum(value for _, value in parts) / len(parts))
     return torch.stack(energies), torch.stack(values)
+
+
+def _paired(z, z_aug):
+    """Distances of the rows of one view to those of another, ``[N]``."""
+    return torch.stack([half_squared(a, b) for a, b in zip(z, z_aug, strict=True)])
 
 
 def _one_pair(strategy, anchor, positive, candidates):

@@ -16,7 +16,7 @@ def through_autograd(strategy: Strategy, batch: Batch, *, detach_alpha: bool) ->
 
     With ``detach_alpha`` α is held fixed; else the gradient goes through it, and the losses are -E.
     """
-    energies, values, found_positive = [], [], []
+    energies, values, excess, found_positive = [], [], [], []
     _, d2_of_views = batch.other_views()
     for group in batch.groups(centre_of(batch.rows)):
         found = weigh(strategy, batch, group, d2_of_views, 0, len(group.a), detach_alpha)
@@ -26,9 +26,10 @@ def through_autograd(strategy: Strategy, batch: Batch, *, detach_alpha: bool) ->
         if detach_alpha:
             neg, pos = neg.detach(), pos.detach()
         energies.append((pos * found.d2_pos).sum(dim=1) - (neg * found.d2).sum(dim=1))
+        excess.append((neg.sum(dim=1) - pos.sum(dim=1)).detach())
         if detach_alpha and value is not None:
             values.append(value)
-    energy, *others = (torch.cat(part) if part else None for part in (energies, values, found_positive))
+    energy, *others = (torch.cat(part) if part else None for part in (energies, values, excess, found_positive))
     assert energy is not None
     return Losses(energy.detach(), *others), energy
 

@@ -28,6 +28,11 @@ def lowest(x: Tensor) -> float:
     return torch.finfo(x.dtype).min / 8
 
 
+def log_sum_exp(x: Tensor) -> Tensor:
+    """``log Σ_j exp x_j`` of each row, ``[m, 1]``, finite where all are -inf."""
+    return torch.logsumexp(x.clamp_min(lowest(x)), dim=1, keepdim=True)
+
+
 def beside_others(strategy: Separable, d2_pos: Tensor, share: Tensor, times: Tensor, rest: Totals) -> BesideOthers:
     """Weigh positives at distances ``d2_pos [m, P]``, each of which counts ``times [m, P]`` as a negative.
 
@@ -37,14 +42,20 @@ def beside_others(strategy: Separable, d2_pos: Tensor, share: Tensor, times: Ten
     """
     zero = lowest(d2_pos)
     counted = times > 0
-    log_w = torch.where(counted, strategy.log_weight(d2_pos) + times.masked_fill(~counted, 1.0).log(), zero)
+    log_times = times.masked_fill(~counted, 1.0).log()
+    log_w = torch.where(counted, strategy.log_weight(d2_pos) + log_times, zero)
     log_sums = torch.logaddexp(rest.log_sum_exp.clamp_min(zero), without_each(log_w))
     u = strategy.potential(d2_pos)
     potential = 0.0 if u is None else rest.potential + (u * times).sum(dim=1, keepdim=True) - u * times
-    number = rest.number + times.sum(dim=1, keepdim=True) - times
+    number, log_mass = rest.number + times.sum(dim=1, keepdim=True) - times, rest.log_mass
+    if isinstance(log_mass, Tensor):
+        log_v = torch.where(counted, strategy.log_mass(d2_pos) + log_times, zero)  # type: ignore[operator]  # a tensor too
+        log_mass = torch.logaddexp(log_mass.clamp_min(zero), without_each(log_v))
     void = (share == 0) | (log_sums < zero / 2) | (number <= 0)
     share, log_sums = share.masked_fill(void, 0.0), log_sums.masked_fill(void, 0.0)
-    row_sum, pos, value = strategy.factors(d2_pos, Totals(log_sums, potential, number.masked_fill(void, 1.0)))
+    log_mass = log_mass.masked_fill(void, 0.0) if isinstance(log_mass, Tensor) else log_mass
+    totals = Totals(log_sums, potential, number.masked_fill(void, 1.0), log_mass)
+    row_sum, pos, value = strategy.factors(d2_pos, totals)
     strength = share * row_sum
     none = strength == 0
     log_strength = torch.where(none, zero, strength.masked_fill(none, 1.0).log() - log_sums)

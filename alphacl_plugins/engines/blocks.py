@@ -62,12 +62,12 @@ def in_blocks(
 ) -> tuple[Losses, Tensor | None]:
     """Compare the anchors of a batch without graph, ``block`` of them at a time.
 
-    Returns: the losses, -E only if they need it or ``with_energy``; the gradient of their sum, with ``weights [M]`` if
-    given, for the rows of the batch, None if not ``with_gradient``.
+    Returns: the losses, -E only if they need it or ``with_energy``, the excess only with it; the gradient of their sum,
+        with ``weights [M]`` if given, for the rows of the batch, None if not ``with_gradient``.
     """
     n, pulls = batch.anchor_views * batch.own, []
     size = automatic_block(strategy, batch) if isinstance(block, str) else int(block)
-    minus_energy = values = beta = None  # type: Tensor | None
+    minus_energy = values = beta = excess = None  # type: Tensor | None
     (gaps, d2_of_views), found = batch.other_views(), None
     for group in batch.groups(centre_of(batch.rows)):
         laplacian: Laplacian | None = None
@@ -86,6 +86,8 @@ def in_blocks(
             if value is None or with_energy:
                 of_anchors = torch.linalg.vecdot(pos, d2_pos) - torch.linalg.vecdot(neg, d2)
                 minus_energy = put(minus_energy, anchors, of_anchors, n)
+            if with_energy:
+                excess = put(excess, anchors, neg.sum(dim=1) - pos.sum(dim=1), n)
             del d2_pos, d2  # their memory serves once more
             if not with_gradient:
                 continue
@@ -107,7 +109,7 @@ def in_blocks(
             pulls.append(
                 (group, of_a, of_b) if of_samples is None else (group, of_a + of_samples.of_a, of_b, of_samples.of_own)
             )
-    losses = Losses(minus_energy, values, found)
+    losses = Losses(minus_energy, values, excess, found)
     if not with_gradient:
         return losses, None
     like = batch.rows if weights is None else weights

@@ -24,6 +24,7 @@ class Sums(NamedTuple):
     d2: Tensor  # Σ D
     number: Tensor  # of negatives
     potential: Tensor  # Σ u(D)
+    log_mass: Tensor | None = None  # log Σ exp v(D); None for a strategy without
 
     def merged(self, other: Sums) -> Sums:
         """Return the sums over the negatives of both."""
@@ -33,7 +34,11 @@ class Sums(NamedTuple):
             below = torch.where(part.sum_exp > 0, part.row_max - row_max, 0.0)
             logits = part.sum_exp_logits + part.sum_exp * below
             scaled.append(torch.stack([part.sum_exp, logits, part.sum_exp_d2]) * below.exp())
-        return Sums(row_max, *(scaled[0] + scaled[1]), *(x + y for x, y in zip(self[4:], other[4:], strict=True)))
+        added = (x + y for x, y in zip(self[4:7], other[4:7], strict=True))
+        log_mass = None
+        if self.log_mass is not None and other.log_mass is not None:
+            log_mass = torch.logaddexp(self.log_mass, other.log_mass)
+        return Sums(row_max, *(scaled[0] + scaled[1]), *added)._replace(log_mass=log_mass)
 
 
 class OfPositives(NamedTuple):
@@ -41,6 +46,7 @@ class OfPositives(NamedTuple):
 
     number: Tensor
     row_sum: Tensor
+    pos: Tensor  # weights β_p
     energy: Tensor  # Σ_p β_p D_p
     d2: Tensor
     value: Tensor | None  # None for a strategy without a loss of its own

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alphacl_plugins.engines.beside_others import log_sum_exp
 from alphacl_plugins.engines.sums import NO_PLACE, Constants, Listed, OfPositives, Sums
 from alphacl_plugins.functional import Laplacian, distances
 from alphacl_plugins.pairs import Batch
@@ -27,22 +28,24 @@ class TorchTiles(NamedTuple):
         negative = pairs.negative & ~pairs.positive if self.batch.rules.others_too else pairs.negative
         count = torch.ones_like(d2) if pairs.times is None else pairs.times
         log_w, potential = self.strategy.log_weight(d2), self.strategy.potential(d2)
-        lowest = torch.finfo(d2.dtype).min
+        lowest, log_mass = torch.finfo(d2.dtype).min, self.strategy.log_mass(d2)
+        if log_mass is not None:
+            log_mass = log_sum_exp(torch.where(negative, log_mass + count.log(), -torch.inf))
         if d2.shape[1] == 0:
             none = d2.new_zeros(d2.shape[0], 1)
-            return Sums(none + lowest, none, none, none, none, none, none)
+            return Sums(none + lowest, none, none, none, none, none, none, log_mass)
         row_max = log_w.masked_fill(~negative, lowest).amax(dim=1, keepdim=True)
         log_w = log_w - row_max
         w = torch.where(negative, log_w.exp(), 0.0) * count
         potential = torch.zeros_like(d2) if potential is None else potential
         terms = (w, w * log_w, w * d2, count * d2, count, count * potential)
-        return Sums(row_max, *(_sum_where(negative, term) for term in terms))
+        return Sums(row_max, *(_sum_where(negative, term) for term in terms))._replace(log_mass=log_mass)
 
     def positives(self, a: Rows, b: Rows, totals: Totals) -> OfPositives:
         """Return the sums over the positives among b, for labels."""
         positive, d2 = self._compare(a, b).positive, _distances(a, b)
         row_sum, pos, value = self.strategy.factors(d2, totals)
-        terms = (torch.ones_like(d2), row_sum, pos * d2, d2, value)
+        terms = (torch.ones_like(d2), row_sum, pos, pos * d2, d2, value)
         return OfPositives(*(None if term is None else _sum_where(positive, term) for term in terms))  # type: ignore[arg-type]
 
     def list_positives(self, a: Rows, b: Rows) -> Listed:

@@ -71,22 +71,21 @@ class TwoPass:
         sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b))
         if batch.rules.others_too:
             return self._beside_others(batch, sums)
-        none, n_negatives = sums.number == 0, sums.number.sum()
+        none = sums.number == 0
         sum_exp, row_max = sums.sum_exp.masked_fill(none, 1.0), sums.row_max.masked_fill(none, 0.0)
-        totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.masked_fill(none, 1.0))
+        log_mass = 0.0 if sums.log_mass is None else sums.log_mass.masked_fill(none, 0.0)
+        totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.masked_fill(none, 1.0), log_mass)
         of_positives, beta = self._positives(batch, totals)
         without, n_positives = of_positives.number == 0, of_positives.number.clamp_min(1)
         share = (1 / n_positives).masked_fill(none | without, 0.0)
         row_sum, value = share * of_positives.row_sum, of_positives.value
         minus_energy = share * of_positives.energy - row_sum * sums.sum_exp_d2 / sum_exp
-        n = (~without).sum().clamp_min(1)
-        entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0).sum() / n
-        d2_pos = (of_positives.d2 / n_positives).sum() / n
-        d2_neg = sums.d2.sum() / n_negatives.masked_fill(n_negatives == 0, 1.0)
-        self.stats = batch_statistics(d2_pos, d2_neg, entropy, n_negatives)
+        entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0)
+        self.stats = _statistics(batch, of_positives.d2 / n_positives, sums.d2, entropy, sums.number, ~without, row_sum)
         self._constants, self._beta = Constants(totals, row_max, row_sum / sum_exp, share), share * beta
         found = (~without[:, 0]).to(share.dtype) if batch.views.shape[0] == 1 else None
-        return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0], found)
+        excess = row_sum - share * of_positives.pos
+        return Losses(minus_energy[:, 0], None if value is None else (share * value)[:, 0], excess[:, 0], found)
 
     def _beside_others(self, batch: Batch, sums: Sums) -> Losses:
         """Find the weights where other positives are negatives too, given the sums over the negatives that are not."""
@@ -96,7 +95,8 @@ class TwoPass:
         n_positives, empty = real.sum(dim=1, keepdim=True), sums.number == 0
         share, sum_exp = real / n_positives.clamp_min(1), sums.sum_exp.masked_fill(empty, 1.0)
         row_max = sums.row_max.masked_fill(empty, lowest(d2))
-        rest = Totals(row_max + sum_exp.log(), sums.potential, sums.number)
+        log_mass = 0.0 if sums.log_mass is None else sums.log_mass
+        rest = Totals(row_max + sum_exp.log(), sums.potential, sums.number, log_mass)
         log_scale, neg, pos, value = beside_others(self._strategy, d2, share, times, rest)
         total = torch.exp(rest.log_sum_exp + log_scale)  # weight of the negatives that are no positives
         minus_energy = ((pos - neg) * d2).sum(dim=1, keepdim=True) - total * sums.sum_exp_d2 / sum_exp
@@ -104,16 +104,17 @@ class TwoPass:
         logs = torch.where(neg > 0, neg.log() - times.log(), 0.0)  # of a weight over its count
         of_logs = total * (row_max + sums.sum_exp_logits / sum_exp + log_scale)
         of_logs = torch.where(total > 0, of_logs, 0.0) + (neg * logs).sum(dim=1, keepdim=True)
-        entropy = torch.where(row_sum > 0, row_sum.log() - of_logs / row_sum, 0.0).sum()
-        without, n_negatives = n_positives == 0, sums.number.sum() + times.sum()
-        n = (~without).sum().clamp_min(1)
-        d2_neg = (sums.d2.sum() + (times * d2).sum()) / n_negatives.masked_fill(n_negatives == 0, 1.0)
-        self.stats = batch_statistics((share * d2).sum() / n, d2_neg, entropy / n, n_negatives)
+        entropy = torch.where(row_sum > 0, row_sum.log() - of_logs / row_sum, 0.0)
+        d2_neg, number = (total.sum(dim=1, keepdim=True) for total in (times * d2, times))
+        d2_neg, number, without = d2_neg + sums.d2, number + sums.number, n_positives == 0
+        d2_pos = (share * d2).sum(dim=1, keepdim=True)
+        self.stats = _statistics(batch, d2_pos, d2_neg, entropy, number, ~without, row_sum)
         order = place.argsort(dim=1)
         listed = place.gather(1, order), (neg - pos).gather(1, order)
         self._constants, self._beta = Constants(rest, -log_scale, torch.ones_like(row_max), row_sum, *listed), share
         found = (~without[:, 0]).to(d2.dtype) if batch.views.shape[0] == 1 else None
-        return Losses(minus_energy[:, 0], None if value is None else value[:, 0], found)
+        excess = row_sum - pos.sum(dim=1, keepdim=True)
+        return Losses(minus_energy[:, 0], None if value is None else value[:, 0], excess[:, 0], found)
 
     def _positives(self, batch: Batch, totals: Totals) -> tuple[OfPositives, Tensor]:
         """Return the sums over the positives, and the weights ``[M, P]`` of those in other views, none with labels."""
@@ -123,7 +124,7 @@ class TwoPass:
             found = self._over_tiles(batch, lambda a, b, i: tiles.positives(a, b, totals.of(i)))
             return found, totals.log_sum_exp[:, :0]
         row_sum, pos, value = self._strategy.factors(d2, totals)
-        parts = [None if x is None else x.sum(dim=1, keepdim=True) for x in (row_sum, pos * d2, d2, value)]
+        parts = [None if x is None else x.sum(dim=1, keepdim=True) for x in (row_sum, pos, pos * d2, d2, value)]
         return OfPositives(torch.full_like(d2[:, :1], d2.shape[1]), *parts), pos  # type: ignore[arg-type]
 
     def _second_pass(self, batch: Batch, weights: Tensor) -> Tensor:
@@ -176,6 +177,17 @@ class TwoPass:
                     yield anchors, a_i, a_i if b is a and i == j else b.part(j, centre), j.start < moving
                 if at_home and group.own is not None:
                     yield anchors, a_i, rows_of_samples(batch, group, i.start, i.stop, centre), True
+
+
+def _statistics(
+    batch: Batch, d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, number: Tensor, found: Tensor, row_sum: Tensor
+) -> dict[str, Tensor]:
+    """Return the means over the anchors, ``[M, 1]`` each, as `alphacl_plugins.metrics.statistics_of`."""
+    weights = torch.ones_like(d2_pos) if batch.weights is None else batch.weights[:, None]
+    totals = [(weights * x).sum() for x in (d2_pos, d2_neg, entropy, number, found)]
+    n_negatives, n = totals[3], totals[4].masked_fill(totals[4] == 0, 1)
+    d2_neg = totals[1] / n_negatives.masked_fill(n_negatives == 0, 1)
+    return batch_statistics(totals[0] / n, d2_neg, totals[2] / n, n_negatives, n, (row_sum > 0).any())
 
 
 def _pieces(start: int, stop: int, side: int) -> list[slice]:

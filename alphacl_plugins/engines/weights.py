@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins.engines.beside_others import beside_others, lowest
+from alphacl_plugins.engines.beside_others import beside_others, log_sum_exp
+from alphacl_plugins.engines.positives import Positives
 from alphacl_plugins.functional import distances
 from alphacl_plugins.strategies import Strategy
 from alphacl_plugins.strategies.separable import Separable, Totals
@@ -48,35 +49,9 @@ class Excluded(NamedTuple):
         x = self.fill(x, 0.0)
         return (x if self.times is None else x * self.times).sum(dim=1, keepdim=True)
 
-
-class Positives(NamedTuple):
-    """Positives of m anchors among their columns: all columns, or the columns at indices ``[m, P]``."""
-
-    where: Tensor | None
-    share: Tensor  # [m, P], weight of each in the anchor's mean; 0 for a column that is not a positive
-    negatives_too: bool = False  # each is a negative where another one is the positive
-
-    def of(self, x: Tensor) -> Tensor:
-        """Return the entries of ``x [m, K]`` at the positives, ``[m, P]``."""
-        return x if self.where is None else x.gather(1, self.where)
-
-    def add_to(self, weights: Tensor, pos: Tensor) -> Tensor:
-        """Add the weights ``[m, P]`` of the positives to weights ``[m, K]`` of the columns."""
-        return weights + pos if self.where is None else weights.scatter_add(1, self.where, pos)
-
-    def found(self) -> Tensor:
-        """Return 1 for each anchor that has a positive, else 0, ``[m]``."""
-        return (self.share > 0).any(dim=1).to(self.share.dtype)
-
-    def replace(self, x: Tensor, at: Tensor) -> Tensor:
-        """Return ``x [m, K]`` with the entries of positives replaced by ``at [m, P]``."""
-        at = torch.where(self.share > 0, at, self.of(x))
-        return at if self.where is None else x.scatter(1, self.where, at)
-
-    def hide(self, p: int, d2: Tensor) -> Tensor:
-        """Return distances ``[m, K]`` with the positive number p excluded."""
-        place = torch.full_like(d2[:, :1], p, dtype=torch.int64) if self.where is None else self.where[:, p : p + 1]
-        return d2.scatter(1, place, torch.inf)
+    def logs(self, x: Tensor) -> Tensor:
+        """Add to ``x [m, K]`` the log of how often each column counts, -inf for none; may overwrite x."""
+        return self.fill(x if self.times is None else x + self.times.log(), -math.inf)
 
 
 class Losses(NamedTuple):
@@ -84,6 +59,7 @@ class Losses(NamedTuple):
 
     minus_energy: Any  # Tensor [M], -E; None if not computed
     value: Tensor | None  # [M], the strategy's own loss; None stands for -E
+    excess: Any = None  # Tensor [M], Σ_j α_ij - Σ_p α_ip; as minus_energy
     found: Tensor | None = None  # [M], 1 for an anchor that has a positive, else 0; None for 1
 
 
@@ -187,16 +163,17 @@ def _separable(
     transpose: bool,
 ) -> Weights:
     """Every positive leaves the same softmax over the negatives; row sums, weights and values are averaged."""
-    log_w, left = strategy.log_weight(d2), excluded.left
-    log_w = excluded.fill(log_w if excluded.times is None else log_w + excluded.times.log(), -math.inf)
+    log_w, left = excluded.logs(strategy.log_weight(d2)), excluded.left
+    log_v = None if not strategy.uses_totals or (v := strategy.log_mass(d2)) is None else excluded.logs(v)
     if others is not None:
         assert isinstance(excluded.where, Tensor)  # a mask, as there are rules beyond the plain ones
         times = (~excluded.where if excluded.times is None else excluded.times).to(d2.dtype)
         none, at = torch.zeros_like(d2_pos), others.of(times) * (others.share > 0)
         rest = others.replace(times, none)
-        log_sum = torch.logsumexp(others.replace(log_w, none - math.inf).clamp_min(lowest(d2)), dim=1, keepdim=True)
+        log_sum = log_sum_exp(others.replace(log_w, none - math.inf))
         potential = 0.0 if (u := strategy.potential(d2)) is None else (u * rest).sum(dim=1, keepdim=True)
-        totals = Totals(log_sum, potential, rest.sum(dim=1, keepdim=True))
+        log_mass = 0.0 if log_v is None else log_sum_exp(others.replace(log_v, none - math.inf))
+        totals = Totals(log_sum, potential, rest.sum(dim=1, keepdim=True), log_mass)
         log_scale, neg, pos, value = beside_others(strategy, d2_pos, others.share, at, totals)
         return Weights(others.replace(torch.exp(log_w + log_scale), neg), pos, None if value is None else value[:, 0])
     row_max = (log_w.detach() if log_w.requires_grad else log_w).amax(dim=1, keepdim=True)
@@ -209,7 +186,10 @@ def _separable(
         u = strategy.potential(d2)
         potential = 0.0 if u is None else excluded.total(u.clone())
         number = left.masked_fill(left == 0, 1).to(d2.dtype) if isinstance(left, Tensor) else left
-        totals = Totals(row_max + sum_exp.log(), potential, number)
+        log_mass = 0.0 if log_v is None else log_sum_exp(log_v)
+        if isinstance(left, Tensor) and isinstance(log_mass, Tensor):
+            log_mass = log_mass.masked_fill(left == 0, 0.0)
+        totals = Totals(row_max + sum_exp.log(), potential, number, log_mass)
     row_sum, pos, value = strategy.factors(d2_pos, totals)
     if isinstance(share, Tensor) or share != 1.0:
         row_sum, pos = (share * row_sum).sum(dim=1, keepdim=True), share * pos

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_count, check_labels
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.engines.weights import Positives, weights_of
+from alphacl_plugins.engines.positives import Positives
+from alphacl_plugins.engines.weights import weights_of
 from alphacl_plugins.functional import (
     centre_of,
     distances,
@@ -65,12 +66,13 @@ class BlockedAlpha:
             check_labels("labels", labels, len(z))
         check_count("block_size", block_size)
         self._fixed = alpha.detach() if isinstance(alpha, Tensor) else None
-        self._strategy = None if isinstance(alpha, Tensor) else _with_row_sums(alpha)
         self.block_size, self.dtype = block_size, dtype
         members = None if labels is None else ClassMembers.of(labels)
         rows = promote(z)[0]
         self._batch = Batch(rows, rows[None], None, labels, members, 0, len(z), 1)
         self._d2_of_view = None if z_aug is None else paired_squared_distances(z, z_aug)[:, None]
+        d2_pos = rows.new_zeros(len(z), 1) if self._d2_of_view is None else self._d2_of_view
+        self._strategy = None if isinstance(alpha, Tensor) else _with_row_sums(alpha, d2_pos)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the weights of all anchors, block by block."""
@@ -115,8 +117,8 @@ class BlockedAlpha:
         return torch.cat([of_view, (1 - of_view) * positives.share.to(self.dtype)], dim=1)
 
 
-def _with_row_sums(alpha: AnyStrategy | str) -> Strategy:
-    strategy = strategy_for_alpha(alpha)
+def _with_row_sums(alpha: AnyStrategy | str, d2_pos: Tensor) -> Strategy:
+    strategy = strategy_for_alpha(alpha, d2_pos)
     if strategy.separable and isinstance(strategy, Separable):
         return _SeparableWithRowSums(strategy)
     return _WithRowSums(strategy)
@@ -147,6 +149,10 @@ class _SeparableWithRowSums(Separable):
     def potential(self, d2: Tensor) -> Tensor | None:
         """Return that of the strategy."""
         return self._strategy.potential(d2)
+
+    def log_mass(self, d2: Tensor) -> Tensor | None:
+        """Return that of the strategy."""
+        return self._strategy.log_mass(d2)
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         """Return its row sum for both."""

@@ -49,6 +49,8 @@ class Strategy(ABC):
         counts: whether a call takes a third argument, how often each negative counts, ``[M, K]``, >= 0: the answer is
             what it would be with copies of them, ``neg`` the weights of all copies together.
         usual_scale: what the value is multiplied by with ``scale="ntxent"``: 1/τ; None without a τ.
+        uses_batch: whether weights depend on how far apart the views of all samples are. The loss then asks `on_batch`,
+            once for each batch, for the strategy to use.
         separable: whether the engines may use the form of `Separable`; subclasses of it set this by themselves.
         pure: whether a call leaves its arguments unchanged and returns weights of the right shape and dtype, 0 where a
             column is excluded. The loss then passes its own tensors and checks nothing. A subclass that defines
@@ -62,6 +64,7 @@ class Strategy(ABC):
     pure: bool = False
     counts: bool = False
     needs_distance: bool = True
+    uses_batch: bool = False
     separable: bool = False
 
     @property
@@ -69,6 +72,15 @@ class Strategy(ABC):
         """1/τ, a number or a tensor; None without a temperature."""
         tau = getattr(self, "tau", None)
         return None if tau is None else 1 / (tau.detach() if isinstance(tau, Tensor) else tau)
+
+    def on_batch(self, d2_pos: Tensor, weight: Tensor | None = None) -> Strategy:
+        """Return this strategy as it is in a batch; called by itself, a strategy takes its rows for the batch.
+
+        Args:
+            d2_pos: half squared distances between the views of every sample of all ranks, ``[M, P]``, without gradient.
+            weight: of the anchors in means, ``[M]``; None for 1.
+        """
+        return self
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Keep ``pure`` from being inherited beside another ``__call__``."""

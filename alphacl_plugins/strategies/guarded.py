@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphacl_plugins.strategies.base import PairWeights, Strategy
-from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
+from alphacl_plugins.strategies.calibrated import Calibrated
+from alphacl_plugins.strategies.learnable import Learnable
+from alphacl_plugins.strategies.masked import Masked, learnable_of
 
 
 class Guarded(Strategy):
@@ -37,6 +40,7 @@ class Guarded(Strategy):
         self.has_loss = getattr(strategy, "has_loss", False)
         self.needs_distance = getattr(strategy, "needs_distance", True)
         self.counts = getattr(strategy, "counts", False)
+        self.uses_batch = getattr(strategy, "uses_batch", False)
         self._usual_scale = getattr(strategy, "usual_scale", None)
 
     def __repr__(self) -> str:
@@ -46,6 +50,11 @@ class Guarded(Strategy):
     def usual_scale(self) -> Any:
         """What the strategy declares."""
         return self._usual_scale
+
+    def on_batch(self, d2_pos: Tensor, weight: Tensor | None = None) -> Strategy:
+        """Guard the strategy that the user's makes of a batch."""
+        strategy: Any = self.strategy
+        return Guarded(strategy.on_batch(d2_pos, weight)) if self.uses_batch else self
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor, *count: Tensor) -> PairWeights:
         weights = self.strategy(d2_pos.clone(), d2_neg.clone(), *(number.clone() for number in count))
@@ -60,16 +69,28 @@ class Guarded(Strategy):
         )
 
 
-def plain(strategy: Any, *, detach: bool = True) -> Strategy:
-    """Return a strategy as the engines call it: pure, and with its temperature in force.
+def plain(strategy: Any, *, detach: bool = True, at: Mapping[str, Any] | None = None) -> Strategy:
+    """Return a strategy as the engines call it: pure, and with its learnt options as they are now.
 
     Args:
         strategy: a strategy of any kind, see `Strategy`.
-        detach: whether a `LearnableTemperature` gets no gradient through α.
+        detach: whether a `Learnable` gets no gradient through α.
+        at: options that it gets in place of its own, as ``tau``.
     """
-    if isinstance(strategy, LearnableTemperature):
-        strategy = strategy.current(detach=detach)
+    if isinstance(strategy, Masked):
+        return strategy.around(plain(strategy.strategy, detach=detach, at=at))
+    if isinstance(strategy, Learnable):
+        strategy = strategy.current(detach=detach) if at is None else dataclasses.replace(strategy.strategy, **at)
     return strategy if isinstance(strategy, Strategy) and strategy.pure else Guarded(strategy)
+
+
+def plain_on(strategy: Any, d2_pos: Tensor) -> Strategy:
+    """Return a strategy for callers without a loss, whose positives are at these distances."""
+    kept = learnable_of(strategy)
+    if isinstance(kept, Calibrated):
+        kept.check_found()
+    rule = plain(strategy)
+    return rule.on_batch(d2_pos.detach()) if rule.uses_batch else rule
 
 
 def _checked(name: str, part: Any, like: Tensor) -> Tensor:

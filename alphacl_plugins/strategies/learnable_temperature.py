@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alphacl_plugins.checks import check_bool, check_positive
-from alphacl_plugins.strategies.base import PairWeights, split_excluded
+from alphacl_plugins.checks import check_bool, check_bounds, check_positive
+from alphacl_plugins.strategies.learnable import Bounded, Learnable
 
 
-class LearnableTemperature(nn.Module):
+class LearnableTemperature(Learnable):
     """A strategy whose temperature τ is a parameter, ``log_tau``, or a buffer that a schedule sets.
 
     α follows τ without a host sync, and no gradient passes through α. τ learns from the loss ``L/τ``, the loss in its
@@ -59,22 +59,19 @@ class LearnableTemperature(nn.Module):
     log_tau: Tensor
 
     def __init__(self, strategy: Any, *, learnable: bool = True, bounds: Sequence[float] = (0.01, 100.0)) -> None:
-        super().__init__()
         if not has_temperature(strategy):
-            names = "InfoNCE, Entropy, InverseExact, Square, DHEL, SoftTriplet, Direct, Inverse"
-            raise TypeError(f"strategy: expected one with a temperature ({names}), got {strategy!r}")
+            raise TypeError(f"strategy: expected one with a temperature, a field tau as InfoNCE has, got {strategy!r}")
         check_bool("learnable", learnable)
         if learnable:
             check_can_learn("learnable", strategy)
-        low, high = _checked_bounds(bounds)
+        low, high = check_bounds("bounds", bounds)
         tau = float(strategy.tau)
         if not low <= tau <= high:
             raise ValueError(
                 f"bounds: expected (least, largest) around the strategy's tau {tau!r}, got ({low!r}, {high!r}); "
                 "others go to LearnableTemperature(strategy, bounds=...)"
             )
-        self.strategy = strategy
-        self.learnable = learnable
+        super().__init__(strategy, learnable)
         self.bounds = (low, high)
         log_tau = torch.full((1,), math.log(tau), dtype=torch.float32)
         if learnable:
@@ -89,7 +86,7 @@ class LearnableTemperature(nn.Module):
         It can be set to a number within the bounds, or to a 0-dim tensor, whose value is not looked at (no host sync)
         and is clamped to the bounds.
         """
-        return self._scalars()["tau"].detach()
+        return self._options()["tau"].detach()
 
     @tau.setter
     def tau(self, tau: float | Tensor) -> None:
@@ -102,96 +99,17 @@ class LearnableTemperature(nn.Module):
         with torch.no_grad():
             self.log_tau.copy_(tau.clamp(low, high).log())
 
-    @property
-    def negatives(self) -> str | None:
-        """What the strategy declares."""
-        return getattr(self.strategy, "negatives", None)
-
-    @property
-    def symmetric(self) -> bool | None:
-        """What the strategy declares."""
-        return getattr(self.strategy, "symmetric", None)
-
-    def current(self, *, detach: bool = True) -> Any:
-        """Return the plain strategy at the temperature in force.
-
-        Args:
-            detach: False: α has a gradient for ``log_tau``.
-        """
-        scalars = self._scalars()
-        if detach:
-            scalars = {name: scalar.detach() for name, scalar in scalars.items()}
-        return dataclasses.replace(self.strategy, **scalars)
-
-    def learn_from(self, value: Tensor, energy: Tensor) -> Tensor:
-        """Return the value, with gradient ``E / τ`` for log τ if τ is learnable.
-
-        Args:
-            value: loss of each anchor, or the mean of all; its own gradient is dropped.
-            energy: E of each anchor, or the mean of all, in the same shape.
-        """
-        if not self.learnable:
-            return value
-        slope = energy.detach() / self.tau
-        low, high = (math.log(bound) for bound in self.bounds)
-        log_tau: Tensor = _Bounded.apply(self.log_tau, low, high)[0]
-        return value.detach() + slope * (log_tau - log_tau.detach())
-
-    def forward(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
-        """Weigh each anchor's negatives against its positive; the value has the gradient for ``log_tau``.
-
-        Args:
-            d2_pos: distance of each anchor to its positive, ``[M]``.
-            d2_neg: distances to its negatives, ``[M, K]``; +inf where a column is excluded.
-        """
-        neg, pos, value = self.current()(d2_pos, d2_neg)
-        if self.learnable:
-            negatives = split_excluded(d2_neg)
-            weights = negatives.zero_excluded(neg)
-            pull = weights.sum(dim=1) if pos is None else pos
-            energy = (weights * negatives.d2).sum(dim=1) - pull * d2_pos
-            value = self.learn_from(-energy if value is None else value, energy)
-        return PairWeights(neg, pos, value)
-
     def extra_repr(self) -> str:
         """Show every option."""
         return f"{self.strategy!r}, tau={float(self.tau):.4g}, learnable={self.learnable}, bounds={self.bounds}"
 
-    def _scalars(self) -> dict[str, Tensor]:
-        """Return the options of the strategy that are tensors here, with their graph."""
+    def _options(self) -> dict[str, Tensor]:
         low, high = self.bounds
         return {"tau": self.log_tau[0].exp().clamp(low, high)}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnableTemperature:
-        """Move to devices, but keep the dtype of ``log_tau``."""
-
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-
-class _Bounded(torch.autograd.Function):
-    """The identity; backward, a gradient summed over all anchors whose descent leads out of the bounds becomes 0."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(log_tau: Tensor, low: float, high: float) -> Tensor:
-        return log_tau.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        log_tau, ctx.low, ctx.high = inputs
-        ctx.save_for_backward(log_tau)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (log_tau,), (slope,) = ctx.saved_tensors, gradients
-        outward = ((log_tau <= ctx.low) & (slope > 0)) | ((log_tau >= ctx.high) & (slope < 0))
-        return slope.masked_fill(outward, 0.0), None, None
+    def _slopes(self, energy: Tensor, excess: Tensor) -> list[tuple[Tensor, Tensor]]:
+        low, high = (math.log(bound) for bound in self.bounds)
+        return [(Bounded.apply(self.log_tau, low, high)[0], energy / self.tau)]
 
 
 def has_temperature(strategy: object) -> bool:
@@ -207,17 +125,6 @@ def check_can_learn(argument: str, strategy: Any) -> None:
         raise ValueError(f"{argument}: expected False with {strategy!r}, which has no temperature")
     if not getattr(strategy, "has_loss", False):
         raise ValueError(
-            f"{argument}: expected False with {strategy!r}, whose α is set directly: there is no loss from which τ "
-            "could learn; LearnableTemperature(strategy, learnable=False) can follow a schedule"
+            f"{argument}: expected False with {strategy!r}, which has no loss of its own from which τ could learn; "
+            "LearnableTemperature(strategy, learnable=False) can follow a schedule"
         )
-
-
-def _checked_bounds(bounds: Any) -> tuple[float, float]:
-    if not isinstance(bounds, Sequence) or isinstance(bounds, str) or len(bounds) != 2:
-        raise TypeError(f"bounds: expected (least, largest) τ, got {bounds!r}")
-    low, high = bounds
-    check_positive("bounds[0]", low)
-    check_positive("bounds[1]", high)
-    if low >= high:
-        raise ValueError(f"bounds: expected (least, largest) τ, got {tuple(bounds)!r}")
-    return float(low), float(high)

@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
-from alphacl_plugins.checks import check_bool
+from alphacl_plugins.checks import check_bool, check_finite
 from alphacl_plugins.strategies.base import AnyStrategy
-from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature, check_can_learn
+from alphacl_plugins.strategies.calibrated import Calibrated
+from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature, check_can_learn, has_temperature
+from alphacl_plugins.strategies.masked import Masked
+from alphacl_plugins.strategies.sigmoid import LearnableSigmoid, Sigmoid
 
 S = TypeVar("S", bound=Callable[..., Any])
 
 _SYNONYMS = {  # names in other libraries
     "ntxent": "infonce", "nt_xent": "infonce", "simclr": "infonce", "clip": "infonce", "moco": "infonce",
-    "dcl": "entropy", "quadratic": "uniform", "alpha_cl": "direct",
+    "dcl": "entropy", "alpha_cl": "direct", "dclw": "dcl_weighted", "debiased_contrastive": "debiased",
+    "eqco": "infonce", "isogclr": "kl_ball", "tempnet": "kl_ball", "entmax": "tsallis",
+    "sincere": "infonce", "supcon": "infonce", "hcl": "debiased", "nt_logistic": "sigmoid", "t_simclr": "student_t",
+    "simco": "dual_temperature", "n_pair": "n_plus_1_tuplet", "ms": "multi_similarity",
 }  # fmt: skip
+_OBJECTS = {
+    "family": "strategies.Family takes functions, so pass the object itself",
+    "regularized": "strategies.Regularized takes functions, so pass the object itself",
+    "link": "strategies.Link takes functions, so pass the object itself",
+    "weighted": "strategies.Weighted takes strategies, so pass the object itself",
+    "quadratic": "strategies.Quadratic is passed as an object; the paper's quadratic loss is 'uniform'",
+    "masked": "masked=0.1 is an option beside another name",
+    "learnable_temperature": "learnable_tau=True is an option beside another name",
+}
+_ALIASES = {"flatnce": "entropy", "siglip": "sigmoid", "llave": "hardness", "t_simcne": "student_t"}  # at its defaults
 
 _REGISTRY: dict[str, Callable[..., Any]] = {}
-_RESERVED = {"strategy", "name", "learnable_tau"}  # arguments of `build_strategy` and of flat configurations
+_RESERVED = {
+    "strategy",
+    "name",
+    "learnable_tau",
+    "learn",
+    "effective_share",
+    "masked",
+}  # arguments of `build_strategy` and of flat configurations
 
 
 def register_strategy(name: str) -> Callable[[S], S]:
@@ -98,13 +121,26 @@ def strategy_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) -> AnyStrategy:
+def build_strategy(
+    name: str,
+    *,
+    learnable_tau: bool = False,
+    learn: bool = False,
+    effective_share: float | None = None,
+    masked: float | Sequence[float | None] | Literal[False] | None = None,
+    **options: Any,
+) -> AnyStrategy:
     """Build a strategy from its registered name or its import path.
 
     Args:
-        name: a name of `strategy_names`, or an import path such as ``my_package.my_module.MyAlpha``.
+        name: a name of `strategy_names`, another name of the same loss (flatnce, siglip, llave, t_simcne), or an import
+            path such as ``my_package.my_module.MyAlpha``.
         learnable_tau: whether the temperature is a parameter, which begins at ``tau``: `LearnableTemperature` with its
             default options.
+        learn: whether t and b of "sigmoid" are parameters: `LearnableSigmoid`.
+        effective_share: effective negatives over negatives, in (0, 1), in place of ``tau``: `Calibrated`.
+        masked: margin by which a negative may be nearer than the positive; nearer ones are masked: `Masked`, around all
+            else. Or (margin, lowest, highest), with quantiles, and None for no margin. False or None: no mask.
         **options: the strategy's own options, such as ``tau``; see `StrategyOptions`.
 
     Returns:
@@ -115,7 +151,8 @@ def build_strategy(name: str, *, learnable_tau: bool = False, **options: Any) ->
         TypeError: if the strategy does not have an option.
         ValueError: if the name is unknown, or the temperature cannot learn.
     """
-    return _build(name, "strategy", {"learnable_tau": learnable_tau, **options})
+    own = {"learnable_tau": learnable_tau, "learn": learn, "effective_share": effective_share, "masked": masked}
+    return _build(name, "strategy", own | options)
 
 
 def resolve_strategy(
@@ -150,7 +187,8 @@ def resolve_strategy(
 
 def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
     options = dict(options)
-    learnable_tau = options.pop("learnable_tau", False)
+    learnable_tau, learn = options.pop("learnable_tau", False), options.pop("learn", False)
+    share, masked = options.pop("effective_share", None), options.pop("masked", None)
     if not isinstance(name, str):
         raise TypeError(f"{argument}: expected a name or an import path, got {name!r}")
     build = _import(name, argument) if "." in name else _look_up(name, argument)
@@ -161,21 +199,40 @@ def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
         hint = "; the temperature is called tau" if "temperature" in unknown else ""
         raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{hint}")
     check_bool("learnable_tau", learnable_tau)
+    check_bool("learn", learn)
     strategy: AnyStrategy = build(**options)
-    if not learnable_tau:
+    if learnable_tau:
+        check_can_learn("learnable_tau", strategy)
+        strategy = LearnableTemperature(strategy)
+    if learn:
+        if not isinstance(strategy, Sigmoid):
+            raise ValueError(f"learn: expected False with {strategy!r}; True is for sigmoid; a τ has learnable_tau")
+        strategy = LearnableSigmoid(strategy)
+    if share is not None:
+        given = "tau" if "tau" in options else "learnable_tau" if learnable_tau else None
+        if given is not None or not has_temperature(strategy):
+            why = f"{given}, whose place it takes" if given else f"{strategy!r}, which has no temperature"
+            raise ValueError(f"effective_share: expected None with {why}, got {share!r}")
+        strategy = Calibrated(strategy, share)
+    if masked is None or masked is False:
         return strategy
-    check_can_learn("learnable_tau", strategy)
-    return LearnableTemperature(strategy)
+    margin, *quantiles = masked if isinstance(masked, Sequence) and not isinstance(masked, str) else (masked,)
+    if len(quantiles) not in (0, 2):
+        raise ValueError(f"masked: expected a margin or (margin, lowest, highest), got {masked!r}")
+    if margin is not None:
+        check_finite("masked", margin)
+    return Masked(strategy, margin, **dict(zip(("lowest", "highest"), quantiles, strict=False)))
 
 
 def _look_up(name: str, argument: str) -> Callable[..., Any]:
     if name not in _REGISTRY:
-        also = _SYNONYMS.get(name.lower().replace("-", "_"))
-        close = [also] if also else get_close_matches(name.lower(), _REGISTRY, n=1)
-        guess = f"; did you mean {close[0]!r}?" if close else ""
-        takes_functions = name.lower() in ("family", "regularized")
-        note = f"; {name.capitalize()} takes functions, so pass the object itself" if takes_functions else ""
-        raise ValueError(f"{argument}: expected one of {', '.join(strategy_names())}, got {name!r}{guess}{note}")
+        elsewhere = name.lower().replace("-", "_")
+        if elsewhere in _ALIASES:
+            return _REGISTRY[_ALIASES[elsewhere]]
+        also = _SYNONYMS.get(elsewhere)
+        close = [also] if also else get_close_matches(name.lower(), _REGISTRY, n=1, cutoff=0.7)
+        note = f"; {_OBJECTS[elsewhere]}" if elsewhere in _OBJECTS else f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{argument}: expected one of {', '.join(strategy_names())}, got {name!r}{note}")
     return _REGISTRY[name]
 
 

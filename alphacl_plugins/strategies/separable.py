@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alphacl_plugins.strategies.base import PairWeights, Strategy, split_excluded
+from alphacl_plugins.strategies.base import Negatives, PairWeights, Strategy, split_excluded
 
 
 class Totals(NamedTuple):
@@ -21,6 +21,7 @@ class Totals(NamedTuple):
     log_sum_exp: Tensor  # log Σ_j w(D_j)
     potential: Tensor | float  # Σ_j u(D_j); 0 for a strategy without a potential
     number: Tensor | int  # of negatives; one int if all anchors have as many
+    log_mass: Tensor | float = 0.0  # log Σ_j exp v(D_j); 0 for a strategy without a log-mass
 
     def of(self, i: slice) -> Totals:
         """Totals of the anchors i."""
@@ -57,9 +58,10 @@ class Separable(Strategy):
     uses_totals: bool = True
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Use this form unless the subclass has a ``__call__`` or parameters of its own."""
+        """Use this form unless the subclass says otherwise, or has a ``__call__`` or parameters of its own."""
         super().__init_subclass__(**options)
-        cls.separable = cls.__call__ is Separable.__call__ and not issubclass(cls, nn.Module)
+        if "separable" not in vars(cls):
+            cls.separable = cls.__call__ is Separable.__call__ and not issubclass(cls, nn.Module)
 
     @abstractmethod
     def log_weight(self, d2: Tensor) -> Tensor:
@@ -77,22 +79,38 @@ class Separable(Strategy):
         """Return u(D) if `factors` needs the sum of another function over the negatives, else None."""
         return None
 
+    def log_mass(self, d2: Tensor) -> Tensor | None:
+        """Return v(D), finite and in a new tensor, if `factors` needs ``log Σ_j exp v(D_j)`` as well, else None.
+
+        The sum is formed in logarithms, so it neither overflows nor underflows.
+        """
+        return None
+
     @property
     def exponent(self) -> ExpPower | None:
-        """How w falls with D, if it is an exponential of a power; None: it is another function."""
+        """How w falls with D, if it is an exponential of a power and no other sum is needed; else None."""
         return None
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor, count: Tensor | None = None) -> PairWeights:
+        if self.uses_batch:
+            of_batch: Any = self.on_batch(d2_pos)
+            return of_batch(d2_pos, d2_neg, count)  # type: ignore[no-any-return]
         negatives = split_excluded(d2_neg, count)
-        log_weight = self.log_weight(negatives.d2).masked_fill(negatives.excluded, -torch.inf)
-        potential = self.potential(negatives.d2)
-        if count is not None:
-            log_weight, potential = log_weight + count.log(), None if potential is None else potential * count
+        log_weight = self._of_copies(self.log_weight(negatives.d2), negatives)
+        potential, log_mass = self.potential(negatives.d2), self.log_mass(negatives.d2)
+        potential = potential if count is None or potential is None else potential * count
         totals = Totals(
             torch.logsumexp(log_weight, dim=1, keepdim=True),
             0.0 if potential is None else negatives.zero_excluded(potential).sum(dim=1, keepdim=True),
             negatives.number(),
+            0.0 if log_mass is None else self._of_copies(log_mass, negatives).logsumexp(dim=1, keepdim=True),
         )
         row_sum, pos, value = self.factors(d2_pos[:, None], totals)
         neg = row_sum * torch.softmax(log_weight, dim=1)
         return PairWeights(neg, pos[:, 0], None if value is None else value[:, 0])
+
+    @staticmethod
+    def _of_copies(log: Tensor, negatives: Negatives) -> Tensor:
+        """Add the logarithm of how often each negative counts; -inf where excluded."""
+        log = log if negatives.times is None else log + negatives.times.log()
+        return log.masked_fill(negatives.excluded, -torch.inf)

@@ -18,7 +18,7 @@ MOST, FEWEST = 200.0, 4.0
 NEGATIVES = 254
 SPREAD = 0.25
 """Standard deviation of the cosine of two samples in the reference batch; trained networks have 0.15 to 0.35."""
-SHARPNESS = {"inverse": "gamma", "kcl": "t", "modified_triplet": "c"}
+SHARPNESS = {"inverse": "gamma", "kcl": "t", "modified_triplet": "c", "kl_ball": "rho"}
 """The option that says how sharp α is, where τ is not the one that does."""
 LONGEST_STEP = 5.0
 """Largest ratio of the value beyond an end to the value at that end."""

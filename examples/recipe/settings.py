@@ -17,7 +17,11 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "backprop": ("infonce", {"detach_alpha": False}),
 }
 """Rows of the paper's Table 1 that are no α-CL: the strategy and the options of the loss that they mean."""
-STRATEGY_OPTIONS = ("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t")
+STRATEGY_OPTIONS = (
+    *("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t", "a", "tau_alpha", "tau_beta", "mu"),
+    *("sigma", "tau_plus", "beta", "detach", "b", "nu", "q", "lam", "alpha", "a_0", "base", "m"),
+    *("index", "rho", "bounds", "learn", "effective_share", "masked"),
+)
 PLACES = ("data_root", "download", "output", "resume")
 
 
@@ -32,11 +36,11 @@ class Settings:
     """In place of --strategy, another row of the paper's Table 1: the InfoNCE loss; the quadratic loss (α = 1/K); or
     InfoNCE's α with the gradient passing through it. (The value that backprop reports is the energy's.)"""
     tau: float | None = None
-    """Temperature τ, > 0. This and the next eight: options of the strategy; None is its own default."""
+    """Temperature τ, > 0. This and those up to masked: options of the strategy; None is its own default."""
     p: float | None = None
     """Exponent of the distance in direct, > 0."""
     gamma: float | None = None
-    """Exponent of inverse, > 0, and of inverse_exact, > 1; of kcl, the weight of the negatives, > 0."""
+    """Exponent of inverse, > 0, and of inverse_exact, > 1; of kcl, the weight of the negatives, > 0; circle: scale."""
     normalize: bool | None = None
     """direct: whether weights sum to 1."""
     eps: float | None = None
@@ -48,7 +52,51 @@ class Settings:
     kernel: str | None = None
     """kcl: gaussian, log, imq, riesz or gaussian_riesz."""
     t: float | None = None
-    """kcl: parameter of the kernel."""
+    """Parameter of the kernel of kcl and student_t; inverse temperature of sigmoid."""
+    a: float | None = None
+    """hardness: how much more near negatives count."""
+    tau_alpha: float | None = None
+    """dual_temperature: temperature of the shape."""
+    tau_beta: float | None = None
+    """dual_temperature: temperature of the mass."""
+    mu: float | None = None
+    """adnce: cosine of the negatives that count most."""
+    sigma: float | None = None
+    """adnce: width around it; dcl_weighted: width of the weight of a positive."""
+    tau_plus: float | None = None
+    """debiased: share of the negatives that are false, >= 0 and < 1."""
+    beta: float | None = None
+    """Hardness of debiased; steepness of the push of multi_similarity."""
+    detach: bool | None = None
+    """debiased: whether the weights of hard negatives are held fixed."""
+    b: float | None = None
+    """sigmoid: bias."""
+    nu: float | None = None
+    """student_t: degrees of freedom."""
+    q: float | None = None
+    """rince: robustness, > 0 and <= 1."""
+    lam: float | None = None
+    """rince: weight of the negatives, > 0 and <= 1."""
+    alpha: float | None = None
+    """multi_similarity: steepness of the pull; macl: how much τ follows the alignment, in [0, 1]."""
+    a_0: float | None = None
+    """macl: alignment at which the temperature is τ, in [0, 1]."""
+    base: float | None = None
+    """multi_similarity: cosine at which a pair is half attracted."""
+    m: float | None = None
+    """circle: margin."""
+    index: float | None = None
+    """tsallis: index of the regulariser, <= 2."""
+    rho: float | None = None
+    """kl_ball: how far α is from uniform in every row, in nats, > 0."""
+    bounds: tuple[float, float] | None = None
+    """kl_ball: least and largest τ."""
+    learn: bool | None = None
+    """sigmoid: whether t and b learn."""
+    effective_share: float | None = None
+    """In place of --tau: effective negatives over negatives, in (0, 1); the first batch decides τ."""
+    masked: float | None = None
+    """Any strategy: negatives nearer than the positive by more than this are taken as false, and get no weight."""
     negatives: Literal["both", "same", "cross", "queue"] | None = None
     """Who is compared: all other samples in both views, in the anchor's own, in the other, or the memory bank alone.
     None: what the strategy declares, else both; with a memory bank, the bank alone."""

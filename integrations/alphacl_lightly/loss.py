@@ -10,6 +10,7 @@ from torch import Tensor
 
 import alphacl_plugins
 from alphacl_plugins import EmbeddingQueue, PairWeights
+from alphacl_plugins.arguments import Call
 from alphacl_plugins.checks import check_same_shape, check_width
 from alphacl_plugins.distributed import Maybe, world_size
 from alphacl_plugins.functional import l2_normalize
@@ -150,6 +151,7 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         call = self._with_bank(out0, out1, labels, pairs)
         views: list[Any] = [out0] if out1 is None and not more_views else [out0, out1, *more_views]
         if self._without_negatives(views, call):
+            Call.of(labels, None, pairs)  # refuses a keyword that there is not
             zero = 0 * torch.stack(views if self.symmetric else views[:1]).sum(dim=2).flatten()  # with a gradient, of 0
             return zero.mean() if self.reduction == "mean" else zero
         loss = super().forward(out0, out1, *more_views, **call)

@@ -168,7 +168,10 @@ def test_every_option_arrives():
 def test_options_by_keyword_reach_the_strategy(name):
     """Each option that the strategy has, at another value than its default."""
     values = {"tau": 0.7, "p": 3.0, "gamma": 3.5, "eps": 2.5, "c": 4.0, "t": 1.5}
-    values |= {"kernel": "imq", "normalize": False, "include_augs": False}
+    values |= {"kernel": "imq", "normalize": False, "include_augs": False, "a": 2.0, "tau_alpha": 0.2, "tau_beta": 2.0}
+    values |= {"mu": 0.1, "sigma": 0.4, "tau_plus": 0.2, "beta": 1.0, "detach": False, "b": -1.0, "nu": 3.0, "q": 0.1}
+    values |= {"lam": 0.5, "alpha": 0.7, "a_0": 0.2, "base": 0.1, "m": 0.3}
+    values |= {"index": 1.2, "rho": 0.5, "bounds": (0.1, 0.5)}
     default = strategies.build_strategy(name)
     options = {field.name: values[field.name] for field in dataclasses.fields(default)}
     assert not any(getattr(default, option) == value for option, value in options.items())

@@ -53,9 +53,11 @@ BUILT |= {
     "family": strategies.Family(phi=torch.sqrt, psi=lambda x: torch.exp(2 * x)),
     "margin": margin,
 }
-NEED_THE_WHOLE_ROW = {"inverse_exact", "square", "triplet", "modified_triplet", "regularized", "family", "margin"}
+NEED_THE_WHOLE_ROW = {"inverse_exact", "square", "tsallis", "kl_ball", "triplet", "modified_triplet"}
+NEED_THE_WHOLE_ROW |= {"regularized", "family", "margin"}
 OF_THE_SOFTMAX_TYPE = {"infonce", "entropy", "direct", "dhel", "mine", "soft_triplet", "n_plus_1_tuplet"}
-OF_THE_SOFTMAX_TYPE |= {"lifted_structured"}
+OF_THE_SOFTMAX_TYPE |= {"lifted_structured", "hardness", "debiased", "rince", "multi_similarity"}
+OF_THE_SOFTMAX_TYPE |= {"dcl_weighted", "macl"}
 
 
 def can(engine, name, labels="none"):
@@ -121,7 +123,8 @@ def check_frozen(engine, name, combination):
     gradient = file["gradients"][place][: combination.views]
     assert_near(gradient_of((weights * per_anchor).sum(), views), gradient, what=what)
     stats = loss.last_stats
-    assert list(stats) == ["d2_pos", "d2_neg", "alpha_entropy", "effective_negatives"]
+    assert list(stats) == ["d2_pos", "d2_neg", "alpha_entropy", "effective_negatives", "negatives"]
+    assert stats.pop("negatives") * (1 + 1e-12) >= stats["effective_negatives"]
     for (statistic, got), expected in zip(stats.items(), file["stats"][place], strict=True):
         assert_near(got, expected, max(abs(expected), 1.0), what=f"{what}: {statistic}")
     mean = AlphaCLLoss(BUILT[name], **kind(combination), **ENGINES[engine])(*views, **batch)

@@ -8,7 +8,7 @@ import pytest
 
 import alphacl_lightly
 import alphacl_plugins
-from alphacl_plugins.strategies import Direct, Inverse, LearnableTemperature
+from alphacl_plugins.strategies import Direct, Inverse, KLBall, LearnableTemperature
 
 pytest.importorskip("jsonargparse", "4.50", reason="needs jsonargparse 4.50, which knows options without a default")
 
@@ -50,11 +50,17 @@ def criterion_of(monkeypatch):
 
 
 @pytest.mark.parametrize("module", MODULES)
+def test_a_mask_at_the_command_line(criterion_of, module):
+    assert repr(criterion_of(module, "strategy=uniform", "masked=0.2").strategy) == "Masked(Uniform(), margin=0.2)"
+
+
+@pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (["tau=0.2"], {"strategy": Direct(tau=0.2)}),
         (["strategy=inverse", "gamma=3", "tau=0.7"], {"strategy": Inverse(tau=0.7, gamma=3)}),
+        (["strategy=kl_ball", "bounds=[0.1, 0.5]", "masked=false"], {"strategy": KLBall(bounds=(0.1, 0.5))}),
         (["strategy=alphacl_plugins.strategies.Direct", "p=6"], {"strategy": Direct(p=6)}),
         (
             ['strategy={"class_path": "alphacl_plugins.strategies.Direct", "init_args": {"p": 6}}'],

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from batches import NEGATIVES, random_queue
-from oracles import is_finite, random_views, relative_error
+from oracles import in_a_batch, is_finite, random_views, relative_error
 
 from alphacl_plugins import (
     AlphaCLLoss,
@@ -27,7 +27,7 @@ every_name = pytest.mark.parametrize("name", strategy_names())
 @pytest.mark.parametrize("seed", range(2))
 def test_gradient_through_alpha_is_that_of_the_value(name, seed):
     views = random_views(seed, n=4, d=3)
-    strategy = strategies.Triplet(0.3) if name == "triplet" else build_strategy(name)
+    strategy = strategies.Triplet(0.3) if name == "triplet" else in_a_batch(build_strategy(name))
     for negatives in ("both", "same"):
         loss = AlphaCLLoss(strategy, negatives=negatives, detach_alpha=False)
         assert torch.autograd.gradcheck(loss, views, atol=1e-7)
@@ -282,7 +282,7 @@ Z = torch.zeros(3, 2)
             TypeError,
             r"strategy: expected a name or a strategy object, got <class",
         ),
-        (lambda: AlphaCLLoss("nope"), ValueError, r"strategy: expected one of dhel, direct, .*got 'nope'"),
+        (lambda: AlphaCLLoss("nope"), ValueError, r"strategy: expected one of adnce, circle, .*got 'nope'"),
         (lambda: AlphaCLLoss(negatives="all"), ValueError, r"negatives: expected one of 'both', .*, got 'all'"),
         (lambda: AlphaCLLoss(reduction="sum"), ValueError, r"reduction: expected one of 'mean', 'none', got 'sum'"),
         (lambda: AlphaCLLoss(symmetric="yes"), TypeError, r"symmetric: expected True or False, got 'yes'"),

@@ -10,7 +10,7 @@ from batches import random_queue, several_views
 from oracles import ALL_STRATEGIES, half_squared, relative_error, strategy_id
 
 from alphacl_plugins import AlphaCLLoss, PairWeights, row_losses
-from alphacl_plugins.strategies import DHEL, KCL, Direct, Entropy, InfoNCE, LearnableTemperature, Square
+from alphacl_plugins.strategies import ADNCE, DHEL, KCL, Direct, Entropy, InfoNCE, LearnableTemperature, Square
 from live_bytes import LiveBytes
 
 N, D, VIEWS = 5, 3, 2
@@ -226,6 +226,12 @@ def test_rules(n_views, rule, strategy):
         if rule == "other views" and n_views == 1 and "queue_labels" not in names:
             continue  # an error
         check(strategy, *ENGINES, n_views=n_views, options=RULES[rule], reductions=("mean", "none"), **mixed(names))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_with_a_second_sum_of_exponentials(rule):
+    for names in (("labels",), ("labels", "count of samples")):
+        check(ADNCE(), *ENGINES, n_views=2, options=RULES[rule], reductions=("none",), **mixed(names))
 
 
 @pytest.mark.parametrize("n_views", [2, 3])

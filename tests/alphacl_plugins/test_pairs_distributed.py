@@ -9,7 +9,7 @@ from processes import run_in_processes
 from torch import distributed as dist
 from torch import nn
 
-from alphacl_plugins import AlphaCLLoss
+from alphacl_plugins import AlphaCLLoss, EmbeddingQueue
 from alphacl_plugins.strategies import KCL, InfoNCE, Square
 
 N, D, C = 12, 5, 5
@@ -120,7 +120,6 @@ def check_that_all_raise(world, alone, gather):
     )
     for mine, other, message in (
         ({"count": torch.ones(3)}, {}, kinds),
-        ({"count": [1.0]}, {}, kinds),
         ({"count": torch.ones(3)}, {"count": torch.ones(n_columns)}, kinds),
         ({"count": torch.ones(5)}, {"count": torch.ones(n_columns)}, shapes),
         (
@@ -133,6 +132,30 @@ def check_that_all_raise(world, alone, gather):
     ):
         with pytest.raises(ValueError, match=message):
             AlphaCLLoss("infonce", gather_distributed=gather)(*z, **(mine if alone else other))
+    elsewhere, right = (
+        "arguments: expected right ones on every rank, got an error on ranks",
+        torch.zeros(3, dtype=torch.int64),
+    )
+    for wrong, error, message in (
+        ({"count": [1.0]}, TypeError, "count: expected a tensor"),
+        ({"labels": right[:2]}, ValueError, "labels: expected"),
+        ({"labels": right.float()}, TypeError, "labels: expected"),
+        ({"extra_negatives": [1.0]}, TypeError, "extra_negatives: expected"),
+        ({"queue": torch.ones(2, 5)}, ValueError, "queue: expected"),
+    ):
+        name = next(iter(wrong))
+        fine = {"count": torch.ones(3), "labels": right, "extra_negatives": extra, "queue": extra}[name]
+        with pytest.raises(error if alone else ValueError, match=message if alone else elsewhere):
+            AlphaCLLoss("infonce", gather_distributed=gather)(*z, **{name: wrong[name] if alone else fine})
+    with pytest.raises(TypeError if alone else ValueError, match="z_aug: expected" if alone else elsewhere):
+        AlphaCLLoss("infonce", gather_distributed=gather)(z[0], None if alone else z[1])
+    queue = EmbeddingQueue(8, 4, gather_distributed=True, labels=True)
+    with pytest.raises(ValueError, match="labels: expected" if alone else elsewhere):
+        queue.enqueue(z[0], right[:2] if alone else right)
+    differ = "z: expected the same options of the loss and kind of strategy on every rank"
+    for options in ({"negatives": "cross"}, {"scale": "ntxent"}, {"positives": "other_views"}, {"strategy": "direct"}):
+        with pytest.raises(ValueError, match=differ):
+            AlphaCLLoss(**({"strategy": "infonce"} | (options if alone else {})), gather_distributed=gather)(*z)
     loss = AlphaCLLoss("infonce", gather_distributed=gather, reduction="none")
     with pytest.raises(ValueError, match="z: expected the same use of gradients on every rank"):
         loss(*z, extra_negatives=extra.requires_grad_(alone))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from batches import LABELS, several_views
-from oracles import is_finite
+from oracles import in_a_batch, is_finite
 
 from alphacl_plugins import AlphaCLLoss, build_strategy, strategies, strategy_names
 
@@ -25,7 +25,7 @@ def test_labels_that_are_all_different_change_nothing():
 
 @every_name
 def test_gradient_through_alpha_is_that_of_the_value(name):
-    strategy = strategies.Triplet(0.3) if name == "triplet" else build_strategy(name)
+    strategy = strategies.Triplet(0.3) if name == "triplet" else in_a_batch(build_strategy(name))
     loss = AlphaCLLoss(strategy, detach_alpha=False)
     views = several_views(3)
     assert torch.autograd.gradcheck(lambda *v: loss(*v, labels=LABELS["unequal"]), views, atol=1e-7)

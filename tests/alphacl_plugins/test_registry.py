@@ -31,6 +31,8 @@ def test_the_names_are_those_of_the_design():
     family = {"infonce", "mine", "triplet", "soft_triplet", "n_plus_1_tuplet", "lifted_structured"}
     family |= {"modified_triplet", "triplet_contrastive"}
     others = {"entropy", "inverse", "inverse_exact", "square", "direct", "uniform", "dhel", "kcl"}
+    others |= {"hardness", "dual_temperature", "adnce", "debiased", "sigmoid", "student_t", "rince"}
+    others |= {"multi_similarity", "circle", "tsallis", "kl_ball", "dcl_weighted", "macl"}
     assert set(strategy_names()) == family | others
 
 
@@ -41,6 +43,8 @@ def test_defaults_are_those_of_the_papers():
     assert built["inverse"] == strategies.Inverse(tau=0.5, gamma=2.0)
     assert built["inverse_exact"] == strategies.InverseExact(tau=0.5, gamma=2.0)
     assert built["square"] == strategies.Square(tau=5.0)
+    assert built["kl_ball"] == strategies.KLBall(rho=0.3, bounds=(0.05, 0.7))
+    assert built["tsallis"] == strategies.Tsallis(index=1.5, tau=0.5)
     assert built["direct"] == strategies.Direct(tau=0.5, p=4.0, normalize=True)
     assert built["dhel"] == strategies.DHEL(tau=0.3, include_augs=True)
     assert built["kcl"] == strategies.KCL(kernel="gaussian", t=2.0, gamma=16.0)
@@ -48,6 +52,15 @@ def test_defaults_are_those_of_the_papers():
     assert built["soft_triplet"] == strategies.SoftTriplet(tau=0.5, eps=0.0)
     assert built["lifted_structured"] == strategies.LiftedStructured(eps=1.0)
     assert built["modified_triplet"] == strategies.ModifiedTriplet(c=1.0)
+    assert built["hardness"] == strategies.Hardness(tau=0.5, a=9.0)
+    assert built["dual_temperature"] == strategies.DualTemperature(tau_alpha=0.1, tau_beta=1.0)
+    assert built["adnce"] == strategies.ADNCE(tau=0.4, mu=0.7, sigma=0.5)
+    assert built["debiased"] == strategies.Debiased(tau=0.5, tau_plus=0.1, beta=0.0, detach=True)
+    assert built["sigmoid"] == strategies.Sigmoid(t=10.0, b=-10.0)
+    assert built["student_t"] == strategies.StudentT(nu=1.0, t=1.0)
+    assert built["rince"] == strategies.RINCE(tau=0.5, q=0.5, lam=0.01)
+    assert built["multi_similarity"] == strategies.MultiSimilarity(alpha=2.0, beta=50.0, base=0.5)
+    assert built["circle"] == strategies.Circle(m=0.4, gamma=80.0)
 
 
 def test_a_registered_strategy_is_built_by_name_with_its_options():
@@ -59,10 +72,20 @@ def test_a_strategy_is_built_from_its_import_path():
     assert build_strategy("alphacl_plugins.strategies.direct.Direct", p=6.0) == strategies.Direct(p=6.0)
 
 
-@pytest.mark.parametrize(("name", "meant"), [("dcl", "entropy"), ("NT-Xent", "infonce"), ("infonse", "infonce")])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("dcl", "entropy"), ("NT-Xent", "infonce"), ("infonse", "infonce"), ("SINCERE", "infonce"), ("HCL", "debiased")],
+)
 def test_a_name_used_elsewhere_leads_to_ours(name, meant):
     with pytest.raises(ValueError, match=rf"strategy: expected one of .*; did you mean '{meant}'\?"):
         build_strategy(name)
+
+
+def test_a_name_of_the_same_loss_builds_it():
+    assert build_strategy("FlatNCE", tau=0.2) == strategies.Entropy(tau=0.2)
+    assert build_strategy("SigLIP") == strategies.Sigmoid()
+    assert build_strategy("t-SimCNE") == strategies.StudentT()
+    assert set(registry._ALIASES.values()) | set(registry._SYNONYMS.values()) <= set(strategy_names())
 
 
 def test_a_name_is_taken_once():
@@ -118,8 +141,9 @@ def test_options_are_those_of_the_registry():
     built = [build_strategy(name) for name in strategy_names()]
     hints = typing.get_type_hints(StrategyOptions)
     values = {field: getattr(strategy, field) for strategy in built for field in vars(strategy)}
-    assert set(hints) == {*values, "learnable_tau"}
-    assert {name: hints[name] for name in values} == {name: type(value) for name, value in values.items()}
+    assert set(hints) == {*values, "learnable_tau", "learn", "effective_share", "masked"}
+    kinds = {name: typing.get_origin(hints[name]) or hints[name] for name in values}
+    assert kinds == {name: type(value) for name, value in values.items()}
 
 
 def test_a_name_a_path_and_an_object_are_resolved():
@@ -159,7 +183,7 @@ def test_an_import_path_that_fails_says_why(path, message):
         (
             lambda: build_strategy("direkt"),
             ValueError,
-            r"strategy: expected one of dhel, .*'direkt'; did you mean 'direct'",
+            r"strategy: expected one of adnce, .*'direkt'; did you mean 'direct'",
         ),
         (lambda: build_strategy("InfoNCE"), ValueError, r"got 'InfoNCE'; did you mean 'infonce'"),
         (lambda: build_strategy(".x"), ImportError, r"strategy: expected an import path .*, got '.x'"),
@@ -198,7 +222,7 @@ def test_an_import_path_that_fails_says_why(path, message):
         (
             lambda: build_strategy("direct", learnable_tau=True),
             ValueError,
-            r"^learnable_tau: expected False with Direct\(.* set directly",
+            r"^learnable_tau: expected False with Direct\(.* no loss of its own",
         ),
         (
             lambda: build_strategy("kcl", learnable_tau=True),

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from oracles import ALL_STRATEGIES, is_finite, random_distances, relative_error, strategy_id
+from oracles import ALL_STRATEGIES, in_a_batch, is_finite, random_distances, relative_error, strategy_id
 
 from alphacl_plugins import PairWeights, build_strategy, strategy_names
 from alphacl_plugins.strategies import (
@@ -17,12 +17,14 @@ from alphacl_plugins.strategies import (
     InfoNCE,
     Inverse,
     InverseExact,
+    KLBall,
     LearnableTemperature,
     LiftedStructured,
     Regularized,
     Square,
     Strategy,
     Triplet,
+    Tsallis,
     Uniform,
 )
 from alphacl_plugins.strategies.guarded import Guarded, plain
@@ -133,6 +135,13 @@ def test_value_and_weights_belong_together(strategy, seed):
 
 
 WITHOUT_OWN_LOSS = {"direct", "uniform", "inverse", "inverse_exact"}
+WITHOUT_OWN_LOSS |= {
+    "hardness",
+    "dual_temperature",
+    "adnce",
+    "circle",
+    "macl",
+}  # parts of the published loss are held fixed
 
 
 def test_which_strategies_have_their_own_loss():
@@ -143,7 +152,11 @@ def test_which_strategies_have_their_own_loss():
 @pytest.mark.parametrize("tau", [1e-3, 1e3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "name", ["infonce", "entropy", "inverse", "inverse_exact", "square", "direct", "dhel", "soft_triplet"]
+    "name",
+    [
+        *("infonce", "entropy", "inverse", "inverse_exact", "square", "tsallis", "direct", "dhel", "soft_triplet"),
+        *("hardness", "adnce", "debiased", "rince"),
+    ],
 )
 def test_extreme_temperatures_are_finite(name, tau, dtype):
     d2_pos, d2_neg = (d.to(dtype) for d in random_distances(0, anchors=6, candidates=50))
@@ -243,7 +256,7 @@ def test_functions_that_cannot_be_called_are_refused():
         Regularized("r", torch.exp)
 
 
-REGISTERED = {name: build_strategy(name) for name in strategy_names()}
+REGISTERED = {name: in_a_batch(build_strategy(name)) for name in strategy_names()}
 every_separable = pytest.mark.parametrize("strategy", [s for s in ALL_STRATEGIES if s.separable], ids=strategy_id)
 every_with_tau = pytest.mark.parametrize("strategy", [s for s in ALL_STRATEGIES if has_temperature(s)], ids=strategy_id)
 
@@ -284,6 +297,8 @@ def test_uses_positive_says_whether_the_row_depends_on_the_positive(strategy):
 
 def test_which_registered_strategies_use_the_positive():
     uses = {"infonce", "soft_triplet", "n_plus_1_tuplet", "lifted_structured", "triplet", "modified_triplet", "kcl"}
+    uses |= {"hardness", "dual_temperature", "adnce", "debiased", "sigmoid", "student_t", "rince", "multi_similarity"}
+    uses |= {"circle", "dcl_weighted"}
     assert {name for name, strategy in REGISTERED.items() if strategy.uses_positive} == uses
     d2_pos, d2_neg = random_distances(0, anchors=5, candidates=7)
     for name in uses:
@@ -292,14 +307,14 @@ def test_which_registered_strategies_use_the_positive():
 
 
 def test_which_registered_strategies_have_a_loss_that_tau_can_learn_from():
-    has = {"infonce", "entropy", "soft_triplet", "dhel", "square", "inverse_exact"}
+    has = {"infonce", "entropy", "soft_triplet", "dhel", "square", "inverse_exact", "rince", "tsallis", "dcl_weighted"}
     assert {name for name, strategy in REGISTERED.items() if strategy.has_loss} == has
 
 
 @every_separable
 def test_without_totals_factors_are_the_same(strategy):
     d2_pos = random_distances(0, anchors=5, candidates=3)[1]
-    totals = [Totals(torch.full((5, 1), x, dtype=torch.float64), x, 7) for x in (0.5, 1.5)]
+    totals = [Totals(*(torch.full((5, 1), y, dtype=torch.float64) for y in (x, x, 7, 2 * x))) for x in (0.5, 1.5)]
     first, second = (strategy.factors(d2_pos, t) for t in totals)
     changes = any(not torch.equal(a, b) for a, b in zip(first, second, strict=True) if a is not None)
     assert changes == strategy.uses_totals
@@ -518,7 +533,8 @@ class Loss(torch.nn.Module):
 
 @pytest.mark.parametrize(
     "strategy",
-    [InfoNCE(), Direct(), Square(), InverseExact(), LearnableTemperature(InfoNCE()), LearnableTemperature(Square()),
+    [InfoNCE(), Direct(), Square(), InverseExact(), Tsallis(), Tsallis(0.5), KLBall(),
+     LearnableTemperature(InfoNCE()), LearnableTemperature(Square()),
      LearnableTemperature(Direct(), learnable=False), WithParameters(), Steeper(), in_place],
     ids=strategy_id,
 )  # fmt: skip

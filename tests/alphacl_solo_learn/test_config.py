@@ -52,6 +52,14 @@ def test_a_mapping_holds_options_of_strategy_and_loss_together_and_null_is_the_d
     assert (got.negatives, got.l2_normalize, got.detach_alpha, got.gather_distributed) == ("same", True, False, False)
 
 
+def test_bounds_are_a_list_and_a_mask_goes_around(solo):
+    got = criterion(solo, "simclr", {"name": "alpha_cl", "strategy": "kl_ball", "bounds": [0.1, 1], "masked": 0.2})
+    assert got.strategy.strategy == strategies.KLBall(bounds=(0.1, 1.0))
+    assert got.strategy.margin == 0.2
+    got = criterion(solo, "simclr", {"name": "alpha_cl", "strategy": "direct", "masked": False})
+    assert got.strategy == strategies.Direct()
+
+
 @pytest.mark.usefixtures("users_module")
 def test_an_import_path_with_its_own_options(solo):
     got = criterion(solo, "simclr", {"name": "alpha_cl", "strategy": "users_module.UsersOwn", "share": 0.5})

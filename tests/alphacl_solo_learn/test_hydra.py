@@ -93,7 +93,17 @@ def test_every_form_of_the_key_selects_the_loss(compose, form):
 def test_the_group_holds_every_option_and_its_default(compose):
     loss = compose("users", [], USERS.format(defaults="[_self_, loss: alpha_cl]", loss="")).loss
     known = {option for strategy in registry._REGISTRY.values() for option in registry._options(strategy)}
-    assert set(loss) == {"name", "strategy", "learnable_tau", BANK, *LOSS_OPTIONS, *known}
+    assert set(loss) == {
+        "name",
+        "strategy",
+        "learnable_tau",
+        "learn",
+        "effective_share",
+        "masked",
+        BANK,
+        *LOSS_OPTIONS,
+        *known,
+    }
     assert given_options(loss) == {}
 
 

@@ -75,7 +75,7 @@ def test_every_number_of_every_run_is_kept(report):
         assert 1 <= run["scores"]["effective_rank"] <= 60
         assert len(run["curves"]) == (0 if run["method"] == "untrained" else 2)
         for epoch in run["curves"]:
-            assert epoch.keys() == {"loss", "d2_pos", "d2_neg", "alpha_entropy", "effective_negatives"}
+            assert epoch.keys() == {"loss", "d2_pos", "d2_neg", "alpha_entropy", "effective_negatives", "negatives"}
 
 
 def test_statistics_are_computed_every_50_steps(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def test_the_report_holds_every_number(runs, output):
     for run in runs:
         assert len(run.curves) == (run.method != UNTRAINED)
         for epoch in run.curves:
-            assert epoch.keys() == {"loss", "d2_pos", "d2_neg", "alpha_entropy", "effective_negatives"}
+            assert epoch.keys() == {"loss", "d2_pos", "d2_neg", "alpha_entropy", "effective_negatives", "negatives"}
     first, second = (run.recalls["right → left @1"] for run in runs if run.method == "direct")
     summary = report["summary"]["direct"]["right → left @1"]
     assert summary["mean"] == pytest.approx((first + second) / 2)

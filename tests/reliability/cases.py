@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from alphacl_plugins import AlphaCLLoss, build_strategy, strategy_names
-from alphacl_plugins.strategies import Family, InfoNCE, LearnableTemperature, Regularized, Strategy
+from alphacl_plugins.strategies import Family, InfoNCE, LearnableTemperature, Masked, Regularized, Strategy
 from alphacl_plugins.strategies.guarded import plain
 
 _FIXED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -44,6 +44,8 @@ OPTIONS: dict[str, SearchStrategy[dict[str, Any]]] = {
     "inverse": options(tau=TAU, gamma=between(0.05, 20)),
     "inverse_exact": options(tau=TAU, gamma=between(1.01, 20)),
     "square": options(tau=TAU),
+    "tsallis": options(tau=TAU, index=st.sampled_from([-3.0, 0.0, 1.0, 1.5, 2.0]) | st.floats(-3, 2)),
+    "kl_ball": options(rho=between(1e-2, 20), bounds=st.sampled_from([(0.05, 0.7), (1e-3, 1e3)])),
     "direct": options(tau=TAU, p=between(0.1, 20), normalize=st.booleans()),
     "dhel": options(tau=TAU, include_augs=st.booleans()),
     "kcl": options(kernel=st.sampled_from(["gaussian", "log", "imq"]), t=between(1e-3, 1e3), gamma=between(1e-3, 1e3))
@@ -52,10 +54,20 @@ OPTIONS: dict[str, SearchStrategy[dict[str, Any]]] = {
     "soft_triplet": options(tau=TAU, eps=st.floats(-20, 20)),
     "lifted_structured": options(eps=st.floats(-20, 20)),
     "modified_triplet": options(c=between(1e-3, 1e3)),
+    "hardness": options(tau=TAU, a=st.floats(0, 100)),
+    "dual_temperature": options(tau_alpha=TAU, tau_beta=TAU),
+    "adnce": options(tau=TAU, mu=st.floats(-2, 2), sigma=between(0.05, 20)),
+    "debiased": options(tau=TAU, tau_plus=st.floats(0, 0.9), beta=st.floats(0, 5), detach=st.booleans()),
+    "sigmoid": options(t=between(1e-3, 1e3), b=st.floats(-20, 20)),
+    "student_t": options(nu=between(1e-2, 1e3), t=between(1e-3, 1e3)),
+    "rince": options(tau=TAU, q=between(0.01, 1), lam=between(1e-3, 1)),
+    "multi_similarity": options(alpha=between(1e-2, 1e2), beta=between(1e-2, 1e3), base=st.floats(-1, 1)),
+    "circle": options(m=between(0.01, 1), gamma=between(1e-2, 1e3)),
 }
 OTHERS: dict[str, Callable[[], Strategy]] = {
     "Regularized": lambda: Regularized(derivative=lambda a: 0.5 / a, inverse_derivative=lambda v: 0.5 / v),
     "LearnableTemperature": lambda: LearnableTemperature(InfoNCE(tau=0.2)),
+    "Masked": lambda: Masked(InfoNCE(tau=0.2)),
     "Family": lambda: Family(phi=torch.log1p, psi=torch.nn.functional.softplus),
 }
 NAMES = [*strategy_names(), *OTHERS]
@@ -86,6 +98,13 @@ def moderate(name: str) -> SearchStrategy[Strategy]:
         "t": (0.5, 2.0),
         "c": (0.5, 5.0),
         "eps": (0.0, 2.0),
+        "tau_alpha": (0.1, 2.0),
+        "tau_beta": (0.1, 2.0),
+        "sigma": (0.3, 2.0),
+        "alpha": (0.5, 5.0),
+        "beta": (0.0, 20.0),
+        "nu": (0.5, 10.0),
+        "q": (0.1, 1.0),
     }
 
     def clip(strategy: Strategy) -> Strategy:

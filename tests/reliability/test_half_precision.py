@@ -65,7 +65,7 @@ def test_a_training_loop_with_a_grad_scaler(name, dtype):
     with record.case("training with autocast and GradScaler", name):
         model = network()
         criterion = AlphaCLLoss(default_strategy(name))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05 / getattr(criterion.strategy, "gamma", 1))  # circle: 80
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=6)
         scales = []
 

@@ -205,6 +205,7 @@ LAYOUTS: dict[str, Callable[[Tensor, int, int, int], list[Tensor]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:z_aug. got the tensor z itself")  # one tensor, with labels
 @every_name
 @both_forms
 @pytest.mark.filterwarnings("ignore:z_aug. got the tensor z itself")

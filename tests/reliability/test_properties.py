@@ -13,7 +13,7 @@ from reliability import record
 from reliability.cases import FORMS, Case, both_forms, cases, drawn_strategies, every_name, moderate
 from torch import Tensor
 
-from alphacl_plugins.strategies import LiftedStructured
+from alphacl_plugins.strategies import Circle, LiftedStructured
 
 DOCUMENTED = re.compile(r"[\w.]+(\[\d+\])?: expected ")
 
@@ -30,9 +30,10 @@ def sizes(case: Case) -> tuple[float, float]:
 
 def amplification(case: Case, length: float) -> float:
     """By how much the strategy may multiply a distance, and how many it may sum: with the options, a generous bound."""
-    numbers = [getattr(case.strategy, option, 1.0) for option in ("tau", "t", "c", "gamma", "eps")]
+    options = ["tau", "t", "c", "gamma", "eps", "a", "b", "alpha", "beta", "nu", "tau_alpha", "tau_beta"]
+    numbers = [getattr(case.strategy, option, 1.0) for option in options]
     rows = case.samples * case.views + case.queue_rows
-    weight = length if isinstance(case.strategy, LiftedStructured) else 1.0  # its α grow as D
+    weight = length if isinstance(case.strategy, (Circle, LiftedStructured)) else 1.0  # their α grow as D
     weight *= 1.0 if case.detach_alpha else length**0.5  # D times the slope of α in D times that of D in an entry
     return rows**2 * weight * math.prod(max(abs(x), 1 / abs(x)) for x in numbers if x)
 

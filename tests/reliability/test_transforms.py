@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from oracles import random_views, relative_error
+from oracles import in_a_batch, random_views, relative_error
 from reliability import record
 from reliability.cases import default_strategy, every_name
 
@@ -94,7 +94,7 @@ def test_jacobian_of_the_losses_of_the_anchors(name):
 def test_hessian_of_the_loss_whose_alpha_moves(name):
     """By torch.func against autograd twice, and against differences of the gradient."""
     with record.case("torch.func: jacrev, hessian", name):
-        loss = AlphaCLLoss(default_strategy(name), detach_alpha=False)
+        loss = AlphaCLLoss(in_a_batch(default_strategy(name)), detach_alpha=False)
         z, z_aug = (view.detach() for view in random_views(3, n=4, d=3))
         by_func = torch.func.hessian(loss)(z, z_aug).reshape(12, 12)
         twice = torch.autograd.functional.hessian(lambda rows: loss(rows, z_aug), z).reshape(12, 12)

@@ -18,8 +18,9 @@ def test_every_strategy_with_every_option_of_its_own(name):
     strategy = build_strategy(name)
     own = {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}
     assert own.keys() <= set(STRATEGY_OPTIONS)
+    others = {"kernel": "imq", "index": 0.5, "bounds": (0.1, 0.5)}
     changed = {
-        key: (not value) if isinstance(value, bool) else "imq" if key == "kernel" else value + 1
+        key: others[key] if key in others else (not value) if isinstance(value, bool) else value / 2 + 0.01
         for key, value in own.items()
     }
     built = Settings(strategy=name, **changed).criterion().strategy
