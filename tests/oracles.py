@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -42,6 +43,11 @@ def in_a_batch(strategy: object) -> object:
 
 
 ALL_STRATEGIES = [in_a_batch(s.build_strategy(name)) for name in s.strategy_names()] + EXTRA_STRATEGIES
+# The same for pytest: what is solved by autograd in every step of Newton's method in `make test-full`.
+STRATEGIES_OF_TESTS = [
+    pytest.param(strategy, marks=pytest.mark.slow) if isinstance(strategy, s.Regularized) else strategy
+    for strategy in ALL_STRATEGIES
+]
 
 
 def strategy_id(strategy: object) -> str:

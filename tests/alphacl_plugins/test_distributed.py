@@ -207,7 +207,7 @@ def test_a_rank_may_be_without_gradient_where_no_other_waits_for_it(world, tmp_p
     run_in_processes(world, tmp_path, a_rank_without_gradient)
 
 
-@pytest.mark.parametrize("world", [1, 2, THREE, 4])
+@pytest.mark.parametrize("world", [1, 2, THREE, FOUR])
 def test_parameter_gradients_are_those_of_one_process(world, tmp_path):
     expected = {name: value_and_gradients(case, slice(None), network(), gather=False) for name, case in CASES.items()}
     run_in_processes(world, tmp_path, compare, expected)

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 from batches import random_queue, several_views
-from oracles import ALL_STRATEGIES, half_squared, relative_error, strategy_id
+from oracles import STRATEGIES_OF_TESTS, half_squared, relative_error, strategy_id
 
 from alphacl_plugins import AlphaCLLoss, PairWeights, row_losses
 from alphacl_plugins.strategies import ADNCE, DHEL, KCL, Direct, Entropy, InfoNCE, LearnableTemperature, Square
@@ -209,7 +209,7 @@ def test_arguments_alone_and_in_pairs(names):
             check(strategy, *ENGINES, negatives=negatives, **mixed(names))
 
 
-@pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
+@pytest.mark.parametrize("strategy", STRATEGIES_OF_TESTS, ids=strategy_id)
 def test_every_strategy(strategy):
     for names in (("queue_labels", "count of samples"), ("ids of extra", "count of samples"), ("own", "labels")):
         check(strategy, "auto", "autograd", **mixed(names))
@@ -258,7 +258,7 @@ def test_matrices(negatives, strategy):
             check(strategy, *ENGINES, negatives=negatives, **call, count=counts, exclude=mask)
 
 
-@pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
+@pytest.mark.parametrize("strategy", STRATEGIES_OF_TESTS, ids=strategy_id)
 def test_an_anchor_all_of_whose_negatives_count_0_is_0(strategy):
     d_pos, d_neg = torch.rand(2, 1, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
     losses = row_losses(strategy, d_pos, d_neg, count=torch.tensor([[False] * 3, [True] * 3]))

@@ -317,7 +317,7 @@ def compare_gathered(rank, world, expected):
     assert all(torch.equal(gathered.state_dict()[name], tensor) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_gathered_it_is_on_every_rank_that_of_one_process(world, tmp_path):
     expected = {}
     for overflow in OVERFLOWS:

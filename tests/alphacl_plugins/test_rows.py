@@ -3,12 +3,12 @@
 import pytest
 import torch
 from batches import several_views
-from oracles import ALL_STRATEGIES, half_squared, random_distances, relative_error, strategy_id
+from oracles import STRATEGIES_OF_TESTS, half_squared, random_distances, relative_error, strategy_id
 
 from alphacl_plugins import AlphaCLLoss, PairWeights, row_losses
 from alphacl_plugins.strategies import Direct, InfoNCE, LearnableTemperature
 
-every_strategy = pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES_OF_TESTS, ids=strategy_id)
 
 
 def distances(views, labels):

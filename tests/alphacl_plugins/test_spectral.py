@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from oracles import ALL_STRATEGIES, relative_error, strategy_id
+from oracles import STRATEGIES_OF_TESTS, relative_error, strategy_id
 from sklearn.decomposition import PCA
 from torch.testing import assert_close
 
@@ -91,7 +91,7 @@ def test_a_tensor_alpha_gives_the_functional_covariance(seed, block_size):
     assert torch.equal(got, got.T)
 
 
-@pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
+@pytest.mark.parametrize("strategy", STRATEGIES_OF_TESTS, ids=strategy_id)
 def test_a_strategys_covariance_is_that_of_its_alpha(strategy):
     x, x_aug, _ = draw()
     alpha = loop_alpha(strategy, x, x_aug)
@@ -114,7 +114,7 @@ def test_labels_make_the_other_samples_of_a_class_positives(with_view, block_siz
 
 
 @pytest.mark.parametrize("with_view", [True, False])
-@pytest.mark.parametrize("strategy", ALL_STRATEGIES, ids=strategy_id)
+@pytest.mark.parametrize("strategy", STRATEGIES_OF_TESTS, ids=strategy_id)
 def test_with_labels_each_positive_gives_a_row_of_its_own(strategy, with_view):
     x, x_aug, _ = draw(1)
     x_aug = x_aug if with_view else None

@@ -72,6 +72,7 @@ OTHERS: dict[str, Callable[[], Strategy]] = {
 }
 NAMES = [*strategy_names(), *OTHERS]
 SLOW = {"Regularized"}  # solved by autograd in every step of Newton's method
+SLOW |= {"hardness", "dual_temperature", "adnce", "student_t", "rince", "multi_similarity", "circle", "dcl_weighted"}
 every_name = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
 )
