@@ -261,7 +261,7 @@ def test_trainings_end_in_time_with_a_probe_after_their_last_epoch(tmp_path, mon
     monkeypatch.setattr(trainings, "MOST_EPOCHS", 3)
     monkeypatch.setattr(trainings, "SAVE_EVERY", 0.1)
     log = io.StringIO()
-    ended = trainings.run(tmp_path / "digits", "cpu", 1, 100.0, tmp_path, log)
+    ended = trainings.run(tmp_path / "digits", "cpu", 1, 400.0, tmp_path, log)
     report = json.loads((tmp_path / "trainings.json").read_text(encoding="utf-8"))
     assert ended["state"] == "finished"
     assert [row["loss"] for row in ended["rows"][:4]] == list(trainings.LOSSES)[: len(ended["rows"])]

@@ -568,9 +568,12 @@ def test_a_cell_by_lightly_from_end_to_end(tmp_path):
     assert (
         "backbone=test_resnet, batch_size=64, train=200, test=60 | 2 |" in (tmp_path / "results/README.md").read_text()
     )
+    options[options.index("--seeds") + 1] = "2"
     listed = script(tmp_path, *options, "--dry-run")
     assert listed.returncode == 0, listed.stderr
-    assert "estimate: " in listed.stdout
+    first, second = listed.stdout.splitlines()[:2]
+    assert first.startswith("done ")
+    assert "estimate: " in second
 
 
 def test_an_error_of_the_user_s_is_one_line(tmp_path, monkeypatch):
