@@ -326,7 +326,9 @@ def check_compiled(engine, name, reduction, labels="unequal", n_views=2):
 
 
 @engines_without("kernel", "blocks of 1", "one block")
-@pytest.mark.parametrize(("name", "reduction"), [("direct", "mean"), ("infonce", "none")])
+@pytest.mark.parametrize(
+    ("name", "reduction"), [("direct", "mean"), pytest.param("infonce", "none", marks=pytest.mark.slow)]
+)
 def test_compiled_without_graph_breaks_it_is_the_same(engine, name, reduction):
     check_compiled(engine, name, reduction)
 

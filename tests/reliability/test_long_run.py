@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from reliability import record
-from reliability.cases import default_strategy, every_name
+from reliability.cases import NAMES, default_strategy
 from torch import nn
 
 from alphacl_plugins import AlphaCLLoss, EmbeddingQueue
 
 WARM_UP = 20
+
+QUICK = {"direct", "infonce", "square", "kcl", "debiased", "LearnableTemperature"}  # the others in `make test-full`
 
 
 def live_tensors() -> int:
@@ -65,7 +67,9 @@ def run_in_constant_memory(name: str, steps: int) -> None:
     assert all(parameter.isfinite().all() for parameter in training.model.parameters())
 
 
-@every_name
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_a_hundred_steps(name):
     with record.case("100 training steps in constant memory", name):
         run_in_constant_memory(name, 100)

@@ -74,6 +74,7 @@ def test_a_run_leaves_its_result_its_logs_and_its_weights(settings, capsys):
     assert re.search(r"after 2 epochs: linear probe \d+\.\d\d % \(best of 50 epochs\)", out)
 
 
+@pytest.mark.slow
 def test_adam_steps_at_the_rate_of_the_paper(settings, monkeypatch, capsys):
     used = []
     step = torch.optim.Adam.step
