@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pytorch_metric_learning import losses
-from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from alphacl_plugins import row_losses
-from alphacl_plugins.checks import check_choice
 from alphacl_plugins.options import check_scale
 from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
@@ -25,20 +25,16 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
     """Pair-weighted contrastive loss on the pairs that labels, or a miner, name.
 
     ``AlphaCLLoss("infonce", tau=0.07)`` is ``NTXentLoss(temperature=0.07)``, without its matrix of positive pairs times
-    negative pairs. Each positive of an anchor is compared with the anchor's negatives; positives of one anchor are
-    averaged. A pair that a miner names several times, as triplet miners do, counts as often.
+    negative pairs. Each positive pair has a loss, in which it is compared with the anchor's negatives; a reducer sees
+    these, as NTXentLoss's: a mean over anchors is the host's ``PerAnchorReducer``. A pair that a miner names several
+    times, as triplet miners do, counts as often.
 
     Args:
-        strategy: a registered name, an import path, or a strategy object. One that looks at the whole batch
-            (dcl_weighted, macl) is an error in the forward pass.
-        mean: "pair": every positive pair counts once, as in NTXentLoss; "anchor": every anchor once, as in SupConLoss
-            and in `alphacl_plugins.AlphaCLLoss`.
+        strategy: a registered name, an import path, or a strategy object.
         scale: "ntxent", or "paper", τ times as large; strategies without τ have the latter alone.
-        distance: of the host. D is ``1 - cos`` for CosineSimilarity, half the squared distance for LpDistance with
-            p = 2, and the distance itself (minus a similarity) for others, as in NTXentLoss. Dot products need a
-            strategy in which distances enter by differences.
-        reducer: of the host; it sees one loss for each anchor that has a positive.
-        embedding_regularizer, embedding_reg_weight, collect_stats: of the host.
+        distance: of the host; the default is CosineSimilarity, with D = 1 - cos. D is what another distance says, or
+            minus a similarity, as in NTXentLoss; for dot products a strategy in which distances enter by differences.
+        reducer, embedding_regularizer, embedding_reg_weight, collect_stats: of the host.
         **options: of a strategy given by name.
 
     Raises:
@@ -57,7 +53,6 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
         self,
         strategy: str | AnyStrategy = "direct",
         *,
-        mean: Literal["pair", "anchor"] = "pair",
         scale: Literal["paper", "ntxent"] = "ntxent",
         distance: Any = None,
         reducer: Any = None,
@@ -75,9 +70,8 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
             collect_stats=collect_stats,
         )
         self.strategy: Any = resolve_strategy(strategy, options)
-        check_choice("mean", mean, ("pair", "anchor"))
         check_scale(scale, self.strategy)
-        self.mean, self.scale = mean, scale
+        self.scale = scale
         similar = self.distance.is_inverted and not isinstance(self.distance, CosineSimilarity)
         if similar and plain(self.strategy).needs_distance:
             raise ValueError(
@@ -86,29 +80,30 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
             )
 
     def mat_based_loss(self, mat: Tensor, indices_tuple: Any) -> Any:
-        """Compute the losses of the anchors from the host's matrix ``[Q, K]`` and the pairs' indices."""
+        """Compute the losses of the positive pairs from the host's matrix ``[Q, K]`` and the pairs' indices."""
         a1, p, a2, n = indices_tuple
-        pos, neg = (
-            torch.zeros_like(mat).index_put_(at, mat.new_ones(()), accumulate=True) for at in ((a1, p), (a2, n))
-        )
-        self._assert_either_pos_or_neg(pos, neg)
-        anchors = pos.any(dim=1).nonzero()[:, 0]
-        if len(anchors) == 0 or len(a2) == 0:
+        if len(a1) == 0 or len(a2) == 0:
             return self.zero_losses()
-        d, pos, neg = self._half_squared(mat[anchors]), pos[anchors], neg[anchors]
-        number = pos.sum(dim=1, keepdim=True)
-        found = row_losses(self.strategy, d, d, share=pos / number, count=self._counts(neg), scale=self.scale)
-        if self.mean == "pair":
-            found = found * (number / number.mean())[:, 0]
-        return {"loss": {"losses": found, "indices": anchors, "reduction_type": "element"}}
+        d, one = self._distances(mat), mat.new_ones(())
+        pos, neg = (torch.zeros_like(mat).index_put_(at, one, accumulate=True) for at in ((a1, p), (a2, n)))
+        self._assert_either_pos_or_neg(pos, neg)
+        neg = self._counts(neg)
+        if type(self.reducer) is MeanReducer and not plain(self.strategy).uses_batch:  # a row for each anchor is enough
+            anchors = pos.any(dim=1).nonzero()[:, 0]
+            d, number = d[anchors], pos[anchors].sum(dim=1, keepdim=True)
+            share = pos[anchors] / number
+            found = row_losses(self.strategy, d, d, share=share, count=neg[anchors], scale=self.scale)
+            indices: Any = anchors
+            found, kind = found * (number / number.mean())[:, 0], "element"
+        else:
+            found = row_losses(self.strategy, d[a1, p][:, None], d[a1], count=neg[a1], scale=self.scale)
+            indices, kind = (a1, p), "pos_pair"
+        return {"loss": {"losses": found, "indices": indices, "reduction_type": kind}}
 
-    def _half_squared(self, mat: Tensor) -> Tensor:
-        distance = self.distance
-        if distance.is_inverted:
-            return 1 - mat if isinstance(distance, CosineSimilarity) else -mat
-        if isinstance(distance, LpDistance) and distance.p == 2:
-            return mat.pow(2 / distance.power) / 2 if distance.power != 2 else mat / 2
-        return mat
+    def _distances(self, mat: Tensor) -> Tensor:
+        if not self.distance.is_inverted:
+            return mat
+        return 1 - mat if isinstance(self.distance, CosineSimilarity) else -mat
 
     def _counts(self, neg: Tensor) -> Tensor:
         """Return how often each negative counts, as a mask for a strategy that cannot count."""
