@@ -32,11 +32,12 @@ def in_batch(loss: Any, batch: Batch, *, in_tiles: bool = False, detach: bool = 
         if not strategy.uses_batch:
             return strategy
         positives = _positives(loss, batch) if positives is None else positives
-        return strategy.on_batch(positives)
+        return strategy.on_batch(*positives)
 
     if not isinstance(kept, Calibrated) or kept.is_calibrated:
         return ready(plain(loss.strategy, detach=detach))
-    trains = loss.training and torch.is_grad_enabled()
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(batch.rows)  # what is kept would be one, too
+    trains = loss.training and torch.is_grad_enabled() and not wrapped
     group = loss.process_group if trains else loss.gathering_group()
 
     def share_at(options: dict[str, Tensor]) -> Tensor:
@@ -45,22 +46,29 @@ def in_batch(loss: Any, batch: Batch, *, in_tiles: bool = False, detach: bool = 
         if engine is not None:
             engine(batch, with_gradient=False)
         stats = statistics_of(strategy, batch) if engine is None else engine.stats
-        return mean_of_ranks(stats["effective_negatives"] / stats["negatives"], group)
+        entropy = mean_of_ranks(stats["alpha_entropy"], group)
+        return entropy.exp() * (stats["effective_negatives"] > 0) / mean_of_ranks(stats["negatives"], group)
 
-    with torch.no_grad():
-        tau = kept.find(share_at)
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # many evaluations, once
+    @torch.no_grad()
+    def calibrated() -> Tensor:
+        tau = kept.find(share_at, strict=trains)
         if trains:
             kept.tau = tau
-    return ready(plain(loss.strategy, at={"tau": tau}))
+        return tau
+
+    return ready(plain(loss.strategy, at={"tau": calibrated()}))
 
 
 @torch.no_grad()
-def _positives(loss: Any, batch: Batch) -> Tensor:
-    """Measure the views of each sample against each other, ``[M, V - 1]``, on all ranks that gather."""
+def _positives(loss: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Measure the views of each sample against each other, ``[M, V - 1]``, with weights ``[M]``, of all ranks."""
     if batch.views.shape[0] == 1:
         raise ValueError(
             f"z_aug: expected another view with {loss.strategy!r}, which needs a mean over views, got None"
         )
     d2 = batch._replace(labels=None).other_views()[1]
     assert d2 is not None  # as there are no labels
-    return gather_rows("z", d2, loss.gathering_group())
+    group = loss.gathering_group()
+    weights = None if batch.weights is None else gather_rows("sample_weight", batch.weights[:, None], group)[:, 0]
+    return gather_rows("z", d2, group), weights

@@ -134,30 +134,35 @@ def entropy_of_rows(alpha: Tensor, count: Tensor | None = None) -> Tensor:
 
 
 def batch_statistics(
-    d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, n_negatives: Tensor, n_anchors: Tensor
+    d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, n_negatives: Tensor, n_anchors: Tensor, some: Tensor
 ) -> dict[str, Tensor]:
-    """Return what a loss shows as ``last_stats``, by name; where no anchor has a negative, 0 are effective."""
+    """Return what a loss shows as ``last_stats``, by name; unless ``some`` negative has weight, 0 are effective."""
     stats = {"d2_pos": d2_pos, "d2_neg": d2_neg, "alpha_entropy": entropy}
-    effective = entropy.exp() * (n_negatives > 0)
+    effective = entropy.exp() * some
     return stats | {"effective_negatives": effective, "negatives": n_negatives / n_anchors}
 
 
 def statistics_of(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:
     """Return the means that a loss shows: distances, and the entropy of the α of an anchor, in nats."""
     with torch.no_grad(), without_autocast(batch.rows.device):
-        d2_pos, d2_neg, number, entropy, n = (batch.rows.new_zeros(()) for _ in range(5))
+        d2_pos, d2_neg, number, entropy, n, largest = (batch.rows.new_zeros(()) for _ in range(6))
         block, (_, d2_of_views) = automatic_block(strategy, batch), batch.other_views()
         for group in batch.groups(centre_of(batch.rows)):
             for start, stop in group.blocks(block):
                 found = weigh(strategy, batch, group, d2_of_views, start, stop)
                 left, share, neg = found.excluded.left, found.share, found.weights.neg
-                d2_pos += (share * found.d2_pos).sum()
-                d2_neg += found.excluded.total(found.d2).sum()
-                number += left.sum() if isinstance(left, Tensor) else left * (stop - start)
-                entropy += entropy_of_rows(neg, found.excluded.times).sum()
-                n += (share > 0).any(dim=1).sum() if isinstance(share, Tensor) else stop - start
-        n = n.clamp_min(1)
-        return batch_statistics(d2_pos / n, d2_neg / number.masked_fill(number == 0, 1), entropy / n, number, n)
+                anchors = slice(group.first + start, group.first + stop)
+                weights = torch.ones_like(neg[:, 0]) if batch.weights is None else batch.weights[anchors]
+                d2_pos += weights @ (share * found.d2_pos).sum(dim=1)
+                d2_neg += weights @ found.excluded.total(found.d2)[:, 0]
+                number += weights @ left[:, 0].to(neg.dtype) if isinstance(left, Tensor) else left * weights.sum()
+                entropy += weights @ entropy_of_rows(neg, found.excluded.times)
+                n += weights @ (share > 0).any(dim=1).to(neg.dtype) if isinstance(share, Tensor) else weights.sum()
+                largest = torch.maximum(largest, neg.amax())
+        n = n.masked_fill(n == 0, 1)
+        return batch_statistics(
+            d2_pos / n, d2_neg / number.masked_fill(number == 0, 1), entropy / n, number, n, largest > 0
+        )
 
 
 def effective_negatives(alpha: Tensor) -> Tensor:

@@ -65,8 +65,11 @@ def check_scale(scale: object, strategy: object) -> None:
 def number_of_options(loss: Any) -> int:
     """Return a number that differs where ranks that gather have different losses."""
     names = ("negatives", "symmetric", "l2_normalize", "detach_alpha", "reduction", "positives", "scale")
-    ours = [type(unmasked(loss.strategy)).__qualname__, loss.positives_as_negatives, loss.gather_distributed]
-    return zlib.crc32(repr([*ours, *(getattr(loss, name) for name in names)]).encode())
+    kept, inner = learnable_of(loss.strategy), unmasked(loss.strategy)
+    inner = inner if kept is None else kept.strategy
+    told = [x for x in getattr(inner, "__dict__", {}).values() if isinstance(x, (bool, int, float, str))]
+    ours = [type(inner).__qualname__, told, getattr(kept, "effective_share", None), loss.positives_as_negatives]
+    return zlib.crc32(repr([*ours, loss.gather_distributed, *(getattr(loss, name) for name in names)]).encode())
 
 
 def exponent_of(strategy: object) -> ExpPower | None:

@@ -69,6 +69,7 @@ class Batch(NamedTuple):
     said: Said = Said()
     asked: bool = False  # whether the strategy is asked for each positive
     masked: bool = False  # whether pairs are told apart by more than sample and class
+    weights: Tensor | None = None  # [M], of the anchors in means; None for 1
 
     def groups(self, centre: Tensor | float) -> list[Group]:
         """Group the anchors by what they are compared with; with labels, positives lie in all views.
@@ -244,6 +245,6 @@ def assemble(
     if labels is not None and plain and loss.negatives == "both" and (asked or labels.device.type == "cpu"):
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
     n_views, in_views = shape[0] if loss.symmetric else 1, (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
-    told = rules, said, asked, not plain and said.of_pairs
+    told = rules, said, asked, not plain and said.of_pairs, weights
     batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, *told)
     return Assembled(rows, length, batch, weights, differentiable)

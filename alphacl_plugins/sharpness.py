@@ -12,8 +12,8 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_count, check_non_negative, check_positive
 from alphacl_plugins.metrics import entropy_of_rows
-from alphacl_plugins.strategies import PairWeights, build_strategy, strategy_names
-from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies import PairWeights, resolve_strategy, strategy_names
+from alphacl_plugins.strategies.guarded import plain_on
 
 _ROWS = 64  # simulated anchors
 _HALF_STEP = 1e-4  # of the slope, in units of the spread
@@ -30,9 +30,9 @@ def strategy_table(
 ) -> str:
     """Show how sharp strategies are, on simulated distances: negatives are normal around a mean, and not below 0.
 
-    Columns: effective negatives, the exponential of α's entropy; the local temperature, ``-1 / (d log α / dD)`` at the
-    mean distance, that of the softmax with the same slope there; and α(D) in units of an average negative's weight, at
-    some distances around the mean. Strategies with as many effective negatives are equally sharp.
+    Columns: effective negatives, the exponential of α's mean entropy; the local temperature, ``-1 / (d log α / dD)``
+    at the mean distance, that of the softmax with the same slope there; and α(D) in units of an average negative's
+    weight, at some distances around the mean. Strategies with as many effective negatives are equally sharp.
 
     Args:
         strategies: names or import paths, with options as in ``"infonce:tau=0.1"``. None: all that are registered.
@@ -44,7 +44,7 @@ def strategy_table(
     Returns: lines of text.
 
     Raises:
-        TypeError, ValueError, ImportError: as `build_strategy`, or a number is outside its range.
+        TypeError, ValueError, ImportError: as `resolve_strategy`, or a number is outside its range.
 
     >>> print(strategy_table(["entropy:tau=0.25", "uniform"], negatives=100))  # doctest: +ELLIPSIS
     100 negatives at D = 1 ± 0.15, positive at D = 0.2; α(D) in units of an average negative's weight
@@ -59,6 +59,8 @@ def strategy_table(
     check_positive("spread", spread)
     check_non_negative("positive", positive)
     distances = [max(mean + step * spread, 0.0) for step in _CURVE]
+    if isinstance(strategies, str) or not all(isinstance(text, str) for text in strategies):
+        raise TypeError(f"strategies: expected a list of names, got {strategies!r}")
     head = ["strategy", "effective", "local τ", *(f"α({d:.2f})" for d in distances)]
     rows = [head]
     for text in strategies or strategy_names():
@@ -80,7 +82,7 @@ def _measure(
     strategy: Any, negatives: int, mean: float, spread: float, positive: float, distances: Sequence[float]
 ) -> tuple[float, float, list[float]]:
     """Return the mean effective negatives, the local temperature, and α at some distances over the mean α."""
-    rule, generator = plain(strategy), torch.Generator().manual_seed(0)
+    rule, generator = plain_on(strategy, torch.full((1,), positive)), torch.Generator().manual_seed(0)
     normal = torch.randn(_ROWS, negatives, generator=generator, dtype=torch.float64)
     d2_neg = (mean + spread * normal).clamp_min(0.0)
     d2_pos = torch.full_like(d2_neg[:, 0], positive)
@@ -94,7 +96,7 @@ def _measure(
         return answer.neg
 
     neg, half = weights(), _HALF_STEP * spread
-    effective = (entropy_of_rows(neg).exp() * (neg > 0).any(dim=1)).mean()
+    effective = entropy_of_rows(neg).mean().exp() * (neg > 0).any()
     near, far = weights(mean - half, mean + half)[:, :2].unbind(dim=1)
     slopes = (far.log() - near.log()) / (2 * half)
     slope = slopes[slopes.isfinite()].mean() if bool(slopes.isfinite().any()) else torch.tensor(math.nan)
@@ -117,7 +119,8 @@ def _parse(text: str) -> Any:
     name, _, options = text.partition(":")
     try:
         call: Any = ast.parse(f"f({options})", mode="eval").body
-        if call.args or any(word.arg is None for word in call.keywords):
+        names = [word.arg for word in call.keywords]
+        if call.args or None in names or len(set(names)) < len(names):
             raise ValueError
         values: dict[str, Any] = {
             str(word.arg): word.value.id if isinstance(word.value, ast.Name) else ast.literal_eval(word.value)
@@ -125,4 +128,4 @@ def _parse(text: str) -> Any:
         }
     except (SyntaxError, ValueError):
         raise ValueError(f"strategy: expected name:option=value,..., such as infonce:tau=0.1, got {text!r}") from None
-    return build_strategy(name, **values)
+    return resolve_strategy(name, values)

@@ -71,7 +71,7 @@ class TwoPass:
         sums: Sums = self._over_tiles(batch, lambda a, b, _: self._tiles.sums(a, b))
         if batch.rules.others_too:
             return self._beside_others(batch, sums)
-        none, n_negatives = sums.number == 0, sums.number.sum()
+        none = sums.number == 0
         sum_exp, row_max = sums.sum_exp.masked_fill(none, 1.0), sums.row_max.masked_fill(none, 0.0)
         log_mass = 0.0 if sums.log_mass is None else sums.log_mass.masked_fill(none, 0.0)
         totals = Totals(row_max + sum_exp.log(), sums.potential, sums.number.masked_fill(none, 1.0), log_mass)
@@ -80,11 +80,8 @@ class TwoPass:
         share = (1 / n_positives).masked_fill(none | without, 0.0)
         row_sum, value = share * of_positives.row_sum, of_positives.value
         minus_energy = share * of_positives.energy - row_sum * sums.sum_exp_d2 / sum_exp
-        n = (~without).sum().clamp_min(1)
-        entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0).sum() / n
-        d2_pos = (of_positives.d2 / n_positives).sum() / n
-        d2_neg = sums.d2.sum() / n_negatives.masked_fill(n_negatives == 0, 1.0)
-        self.stats = batch_statistics(d2_pos, d2_neg, entropy, n_negatives, n)
+        entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0)
+        self.stats = _statistics(batch, of_positives.d2 / n_positives, sums.d2, entropy, sums.number, ~without, row_sum)
         self._constants, self._beta = Constants(totals, row_max, row_sum / sum_exp, share), share * beta
         found = (~without[:, 0]).to(share.dtype) if batch.views.shape[0] == 1 else None
         excess = row_sum - share * of_positives.pos
@@ -107,11 +104,11 @@ class TwoPass:
         logs = torch.where(neg > 0, neg.log() - times.log(), 0.0)  # of a weight over its count
         of_logs = total * (row_max + sums.sum_exp_logits / sum_exp + log_scale)
         of_logs = torch.where(total > 0, of_logs, 0.0) + (neg * logs).sum(dim=1, keepdim=True)
-        entropy = torch.where(row_sum > 0, row_sum.log() - of_logs / row_sum, 0.0).sum()
-        without, n_negatives = n_positives == 0, sums.number.sum() + times.sum()
-        n = (~without).sum().clamp_min(1)
-        d2_neg = (sums.d2.sum() + (times * d2).sum()) / n_negatives.masked_fill(n_negatives == 0, 1.0)
-        self.stats = batch_statistics((share * d2).sum() / n, d2_neg, entropy / n, n_negatives, n)
+        entropy = torch.where(row_sum > 0, row_sum.log() - of_logs / row_sum, 0.0)
+        d2_neg, number = (total.sum(dim=1, keepdim=True) for total in (times * d2, times))
+        d2_neg, number, without = d2_neg + sums.d2, number + sums.number, n_positives == 0
+        d2_pos = (share * d2).sum(dim=1, keepdim=True)
+        self.stats = _statistics(batch, d2_pos, d2_neg, entropy, number, ~without, row_sum)
         order = place.argsort(dim=1)
         listed = place.gather(1, order), (neg - pos).gather(1, order)
         self._constants, self._beta = Constants(rest, -log_scale, torch.ones_like(row_max), row_sum, *listed), share
@@ -180,6 +177,17 @@ class TwoPass:
                     yield anchors, a_i, a_i if b is a and i == j else b.part(j, centre), j.start < moving
                 if at_home and group.own is not None:
                     yield anchors, a_i, rows_of_samples(batch, group, i.start, i.stop, centre), True
+
+
+def _statistics(
+    batch: Batch, d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, number: Tensor, found: Tensor, row_sum: Tensor
+) -> dict[str, Tensor]:
+    """Return the means over the anchors, ``[M, 1]`` each, as `alphacl_plugins.metrics.statistics_of`."""
+    weights = torch.ones_like(d2_pos) if batch.weights is None else batch.weights[:, None]
+    totals = [(weights * x).sum() for x in (d2_pos, d2_neg, entropy, number, found)]
+    n_negatives, n = totals[3], totals[4].masked_fill(totals[4] == 0, 1)
+    d2_neg = totals[1] / n_negatives.masked_fill(n_negatives == 0, 1)
+    return batch_statistics(totals[0] / n, d2_neg, totals[2] / n, n_negatives, n, (row_sum > 0).any())
 
 
 def _pieces(start: int, stop: int, side: int) -> list[slice]:

@@ -73,11 +73,12 @@ class Strategy(ABC):
         tau = getattr(self, "tau", None)
         return None if tau is None else 1 / (tau.detach() if isinstance(tau, Tensor) else tau)
 
-    def on_batch(self, d2_pos: Tensor) -> Strategy:
+    def on_batch(self, d2_pos: Tensor, weight: Tensor | None = None) -> Strategy:
         """Return this strategy as it is in a batch; called by itself, a strategy takes its rows for the batch.
 
         Args:
-            d2_pos: half squared distances between the views of every sample of all ranks, any shape, without gradient.
+            d2_pos: half squared distances between the views of every sample of all ranks, ``[M, P]``, without gradient.
+            weight: of the anchors in means, ``[M]``; None for 1.
         """
         return self
 

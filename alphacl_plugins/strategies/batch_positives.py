@@ -1,7 +1,6 @@
 """Strategies that look at the positives of the whole batch: the weighted decoupled loss, and MACL."""
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,14 +22,15 @@ class OfBatch(Separable):
     def uses_batch(self) -> bool:  # type: ignore[override]  # until the mean is known
         return self.mean is None
 
-    def mean_of(self, d2_pos: Tensor) -> Tensor:
-        """Return the mean that is needed, 0-dim, or its logarithm."""
+    def mean_of(self, d2_pos: Tensor, share: Tensor) -> Tensor:
+        """Return the mean that is needed, 0-dim, or its logarithm, of positives with shares that sum to 1."""
         raise NotImplementedError
 
-    def on_batch(self: T, d2_pos: Tensor) -> T:
+    def on_batch(self: T, d2_pos: Tensor, weight: Tensor | None = None) -> T:
         """Return the strategy with the mean of a batch."""
-        of_batch = copy.copy(self)
-        object.__setattr__(of_batch, "mean", self.mean_of(d2_pos.detach()))
+        of_batch, d2_pos = copy.copy(self), d2_pos.detach()
+        weight = torch.ones_like(d2_pos) if weight is None else weight.detach()[:, None].expand_as(d2_pos)
+        object.__setattr__(of_batch, "mean", self.mean_of(d2_pos, weight / weight.sum()))
         return of_batch
 
 
@@ -69,8 +69,8 @@ class DCLWeighted(OfBatch):
     def exponent(self) -> ExpPower:
         return ExpPower(self.tau)
 
-    def mean_of(self, d2_pos: Tensor) -> Tensor:
-        return (d2_pos.flatten() / -self.sigma).logsumexp(dim=0) - math.log(d2_pos.numel())
+    def mean_of(self, d2_pos: Tensor, share: Tensor) -> Tensor:
+        return (share.log() - d2_pos / self.sigma).flatten().logsumexp(dim=0)
 
     def log_weight(self, d2: Tensor) -> Tensor:
         return d2 / -self.tau
@@ -133,8 +133,8 @@ class MACL(OfBatch):
     def exponent(self) -> ExpPower:
         return ExpPower(self.adapted_tau)
 
-    def mean_of(self, d2_pos: Tensor) -> Tensor:
-        return 1 - d2_pos.mean()
+    def mean_of(self, d2_pos: Tensor, share: Tensor) -> Tensor:
+        return 1 - (share * d2_pos).sum()
 
     def log_weight(self, d2: Tensor) -> Tensor:
         return d2 / -self.adapted_tau

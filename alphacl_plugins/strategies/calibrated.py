@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_above, check_at_most
 from alphacl_plugins.strategies.base import PairWeights
-from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature
+from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature, has_temperature
 
 BOUNDS = (1e-4, 1e4)  # of τ; distances of unit vectors are at most 2
 _HALVINGS = 30
@@ -24,7 +25,7 @@ class Calibrated(LearnableTemperature):
     τ is such that the effective negatives (the exponential of the mean entropy of α, as in the loss's ``last_stats``)
     are a share of the negatives of an anchor. They rise with τ, so τ is found by bisection, over the batches of all
     ranks. The first batch is the first with gradients enabled in training mode; evaluated earlier, the loss finds a τ
-    for each batch and forgets it.
+    for each batch and forgets it. Masked negatives are negatives, too: with a mask the share is of all of them.
 
     Args:
         strategy: a dataclass with a field ``tau``, which is ignored.
@@ -50,10 +51,10 @@ class Calibrated(LearnableTemperature):
         check_above("effective_share", effective_share, 0, "effective negatives over negatives")
         check_at_most("effective_share", effective_share, 1, "effective negatives over negatives")
         if effective_share == 1:
-            raise ValueError(
-                "effective_share: expected a number < 1, got 1: all negatives alike is the strategy uniform"
-            )
-        super().__init__(strategy, learnable=False, bounds=(min(BOUNDS[0], strategy.tau), max(BOUNDS[1], strategy.tau)))
+            raise ValueError("effective_share: expected a number < 1, got 1, which is the strategy uniform")
+        if has_temperature(strategy):
+            strategy = dataclasses.replace(strategy, tau=1.0)
+        super().__init__(strategy, learnable=False, bounds=BOUNDS)
         self.effective_share = float(effective_share)
         self.log_tau.fill_(math.nan)
         self._found = False  # of log_tau, without asking a device
@@ -66,27 +67,32 @@ class Calibrated(LearnableTemperature):
             self._found = not bool(self.log_tau.isnan().any())
         return self._found
 
-    def find(self, share_at: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
-        """Return τ, 0-dim, from a function that tells the share of effective negatives at other options."""
+    def find(self, share_at: Callable[[dict[str, Tensor]], Tensor], *, strict: bool) -> Tensor:
+        """Return τ, 0-dim, from a function that tells the share of effective negatives at other options.
+
+        Where no τ has the share, the nearest one is returned, or if ``strict`` an error raised.
+        """
         low, high = (self.log_tau.new_tensor(math.log(bound)) for bound in self.bounds)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             sharp = share_at({"tau": middle.exp()}) < self.effective_share
             low, high = torch.where(sharp, middle, low), torch.where(sharp, high, middle)
         tau: Tensor = high.exp()
+        self._passing = tau
+        if not strict:
+            return tau
         reached = float(share_at({"tau": tau}))
         if not abs(reached - self.effective_share) <= _CLOSE * self.effective_share:
             raise ValueError(
                 f"effective_share: expected a share that {type(self.strategy).__name__} can have on this batch, got "
                 f"{self.effective_share!r}; at τ = {float(tau):.4g} it is {reached:.4g}"
             )
-        self._passing = tau
         return tau
 
     @property
     def in_force(self) -> dict[str, Tensor]:
         """τ, once it is found; until then that of the latest batch, NaN before any."""
-        return super().in_force if self._found or self._passing is None else {"tau": self._passing}
+        return super().in_force if self.is_calibrated or self._passing is None else {"tau": self._passing}
 
     def forward(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
         """Weigh each anchor's negatives at the τ that was found."""
@@ -102,7 +108,7 @@ class Calibrated(LearnableTemperature):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        self._found = False
+        self._found, self._passing = False, None
 
     def extra_repr(self) -> str:
         """Show every option."""

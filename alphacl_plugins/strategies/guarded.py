@@ -51,10 +51,10 @@ class Guarded(Strategy):
         """What the strategy declares."""
         return self._usual_scale
 
-    def on_batch(self, d2_pos: Tensor) -> Strategy:
+    def on_batch(self, d2_pos: Tensor, weight: Tensor | None = None) -> Strategy:
         """Guard the strategy that the user's makes of a batch."""
         strategy: Any = self.strategy
-        return Guarded(strategy.on_batch(d2_pos)) if self.uses_batch else self
+        return Guarded(strategy.on_batch(d2_pos, weight)) if self.uses_batch else self
 
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor, *count: Tensor) -> PairWeights:
         weights = self.strategy(d2_pos.clone(), d2_neg.clone(), *(number.clone() for number in count))

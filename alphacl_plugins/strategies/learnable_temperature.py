@@ -60,8 +60,7 @@ class LearnableTemperature(Learnable):
 
     def __init__(self, strategy: Any, *, learnable: bool = True, bounds: Sequence[float] = (0.01, 100.0)) -> None:
         if not has_temperature(strategy):
-            names = "InfoNCE, Entropy, InverseExact, Square, DHEL, SoftTriplet, Direct, Inverse"
-            raise TypeError(f"strategy: expected one with a temperature ({names}), got {strategy!r}")
+            raise TypeError(f"strategy: expected one with a temperature, a field tau as InfoNCE has, got {strategy!r}")
         check_bool("learnable", learnable)
         if learnable:
             check_can_learn("learnable", strategy)
@@ -126,6 +125,6 @@ def check_can_learn(argument: str, strategy: Any) -> None:
         raise ValueError(f"{argument}: expected False with {strategy!r}, which has no temperature")
     if not getattr(strategy, "has_loss", False):
         raise ValueError(
-            f"{argument}: expected False with {strategy!r}, whose α is set directly: there is no loss from which τ "
-            "could learn; LearnableTemperature(strategy, learnable=False) can follow a schedule"
+            f"{argument}: expected False with {strategy!r}, which has no loss of its own from which τ could learn; "
+            "LearnableTemperature(strategy, learnable=False) can follow a schedule"
         )

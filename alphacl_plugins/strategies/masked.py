@@ -107,9 +107,9 @@ class MaskedRows(Strategy):
         """What the strategy declares."""
         return getattr(self.strategy, "usual_scale", None)
 
-    def on_batch(self, d2_pos: Tensor) -> Strategy:
+    def on_batch(self, d2_pos: Tensor, weight: Tensor | None = None) -> Strategy:
         """Mask the strategy that holds for a batch."""
-        return MaskedRows(self.strategy.on_batch(d2_pos), self.margin, self.lowest, self.highest)
+        return MaskedRows(self.strategy.on_batch(d2_pos, weight), self.margin, self.lowest, self.highest)
 
     @property
     def _ring(self) -> bool:

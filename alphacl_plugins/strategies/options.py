@@ -1,5 +1,6 @@
 """Every option of the registered strategies, for type checkers and editors."""
 
+from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 
@@ -9,7 +10,7 @@ class StrategyOptions(TypedDict, total=False):
     learnable_tau: bool
     learn: bool
     effective_share: float | None
-    masked: float | Literal[False] | None
+    masked: float | Sequence[float | None] | Literal[False] | None
     tau: float
     eps: float
     p: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
@@ -20,10 +20,20 @@ S = TypeVar("S", bound=Callable[..., Any])
 
 _SYNONYMS = {  # names in other libraries
     "ntxent": "infonce", "nt_xent": "infonce", "simclr": "infonce", "clip": "infonce", "moco": "infonce",
-    "dcl": "entropy", "quadratic": "uniform", "alpha_cl": "direct", "dclw": "dcl_weighted", "eqco": "infonce",
+    "dcl": "entropy", "alpha_cl": "direct", "dclw": "dcl_weighted", "debiased_contrastive": "debiased",
+    "eqco": "infonce", "isogclr": "kl_ball", "tempnet": "kl_ball", "entmax": "tsallis",
     "sincere": "infonce", "supcon": "infonce", "hcl": "debiased", "nt_logistic": "sigmoid", "t_simclr": "student_t",
     "simco": "dual_temperature", "n_pair": "n_plus_1_tuplet", "ms": "multi_similarity",
 }  # fmt: skip
+_OBJECTS = {
+    "family": "strategies.Family takes functions, so pass the object itself",
+    "regularized": "strategies.Regularized takes functions, so pass the object itself",
+    "link": "strategies.Link takes functions, so pass the object itself",
+    "weighted": "strategies.Weighted takes strategies, so pass the object itself",
+    "quadratic": "strategies.Quadratic is passed as an object; the paper's quadratic loss is 'uniform'",
+    "masked": "masked=0.1 is an option beside another name",
+    "learnable_temperature": "learnable_tau=True is an option beside another name",
+}
 _ALIASES = {"flatnce": "entropy", "siglip": "sigmoid", "llave": "hardness", "t_simcne": "student_t"}  # at its defaults
 
 _REGISTRY: dict[str, Callable[..., Any]] = {}
@@ -117,7 +127,7 @@ def build_strategy(
     learnable_tau: bool = False,
     learn: bool = False,
     effective_share: float | None = None,
-    masked: float | Literal[False] | None = None,
+    masked: float | Sequence[float | None] | Literal[False] | None = None,
     **options: Any,
 ) -> AnyStrategy:
     """Build a strategy from its registered name or its import path.
@@ -130,7 +140,7 @@ def build_strategy(
         learn: whether t and b of "sigmoid" are parameters: `LearnableSigmoid`.
         effective_share: effective negatives over negatives, in (0, 1), in place of ``tau``: `Calibrated`.
         masked: margin by which a negative may be nearer than the positive; nearer ones are masked: `Masked`, around all
-            else. False or None: no mask.
+            else. Or (margin, lowest, highest), with quantiles, and None for no margin. False or None: no mask.
         **options: the strategy's own options, such as ``tau``; see `StrategyOptions`.
 
     Returns:
@@ -190,9 +200,6 @@ def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
         raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{hint}")
     check_bool("learnable_tau", learnable_tau)
     check_bool("learn", learn)
-    mask = masked is not None and masked is not False
-    if mask:
-        check_finite("masked", masked)
     strategy: AnyStrategy = build(**options)
     if learnable_tau:
         check_can_learn("learnable_tau", strategy)
@@ -207,7 +214,14 @@ def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
             why = f"{given}, whose place it takes" if given else f"{strategy!r}, which has no temperature"
             raise ValueError(f"effective_share: expected None with {why}, got {share!r}")
         strategy = Calibrated(strategy, share)
-    return Masked(strategy, masked) if mask else strategy
+    if masked is None or masked is False:
+        return strategy
+    margin, *quantiles = masked if isinstance(masked, Sequence) and not isinstance(masked, str) else (masked,)
+    if len(quantiles) not in (0, 2):
+        raise ValueError(f"masked: expected a margin or (margin, lowest, highest), got {masked!r}")
+    if margin is not None:
+        check_finite("masked", margin)
+    return Masked(strategy, margin, **dict(zip(("lowest", "highest"), quantiles, strict=False)))
 
 
 def _look_up(name: str, argument: str) -> Callable[..., Any]:
@@ -216,11 +230,9 @@ def _look_up(name: str, argument: str) -> Callable[..., Any]:
         if elsewhere in _ALIASES:
             return _REGISTRY[_ALIASES[elsewhere]]
         also = _SYNONYMS.get(elsewhere)
-        close = [also] if also else get_close_matches(name.lower(), _REGISTRY, n=1)
-        guess = f"; did you mean {close[0]!r}?" if close else ""
-        takes_functions = name.lower() in ("family", "regularized", "link")
-        note = f"; {name.capitalize()} takes functions, so pass the object itself" if takes_functions else ""
-        raise ValueError(f"{argument}: expected one of {', '.join(strategy_names())}, got {name!r}{guess}{note}")
+        close = [also] if also else get_close_matches(name.lower(), _REGISTRY, n=1, cutoff=0.7)
+        note = f"; {_OBJECTS[elsewhere]}" if elsewhere in _OBJECTS else f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{argument}: expected one of {', '.join(strategy_names())}, got {name!r}{note}")
     return _REGISTRY[name]
 
 

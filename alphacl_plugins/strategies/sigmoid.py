@@ -84,8 +84,8 @@ class LearnableSigmoid(Learnable):
     Source: Zhai et al. (2023), arXiv:2303.15343, Algorithm 1.
 
     Examples:
-        >>> sorted(LearnableSigmoid(Sigmoid(t=5.0)).in_force.items())
-        [('b', tensor(-10.)), ('t', tensor(5.0000))]
+        >>> LearnableSigmoid(Sigmoid(b=-8.0)).in_force["b"]
+        tensor(-8.)
     """
 
     def __init__(self, strategy: Sigmoid, *, bounds: Sequence[float] = (0.01, 1000.0)) -> None:
@@ -110,4 +110,4 @@ class LearnableSigmoid(Learnable):
 
     def extra_repr(self) -> str:
         """Show every option."""
-        return f"t={float(self.in_force['t']):.4g}, b={float(self.bias):.4g}, bounds={self.bounds}"
+        return f"t={float(self.in_force['t']):.4g}, b={float(self.in_force['b']):.4g}, bounds={self.bounds}"

@@ -13,6 +13,8 @@ from alphacl_plugins.strategies.direct import Uniform
 from alphacl_plugins.strategies.hard_negatives import squared
 from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Totals
 
+_LEAST_MASS = 1e-6  # to a power below 0
+
 
 @dataclass(frozen=True)
 class Weighted(Separable):
@@ -25,7 +27,8 @@ class Weighted(Separable):
         shape: strategy whose rows are q, such as Entropy, Direct, Quadratic, Inverse, StudentT or Sigmoid.
         mass: strategy whose row sum is m: Uniform (1), InfoNCE, Debiased, RINCE, or one without normalisation. It needs
             a form with one sum of exponentials, as these have.
-        kappa: exponent κ of the mass, >= -1: 0 for a mass of 1; below 0, anchors that are well separated count most.
+        kappa: exponent κ of the mass, >= -1: 0 for a mass of 1; below 0, anchors that are well separated count most,
+            with a mass of 1e-6 at least, but for a mass of 0, whose anchors count 0.
         pull: weight of the positive; None for that of ``mass``, to the power κ.
 
     Returns:
@@ -80,8 +83,8 @@ class Weighted(Separable):
     def uses_batch(self) -> bool:  # type: ignore[override]  # depends on an option
         return self.shape.uses_batch or self.mass.uses_batch
 
-    def on_batch(self, d2_pos: Tensor) -> Weighted:
-        parts: Any = {"shape": self.shape.on_batch(d2_pos), "mass": self.mass.on_batch(d2_pos)}
+    def on_batch(self, d2_pos: Tensor, weight: Tensor | None = None) -> Weighted:
+        parts: Any = {"shape": self.shape.on_batch(d2_pos, weight), "mass": self.mass.on_batch(d2_pos, weight)}
         return replace(self, **parts)
 
     @property
@@ -106,7 +109,7 @@ class Weighted(Separable):
     def _power(self, mass: Tensor) -> Tensor:
         if self.kappa == 1:
             return mass
-        return mass.clamp_min(torch.finfo(mass.dtype).tiny).pow(self.kappa)
+        return mass.clamp_min(_LEAST_MASS).pow(self.kappa) * (mass > 0)
 
 
 @dataclass(frozen=True)

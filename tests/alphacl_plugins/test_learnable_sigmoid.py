@@ -79,6 +79,10 @@ def test_steps_lead_to_a_lower_loss_and_are_shown():
     assert all(parameter.dtype == torch.float32 for parameter in criterion.bfloat16().parameters())
 
 
+def test_it_shows_itself():
+    assert "LearnableSigmoid(t=10, b=-10, bounds=(0.01, 1000.0))" in repr(AlphaCLLoss("sigmoid", learn=True))
+
+
 def test_at_a_bound_t_stays():
     criterion = AlphaCLLoss(LearnableSigmoid(Sigmoid(t=5.0, b=-1.0), bounds=(5.0, 6.0)))
     z = torch.eye(4)

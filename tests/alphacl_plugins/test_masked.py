@@ -214,3 +214,12 @@ def test_it_compiles_without_graph_breaks(strategy):
 def test_it_runs_without_reading_a_value():
     row = (d.to("meta") for d in random_distances(0, anchors=5, candidates=7))
     assert plain(Masked(Square(), lowest=0.1))(*row).neg.shape == (5, 7)
+
+
+def test_quantiles_are_a_flat_option_too():
+    z, z_aug = torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(0))
+    expected = AlphaCLLoss(Masked(InfoNCE(0.1), None, lowest=0.1, highest=0.9))(z, z_aug)
+    for build in (AlphaCLLoss, alphacl_lightly.AlphaCLLoss):
+        assert build("infonce", tau=0.1, masked=[None, 0.1, 0.9])(z, z_aug) == expected
+    with pytest.raises(ValueError, match=r"masked: expected a margin or \(margin, lowest, highest\), got \[0.1, 0.2\]"):
+        AlphaCLLoss("infonce", masked=[0.1, 0.2])

@@ -12,6 +12,7 @@ from oracles import is_finite, random_distances, relative_error
 from torch.nn.functional import softplus
 
 from alphacl_plugins import AlphaCLLoss, strategies
+from alphacl_plugins.metrics import alpha_entropy
 from alphacl_plugins.strategies import (
     ADNCE,
     RINCE,
@@ -244,6 +245,52 @@ def test_macl_at_a_given_temperature_is_entropy():
     _, neg, pos = published(macl, ROW[0][0], ROW[1][0])
     assert relative_error(0.3 * neg, Entropy(0.3)(*ROW).neg[0]) < 1e-12
     assert float(0.3 * pos) == pytest.approx(1.0)
+
+
+def test_adnce_is_a_quadratic_and_its_published_settings_only_sharpen():
+    """Its Gaussian is centred below every distance: the nearest negative always has the largest weight."""
+    settings = {(0.4, 0.7, 0.5): (-0.32, 0.19), (0.3, 0.5, 1.0): (-2.83, 0.26), (0.2, 0.8, 1.0): (-4.80, 0.17)}
+    d2 = random_distances(3, anchors=4, candidates=9)[1]
+    for (tau, mu, sigma), (centre, local_tau) in settings.items():
+        slope = 1 / tau - (1 - mu) / sigma**2
+        assert -slope * sigma**2 == pytest.approx(centre, abs=0.005)
+        assert 1 / (slope + 1 / sigma**2) == pytest.approx(local_tau, abs=0.005)
+        weights = ADNCE(tau, mu, sigma)(torch.ones(4, dtype=torch.float64), d2).neg
+        shape = Quadratic(slope, 1 / (2 * sigma**2))(torch.ones(4, dtype=torch.float64), d2).neg
+        assert relative_error(weights / weights.sum(dim=1, keepdim=True), shape) < 1e-12
+
+
+def test_the_rows_of_table_1_are_not_equally_sharp():
+    """Effective negatives of 254 at distances of a spread of 0.15 and 0.25 around 1."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(2000, 254, generator=generator, dtype=torch.float64)
+    for spread, expected in ((0.15, (243, 213, 219, 196, 42)), (0.25, (225, 156, 183, 145, 28))):
+        d2 = (1 + spread * normal).clamp_min(0)
+        rows = InfoNCE(0.5), InfoNCE(0.25), Direct(), ADNCE(), strategies.Square(5.0)
+        for strategy, number in zip(rows, expected, strict=True):
+            weights = strategy(torch.full((2000,), 0.2, dtype=torch.float64), d2).neg
+            assert alpha_entropy(weights).exp().item() == pytest.approx(number, abs=1.5), strategy
+
+
+def test_with_labels_infonce_is_sincere():
+    """SINCERE: each positive against the negatives alone, a mean over positives, then over anchors."""
+    z = torch.nn.functional.normalize(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).double(), dim=1)
+    labels, tau, total = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]), 0.3, 0.0
+    for i, anchor in enumerate(z):
+        logits = z @ anchor / tau
+        others = logits[labels != labels[i]].exp().sum()
+        positives = [j for j in range(8) if j != i and labels[j] == labels[i]]
+        total -= sum(torch.log(logits[j].exp() / (logits[j].exp() + others)) for j in positives) / len(positives)
+    got = AlphaCLLoss("infonce", tau=tau, scale="ntxent")(z, labels=labels)
+    assert got.item() == pytest.approx((total / 8).item(), rel=1e-12)
+
+
+def test_a_mass_of_zero_counts_zero_and_a_small_one_is_bounded():
+    rows = torch.tensor([0.01]), torch.tensor([[1.0, 1.1, 0.9]])
+    assert Weighted(Direct(), InfoNCE(0.02), kappa=-1.0)(*rows).neg.sum().item() == pytest.approx(1e6, rel=1e-4)
+    z = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    floored = AlphaCLLoss(Weighted(Direct(), Debiased(tau=0.3), kappa=-0.5), reduction="none")
+    assert floored(z, z + 0.3).abs().max() < 1e4
 
 
 def test_rince_tends_to_infonce():

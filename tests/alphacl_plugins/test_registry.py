@@ -222,7 +222,7 @@ def test_an_import_path_that_fails_says_why(path, message):
         (
             lambda: build_strategy("direct", learnable_tau=True),
             ValueError,
-            r"^learnable_tau: expected False with Direct\(.* set directly",
+            r"^learnable_tau: expected False with Direct\(.* no loss of its own",
         ),
         (
             lambda: build_strategy("kcl", learnable_tau=True),

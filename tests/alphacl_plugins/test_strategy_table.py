@@ -109,3 +109,18 @@ def test_python_m_runs_it_whatever_the_encoding():
         command = [sys.executable, "-m", "alphacl_plugins", "strategies", "direct"]
         done = subprocess.run(command, env=environment, capture_output=True, check=True)
         assert b"direct" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("strategies", "error", "message"),
+    [
+        ("infonce", TypeError, "strategies: expected a list of names, got 'infonce'"),
+        ([3], TypeError, "strategies: expected a list of names"),
+        (["infonce:tau=.1,tau=.2"], ValueError, "strategy: expected name:option=value"),
+        (["infonce:name=1"], TypeError, "infonce: expected options among"),
+        (["infonce:effective_share=.2"], ValueError, "effective_share: expected a strategy that a loss has seen"),
+    ],
+)
+def test_odd_input_names_itself(strategies, error, message):
+    with pytest.raises(error, match=message):
+        strategy_table(strategies)

@@ -125,8 +125,9 @@ def test_a_users_own_strategy_can_see_the_batch():
 
         uses_batch = True
 
-        def on_batch(self, d2_pos):
+        def on_batch(self, d2_pos, weight):
             assert d2_pos.shape == (12, 1)
+            assert weight is None
             mean = d2_pos.mean()
             return lambda d_pos, d_neg: Entropy(1.0)(d_pos, d_neg)._replace(neg=mean * torch.ones_like(d_neg))
 
@@ -152,9 +153,10 @@ def in_two_processes(rank, world):
     for gather in (True, "ring", False):
         criterion = AlphaCLLoss("direct", effective_share=0.4, gather_distributed=gather)
         criterion(*(view[mine] for view in views))
-        share = criterion.last_stats["effective_negatives"] / criterion.last_stats["negatives"]
-        dist.all_reduce(share)
-        assert share.item() / world == pytest.approx(0.4, rel=1e-5)
+        entropy = criterion.last_stats["alpha_entropy"].clone()
+        dist.all_reduce(entropy)
+        share = (entropy / world).exp() / criterion.last_stats["negatives"]
+        assert share.item() == pytest.approx(0.4, rel=1e-5)
         taus = [torch.zeros(()) for _ in range(world)]
         dist.all_gather(taus, criterion.strategy.tau)
         assert taus[0] == taus[1]
@@ -213,7 +215,7 @@ def test_before_training_each_batch_finds_a_temperature_and_leaves_no_trace():
     assert relative_error(weights, expected) < 1e-5
 
 
-def test_with_a_mask_the_share_is_of_what_is_left():
+def test_with_a_mask_the_share_is_of_all_negatives():
     views = random_views(14, n=12, d=4)
     criterion = AlphaCLLoss("direct", effective_share=0.3, masked=-0.05)
     criterion(*views)
@@ -257,3 +259,53 @@ def test_compiled_it_finds_the_same_temperature():
     assert torch.compile(compiled, backend="eager")(*views).item() == expected.item()
     assert compiled.strategy.tau == plain.strategy.tau
     assert torch.compile(compiled, backend="eager", fullgraph=True)(*views).item() == expected.item()
+
+
+@pytest.mark.parametrize("strategy", [*OF_BATCH, "effective_share"], ids=str)
+@every_engine
+def test_padding_is_not_seen(strategy, options):
+    """Rows of weight and count 0, as `docs/pairs.md` shows them."""
+    views = [view.detach() for view in random_views(18, n=6, d=4)]
+    valid = torch.tensor([1.0, 1, 1, 1, 0, 0], dtype=torch.float64)
+    given = [{"strategy": strategy}] if strategy in OF_BATCH else [{"strategy": "infonce", "effective_share": 0.4}]
+    padded, alone = (AlphaCLLoss(**given[0], **options) for _ in range(2))
+    got = padded(*views, sample_weight=valid, count=valid)
+    expected = alone(*(view[:4] for view in views))
+    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+    for name, value in alone.last_stats.items():
+        assert padded.last_stats[name].item() == pytest.approx(value.item(), rel=1e-6), name
+
+
+def test_a_batch_too_small_for_the_share_is_evaluated_at_the_nearest_temperature():
+    criterion = AlphaCLLoss("infonce", effective_share=0.01).eval()
+    assert criterion(*random_views(19, n=5, d=4)).isfinite()
+    assert criterion.last_stats["effective_negatives"].item() == pytest.approx(1.0, abs=0.1)
+    assert not criterion.strategy.is_calibrated
+
+
+def test_a_transform_does_not_keep_what_it_finds():
+    criterion = AlphaCLLoss("infonce", effective_share=0.5)
+    z, z_aug = (view.detach() for view in random_views(20, n=6, d=4))
+    found = torch.func.grad(lambda x: criterion(x, z_aug))(z)
+    assert not criterion.strategy.is_calibrated
+    criterion(z, z_aug)
+    assert relative_error(found, torch.func.grad(lambda x: criterion(x, z_aug))(z)) < 1e-5
+
+
+def test_what_is_loaded_or_set_is_in_force_at_once():
+    other = AlphaCLLoss("infonce", effective_share=0.5)
+    other(*random_views(21, n=8, d=4))
+    criterion = AlphaCLLoss("infonce", effective_share=0.3)
+    criterion.eval()(*random_views(22, n=8, d=4))
+    criterion.load_state_dict(other.state_dict())
+    assert criterion.strategy.in_force["tau"] == criterion.strategy.tau == other.strategy.tau
+    with refuses(TypeError, "strategy: expected one with a temperature, a field tau as InfoNCE has, got Masked"):
+        Calibrated(Masked(InfoNCE()), 0.5)
+
+
+def test_where_all_negatives_are_masked_none_is_effective():
+    views = random_views(23, n=6, d=4)
+    for options in ({}, {"block_size": "autograd"}):
+        criterion = AlphaCLLoss("infonce", masked=-5.0, **options)
+        criterion(*views)
+        assert criterion.last_stats["effective_negatives"] == 0
