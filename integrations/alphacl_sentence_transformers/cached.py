@@ -47,6 +47,8 @@ class CachedAlphaCLRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ign
             mini_batch_num_tokens=mini_batch_num_tokens,
             show_progress_bar=show_progress_bar,
         )
+        if options.get("guide") is not None:
+            raise ValueError("guide: expected None in the cached form, which embeds with one model, got one")
         self.loss: Any = AlphaCLRankingLoss(model, strategy, **options)
 
     def calculate_loss(
