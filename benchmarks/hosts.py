@@ -171,7 +171,7 @@ def row(result: Result) -> str:
     for name, unit in (("seconds", 1e-3), ("extra_bytes", MIB)):
         cells += [one.get("failed") or f"{one[name] / unit:,.0f}" for one in (host, ours)]
         known = "failed" not in host and "failed" not in ours
-        cells.append(f"{ours[name] / max(host[name], 1):.2f}" if known else "")
+        cells.append(f"{ours[name] / max(host[name], 1):.2g}" if known else "")
     return f"| {' | '.join(cells)} |"
 
 
