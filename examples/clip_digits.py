@@ -12,6 +12,7 @@ all the same.
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import open_clip
 import torch
@@ -42,11 +43,11 @@ class Settings(compared.Settings):
     learning_rate: float = 1e-3
 
 
-def model() -> nn.Module:
+def model() -> Any:
     """Return a CLIP of two small transformers for images of 8x8 pixels."""
     vision = {"image_size": 8, "patch_size": 4, "width": 64, "layers": 2, "head_width": 32}
     text = {"context_length": LENGTH, "width": 32, "layers": 1, "heads": 2}
-    return open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text).double()  # type: ignore[no-any-return]
+    return open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text).double()
 
 
 def train(settings: Settings, method: str, seed: int) -> tuple[dict[str, float], list[float]]:
@@ -61,7 +62,7 @@ def train(settings: Settings, method: str, seed: int) -> tuple[dict[str, float],
     if method != UNTRAINED:
         loss_of = HostLoss() if method == HOST else ClipLoss(method)
         for _ in range(settings.epochs):
-            for batch in torch.randperm(len(labels)).split(settings.batch_size):
+            for batch in torch.split(torch.randperm(len(labels)), settings.batch_size):
                 words = torch.randint(len(CAPTIONS), batch.shape)
                 features = clip(digits.train[batch].double() / 255, captions[words, labels[batch]])
                 loss = loss_of(*features)
@@ -77,10 +78,11 @@ def train(settings: Settings, method: str, seed: int) -> tuple[dict[str, float],
 
 
 @torch.no_grad()
-def accuracy(clip: nn.Module, images: Tensor, captions: Tensor, labels: object) -> float:
+def accuracy(clip: Any, images: Tensor, captions: Tensor, labels: object) -> float:
     """Return in how many % of the images the nearest caption is the right one."""
     image, text = clip.encode_image(images, normalize=True), clip.encode_text(captions, normalize=True)
-    return 100 * ((image @ text.T).argmax(dim=1) == torch.as_tensor(labels)).double().mean().item()
+    right: Tensor = (image @ text.T).argmax(dim=1) == torch.as_tensor(labels)
+    return 100 * right.double().mean().item()
 
 
 def main(settings: Settings) -> list[Run]:

@@ -57,7 +57,7 @@ def train(settings: Settings, method: str, seed: int) -> tuple[dict[str, float],
     if method != UNTRAINED:
         loss_of, miner = criterion(settings, method), miners.MultiSimilarityMiner()
         for _ in range(settings.epochs):
-            for batch in chosen[torch.randperm(len(chosen))].split(settings.batch_size):
+            for batch in torch.split(chosen[torch.randperm(len(chosen))], settings.batch_size):
                 embeddings = network(images[batch])
                 loss: Any = loss_of(embeddings, labels[batch], miner(embeddings, labels[batch]))
                 optimizer.zero_grad()

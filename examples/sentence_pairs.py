@@ -59,7 +59,7 @@ def load_pairs() -> tuple[Pairs, Pairs]:
     text = (part for topic in topics.values() for part in re.split(r"\n\s*\n", topic))
     paragraphs = [" ".join(part.split()) for part in dict.fromkeys(text)]
     parts = [re.split(r"(?<=\.) (?=[A-Z])", paragraph, maxsplit=1) for paragraph in paragraphs]
-    pairs = [(first, *rest) for first, *rest in parts if rest and len(first) > 20 < len(rest[0])]
+    pairs = [(part[0], part[1]) for part in parts if len(part) == 2 and min(map(len, part)) > 20]
     random.Random(0).shuffle(pairs)
     return pairs[HELD_OUT:], pairs[:HELD_OUT]
 

@@ -21,7 +21,7 @@ from alphacl_sentence_transformers import AlphaCLRankingLoss, CachedAlphaCLRanki
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of the hosts
 TAU, STEPS = 0.1, 4
-WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 TEXTS = [[f"{a} {b} {word}" for a, b in zip(WORDS, WORDS[3:] + WORDS[:3], strict=True)] for word in WORDS[:3]]
 PAIRS = dict(zip(("anchor", "positive"), TEXTS, strict=False))
 TRIPLETS = dict(zip(("anchor", "positive", "negative"), TEXTS, strict=True))
