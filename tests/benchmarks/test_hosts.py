@@ -11,11 +11,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 NEEDS = {"MultipleNegativesRankingLoss": "sentence_transformers", "ClipLoss": "open_clip"}
 
 
-@pytest.mark.parametrize("case", [Case(name, 16) for name in dict.fromkeys(case.host_loss for case in CASES)], ids=str)
+@pytest.mark.parametrize("case", [Case(name, 128) for name in dict.fromkeys(case.host_loss for case in CASES)], ids=str)
 def test_host_and_ours_are_one_loss(case):
     pytest.importorskip(NEEDS.get(case.host_loss, "pytorch_metric_learning"))
     host, ours = (case.loss(ours)(case.columns()).item() for ours in (False, True))
-    assert ours == pytest.approx(host, rel=1e-5)
+    assert ours == pytest.approx(host, rel=1e-4, abs=1e-6)
 
 
 def test_a_failure_is_a_cell_of_the_table():
@@ -35,4 +35,4 @@ def test_a_measurement_in_processes_of_its_own():
     pytest.importorskip("pytorch_metric_learning")
     result = measured(Case("NTXentLoss", 64), Settings(rounds=1))
     assert result["ours"]["loss"] == pytest.approx(result["host"]["loss"], rel=1e-5)
-    assert 0 < result["ours"]["extra_bytes"] < result["host"]["extra_bytes"]
+    assert 0 <= result["ours"]["extra_bytes"] < result["host"]["extra_bytes"]
