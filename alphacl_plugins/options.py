@@ -36,9 +36,7 @@ def check_options(loss: Any) -> None:
         isinstance(loss.ignore_label, bool) or not isinstance(loss.ignore_label, Integral)
     ):
         raise TypeError(f"ignore_label: expected an int or None, got {loss.ignore_label!r}")
-    check_choice("scale", loss.scale, ("paper", "ntxent"))
-    if loss.scale == "ntxent" and plain(loss.strategy).usual_scale is None:
-        raise ValueError(f'scale: expected "paper" with {loss.strategy!r}, which has no temperature, got "ntxent"')
+    check_scale(loss.scale, loss.strategy)
     check_choice("gather_distributed", loss.gather_distributed, (True, False, "auto", "ring"))
     if loss.gather_distributed in (True, "ring") and not dist.is_available():
         raise ValueError("gather_distributed: expected a torch build with torch.distributed, got one without")
@@ -55,6 +53,13 @@ def check_options(loss: Any) -> None:
         raise ValueError('positives_as_negatives: expected False with block_size="kernel", got True')
     if loss.gather_distributed == "ring":
         _check_ring(loss.strategy, loss.block_size, loss.detach_alpha)
+
+
+def check_scale(scale: object, strategy: object) -> None:
+    """Raise unless losses of a strategy can have this scale."""
+    check_choice("scale", scale, ("paper", "ntxent"))
+    if scale == "ntxent" and plain(strategy).usual_scale is None:
+        raise ValueError(f'scale: expected "paper" with {strategy!r}, which has no temperature, got "ntxent"')
 
 
 def number_of_options(loss: Any) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_matrix
 from alphacl_plugins.engines.weights import Excluded, weights_of
 from alphacl_plugins.functional import promote, without_autocast
+from alphacl_plugins.options import check_scale
 from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain, plain_on
 from alphacl_plugins.strategies.masked import learnable_of
@@ -20,6 +23,7 @@ def row_losses(
     *,
     share: Tensor | None = None,
     count: Tensor | None = None,
+    scale: Literal["paper", "ntxent"] = "paper",
 ) -> Tensor:
     """The losses of anchors from their distances: as `AlphaCLLoss` with reduction "none" would compute them.
 
@@ -35,12 +39,13 @@ def row_losses(
             loss is 0. None: 1 / P.
         count: how often each negative counts, >= 0, ``[M, K]`` or ``[K]``; 0 excludes it, and its D may then be
             anything. A bool mask of the negatives for strategies that cannot count. None: 1.
+        scale: "paper", or "ntxent": times the strategy's ``usual_scale``, 1/τ, as in `AlphaCLLoss`.
 
     Returns: ``[M]``, in float32 at least.
 
     Raises:
         TypeError: an argument is of another kind, or the strategy cannot count.
-        ValueError: the shapes are not these, or a strategy that looks at the whole batch gets a share.
+        ValueError: the shapes are not these, the scale needs a τ, or the strategy the whole batch and there is a share.
 
     Source: Tian (2022), arXiv:2201.12680, Theorem 1.
 
@@ -60,6 +65,7 @@ def row_losses(
     if count is not None and tuple(count.shape) not in ((m, k), (k,)):
         raise ValueError(f"count: expected [{m}, {k}] or [{k}], got {tuple(count.shape)}")
     asked = resolve_strategy(strategy)
+    check_scale(scale, asked)
     if share is not None and plain(asked).uses_batch:
         raise ValueError(f"share: expected None with {asked!r}, which needs a mean over all positives, got a tensor")
     rule = plain_on(asked, d_pos)
@@ -68,14 +74,16 @@ def row_losses(
     d_pos, d_neg = promote(d_pos, d_neg)
     parts = 1 / d_pos.shape[1] if share is None else share.detach().to(d_pos.dtype)
     with without_autocast(d_pos.device):
-        times = torch.ones_like(d_neg) if count is None else count.detach().to(d_neg.dtype).expand(m, k)
-        none = times == 0
+        number = torch.ones_like(d_neg) if count is None else count.detach().to(d_neg.dtype).expand(m, k)
+        none = number == 0
         d_neg = d_neg.masked_fill(none, 0.0)
-        excluded = Excluded(none, times.sum(dim=1, keepdim=True), None if count is None else times)
+        excluded = Excluded(none, number.sum(dim=1, keepdim=True), None if count is None else number)
         neg, pos, value, _ = weights_of(rule, d_pos.detach(), parts, d_neg.detach(), excluded)
         minus_energy = (pos.detach() * d_pos).sum(dim=1) - (neg.detach() * d_neg).sum(dim=1)
-        value = minus_energy.detach() if value is None else value
+        times: Any = rule.usual_scale if scale == "ntxent" else 1.0
+        value = times * (minus_energy.detach() if value is None else value)
         learnable = learnable_of(asked)
         if learnable is not None:
             value = learnable.learn_from(value, -minus_energy, neg.sum(dim=1) - pos.sum(dim=1))
-        return value + (minus_energy - minus_energy.detach())
+        total: Tensor = value + times * (minus_energy - minus_energy.detach())
+        return total

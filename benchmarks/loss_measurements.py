@@ -144,7 +144,7 @@ def _measure_on_gpu(case: Case) -> Result:
         torch.cuda.empty_cache()
 
 
-class _PeakOfProcess(threading.Thread):
+class PeakOfProcess(threading.Thread):
     """The largest resident set while it runs, looked at every millisecond, and as the kernel saw it."""
 
     def __init__(self) -> None:
@@ -166,6 +166,14 @@ class _PeakOfProcess(threading.Thread):
         return max(self.peak, high if high > self._high else 0) - self.before
 
 
+def limit_memory(gib: float, *, beyond: bool = False) -> None:
+    """Limit the address space of this process; beyond: over what it has already."""
+    limit = int(gib * 2**30) + (
+        beyond and int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    )
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
@@ -174,8 +182,7 @@ def _measure_here(case: Case) -> Result:
     torch.set_num_threads(case.threads)
     torch.set_float32_matmul_precision(case.matmul_precision)
     if case.device == "cpu":  # this process ends after it
-        limit = int(case.memory_limit * 2**30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        limit_memory(case.memory_limit)
     loss, views = build(case.loss), case.views()
     small = [view[:4].detach().clone().requires_grad_() for view in views]
     loss(*small).backward()  # type: ignore[no-untyped-call]  # what is loaded on first use is not the batch's
@@ -189,7 +196,7 @@ def _measure_here(case: Case) -> Result:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        peak = _PeakOfProcess()
+        peak = PeakOfProcess()
         peak.start()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         value = loss(*views)

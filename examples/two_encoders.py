@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from alphacl_plugins import AlphaCLLoss
 from alphacl_plugins.strategies import StrategyOptions
+from compared import cell, recall
 from launched import ONE_PROCESS, check_launched, one_process
 from provenance import check_writable, environment, replace_file
 from quickstart_data import load_digits
@@ -160,16 +160,6 @@ def load_pairs() -> tuple[Pairs, Pairs]:
     return train, test
 
 
-def recall(queries: Tensor, targets: Tensor, k: int) -> float:
-    """Return in how many % of the rows the target of that row is among the k most similar to the query, by cosine.
-
-    Targets that are as similar as the partner go before it: encoders to which all samples look the same score 0.
-    """
-    similarity = normalize(queries, dim=1) @ normalize(targets, dim=1).T
-    rank = (similarity >= similarity.diagonal()[:, None]).sum(dim=1)  # 1: nothing is as similar as the partner
-    return 100 * (rank <= k).double().mean().item()
-
-
 @torch.no_grad()
 def evaluate(model: TwoEncoders, pairs: Pairs) -> dict[str, float]:
     """Return recall@1 and @5 in both directions.
@@ -270,11 +260,6 @@ def table(summary: Summary, chance: dict[str, float], n: int) -> Table:
     for method, columns in summary.items():
         result.add_row(method, *(cell(**columns[column]) for column in COLUMNS))
     return result
-
-
-def cell(mean: float | None, standard_error: float | None) -> str:
-    """Return one number of the table."""
-    return f"{mean:.1f}" if standard_error is None else f"{mean:.1f} ± {standard_error:.1f}"
 
 
 def command_line() -> None:

@@ -11,8 +11,9 @@ from torch.testing import assert_close
 
 import two_encoders
 from alphacl_plugins import AlphaCLLoss
+from compared import recall
 from quickstart_data import load_digits
-from two_encoders import COLUMNS, UNTRAINED, Pairs, Run, Settings, TwoEncoders, load_pairs, recall
+from two_encoders import COLUMNS, UNTRAINED, Pairs, Run, Settings, TwoEncoders, load_pairs
 
 
 def tiny(output: Path, **changes: object) -> Settings:
