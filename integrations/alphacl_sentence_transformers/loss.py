@@ -15,7 +15,7 @@ import alphacl_plugins
 from alphacl_plugins import row_losses
 from alphacl_plugins.checks import check_choice, check_finite
 from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank
-from alphacl_plugins.strategies import AnyStrategy
+from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain, plain_on
 from alphacl_plugins.strategies.masked import learnable_of
 
@@ -88,8 +88,11 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
         check_choice("hardness_mode", hardness_mode, HARDNESS)
         check_choice("margin_strategy", margin_strategy, ("absolute", "relative"))
         check_finite("margin", margin)
+        resolved = resolve_strategy(strategy, options)
+        usual = plain(resolved).usual_scale
         super().__init__(
             model,
+            scale=1.0 if scale == "paper" or usual is None else float(usual),  # what the host shows
             similarity_fct=similarity_fct,
             gather_across_devices=gather_across_devices,
             directions=tuple(directions),
@@ -100,12 +103,11 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
         self.false_negatives, self.guide = false_negatives, guide
         self.margin_strategy, self.margin = margin_strategy, margin
         self.criterion = alphacl_plugins.AlphaCLLoss(
-            strategy,
+            resolved,
             negatives="cross",
             symmetric="doc_to_query" in directions,
             gather_distributed="auto" if gather_across_devices else False,
             scale=scale,
-            **options,
         )
         rule: Any = plain(self.strategy)
         if rule.needs_distance and similarity_fct not in (cos_sim, euclidean_sim, manhattan_sim):
@@ -246,7 +248,7 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
     def get_config_dict(self) -> dict[str, Any]:
         """Return what the host writes into the model card: its options, and the strategy with its own."""
         config = super().get_config_dict()
-        return {"strategy": repr(self.strategy), **config, "scale": self.criterion.scale}
+        return {"strategy": repr(self.strategy), **config}
 
 
 def _distances(similarity: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:

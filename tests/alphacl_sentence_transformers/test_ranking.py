@@ -132,7 +132,7 @@ def test_a_temperature_learns_alike_in_every_form():
 def test_what_the_model_card_gets():
     config = AlphaCLRankingLoss(MODEL, "infonce", tau=TAU).get_config_dict()
     assert config["strategy"] == "InfoNCE(tau=0.2, eps=1.0)"
-    assert config["scale"] == "ntxent"
+    assert config["scale"] == pytest.approx(1 / TAU)  # the host's word for 1/τ
     assert config["directions"] == (TO_DOC,)
     cached = CachedAlphaCLRankingLoss(MODEL, "direct", mini_batch_size=7).get_config_dict()
     assert cached["strategy"] == "Direct(tau=0.5, p=4.0, normalize=True)"

@@ -1,0 +1,43 @@
+"""A pytest plugin that runs sentence-transformers' own tests of its ranking losses on ours, with a model made here."""
+
+import tempfile
+
+import sentence_transformers
+import sentence_transformers.sentence_transformer.losses as hosts
+from tiny_sentences import tiny_model
+
+import alphacl_sentence_transformers as ours
+
+
+class MultipleNegativesRankingLoss(ours.AlphaCLRankingLoss):
+    """The host's name and signature."""
+
+    def __init__(self, model, scale=20.0, **options):
+        if scale <= 0:
+            raise ValueError("Scale must be a positive value.")
+        super().__init__(model, "infonce", tau=1 / scale, **options)
+
+
+class CachedMultipleNegativesRankingLoss(ours.CachedAlphaCLRankingLoss):
+    """The host's name and signature."""
+
+    def __init__(self, model, scale=20.0, **options):
+        if scale <= 0:
+            raise ValueError("Scale must be a positive value.")
+        super().__init__(model, "infonce", tau=1 / scale, **options)
+
+
+hosts.MultipleNegativesRankingLoss = MultipleNegativesRankingLoss
+hosts.CachedMultipleNegativesRankingLoss = CachedMultipleNegativesRankingLoss
+download = sentence_transformers.SentenceTransformer
+
+
+def without_download(name=None, **options):
+    """Make the tiny model of the host's tests here, with dropout, as it has it."""
+    if name != "sentence-transformers-testing/stsb-bert-tiny-safetensors":
+        return download(name, **options)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return tiny_model(tempfile.mkdtemp(), words=[*letters, *(f"{x}{y}" for x in letters for y in letters)], dropout=0.1)
+
+
+sentence_transformers.SentenceTransformer = without_download
