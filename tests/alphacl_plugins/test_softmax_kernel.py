@@ -30,6 +30,7 @@ def run_in_tritons_interpreter(file, speed):
 
 @needs_triton
 @pytest.mark.parametrize("file", ["interpreted_kernel.py", pytest.param("test_engines.py", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_kernels_in_tritons_interpreter(file):
     run_in_tritons_interpreter(file, "not slow")
 

@@ -25,6 +25,7 @@ def test_contrastive_pca_on_tensors():
     assert (names["product"] - expected).abs().max() < 1e-4 * scale
 
 
+@pytest.mark.slow
 def test_the_search_over_tau(capsys):
     search = run("GridSearchCV")["search"]
     percent = [f"{100 * score:.1f}" for score in search.cv_results_["mean_test_score"]]

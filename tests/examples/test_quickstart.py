@@ -78,6 +78,7 @@ def test_every_number_of_every_run_is_kept(report):
             assert epoch.keys() == {"loss", "d2_pos", "d2_neg", "alpha_entropy", "effective_negatives", "negatives"}
 
 
+@pytest.mark.slow
 def test_statistics_are_computed_every_50_steps(tmp_path, monkeypatch):
     looks = watch_looks(monkeypatch)
     _, _, run = quickstart.main(tiny(tmp_path, seeds=1, epochs=1, batch_size=2, limit=102))

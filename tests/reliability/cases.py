@@ -73,6 +73,7 @@ OTHERS: dict[str, Callable[[], Strategy]] = {
 NAMES = [*strategy_names(), *OTHERS]
 SLOW = {"Regularized"}  # solved by autograd in every step of Newton's method
 SLOW |= {"hardness", "dual_temperature", "adnce", "student_t", "rince", "multi_similarity", "circle", "dcl_weighted"}
+SLOW |= {"tsallis", "modified_triplet", "triplet_contrastive", "n_plus_1_tuplet"}
 every_name = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
 )

@@ -17,6 +17,10 @@ SOURCES = sorted(
     path for folder in ("alphacl_plugins", "integrations", "examples") for path in (ROOT / folder).rglob("*.py")
 )
 PACKAGES = ["alphacl_plugins", *sorted(path.parent.name for path in (ROOT / "integrations").glob("*/__init__.py"))]
+NEED = {
+    "alphacl_sentence_transformers": "sentence_transformers",
+    "alphacl_metric_learning": "pytorch_metric_learning",
+}
 
 
 def test_there_is_something_to_check():
@@ -90,6 +94,8 @@ def run_without_sockets(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_importing_opens_no_socket(package):
+    if package in NEED:
+        pytest.importorskip(NEED[package])
     done = run_without_sockets(f"import {package}\nprint({package}.__name__)")
     assert done.stdout.strip() == package, done.stderr
 

@@ -182,6 +182,7 @@ def test_a_finished_run_is_not_done_again(settings, monkeypatch):
     assert path.read_text(encoding="utf-8") == before
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_from_where_a_run_ended(settings):
     run.run(DATASETS["cifar10"], settings)
     content = read(run.run(DATASETS["cifar10"], replace(settings, epochs=3, resume=True)))

@@ -103,6 +103,7 @@ def test_a_script_for_each_data_set_and_backbone(dataset, backbone, examples):
     )
 
 
+@pytest.mark.slow
 def test_help_explains_every_option_with_its_default(examples):
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     command = [sys.executable, str(examples / "cifar100_resnet50.py"), "--help"]

@@ -65,6 +65,7 @@ def test_a_study_leaves_table_pictures_and_a_json_for_each_run(settings, in_proc
     assert {"command", "data", "seed", "curve", "environment", "threads"} <= json.loads(text).keys()
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_what_is_missing_comes_out_the_same(settings, in_process, capsys):
     study.main(settings)
     before = runs_in(settings.output)
@@ -91,6 +92,7 @@ def test_the_same_folder_takes_the_rows_of_the_paper_and_fresh_seeds(settings, i
     assert "square, as in the paper" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_has_diverged_is_said_to_be_a_guess(settings, in_process, capsys):
     study.main(replace(settings, seeds=1))
     for kind in ("tuning", "tuned"):

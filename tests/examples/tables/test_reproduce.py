@@ -576,6 +576,7 @@ def test_a_cell_by_lightly_from_end_to_end(tmp_path):
     assert "estimate: " in second
 
 
+@pytest.mark.slow
 def test_an_error_of_the_user_s_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("SOLO_LEARN_HOME", str(tmp_path))
     done = script(tmp_path, "--table", "1", "--host", "solo-learn", "--seeds", "1")

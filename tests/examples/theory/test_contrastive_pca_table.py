@@ -92,6 +92,7 @@ def test_the_manual_shows_what_the_files_have(names):
     assert [line for line in lines if line not in chapter] == []
 
 
+@pytest.mark.slow
 def test_missing_data_are_one_line_before_anything_is_computed(tmp_path):
     command = [sys.executable, SCRIPT, "--data-root", tmp_path, "--output", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -136,6 +137,7 @@ def test_a_strategy_without_a_temperature_needs_none(tmp_path):
     assert rows["ContrastivePCA, one view, 1 turn"] == pytest.approx(rows["PCA"], abs=0.6)  # uniform weights: PCA
 
 
+@pytest.mark.slow
 def test_the_temperature_is_the_strategys(tmp_path):
     assert Settings().build_strategy() == build_strategy("infonce", tau=0.5)
     assert Settings(strategy="direct", tau=0.3).build_strategy() == build_strategy("direct", tau=0.3)

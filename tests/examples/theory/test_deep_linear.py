@@ -126,6 +126,7 @@ def test_lemma_2_holds_below_a_normalisation_and_only_there():
         assert row["none"] > 0.1
 
 
+@pytest.mark.slow
 def test_the_script_writes_numbers_and_picture(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(deep_linear, "DEPTHS", (2, 3))
     report = deep_linear.main(Settings(problems=4, hard=2, output=tmp_path))
