@@ -9,5 +9,3 @@ collect_ignore_glob = [
     if find_spec(host) is None
     for pattern in (f"integrations/alphacl_{name}/*", f"tests/alphacl_{name}/*")
 ]
-if find_spec("sentence_transformers") is None:
-    collect_ignore_glob.append("tests/tiny_sentences.py")

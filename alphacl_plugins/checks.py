@@ -50,12 +50,12 @@ def check_finite(name: str, value: object) -> None:
 def check_bounds(name: str, value: object) -> tuple[float, float]:
     """Raise unless ``value`` is (least, largest) with finite numbers 0 < least < largest; return them."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
-        raise TypeError(f"{name}: expected (least, largest) τ, got {value!r}")
+        raise TypeError(f"{name}: expected (least, largest), got {value!r}")
     low, high = value
     check_positive(f"{name}[0]", low)
     check_positive(f"{name}[1]", high)
     if low >= high:
-        raise ValueError(f"{name}: expected (least, largest) τ, got {tuple(value)!r}")
+        raise ValueError(f"{name}: expected (least, largest), got {tuple(value)!r}")
     return float(low), float(high)
 
 

@@ -1,9 +1,11 @@
 """A host's own loss, the same loss from this package, and another strategy: trained alike, in one table."""
 
+import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from provenance import environment, replace_file
 
 UNTRAINED, SAME = "untrained", "infonce"
 
@@ -34,6 +38,8 @@ class Settings:
     """Learning rate of AdamW."""
     seeds: int = 3
     """How many repetitions; within a seed all losses start from the same weights and see the same batches."""
+    output: Path | None = None
+    """JSON file for the scores, the options, and where they come from; None: none is written."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("seeds", 1)):
@@ -73,7 +79,21 @@ def compare(settings: Settings, host: str, train: Trained) -> list[Run]:
     )
     for column in runs[0].scores:
         console.print(within_a_seed(runs, column, settings.strategy, host))
+    if settings.output is not None:
+        write(settings.output, settings, runs)
     return runs
+
+
+def write(file: Path, settings: Settings, runs: list[Run]) -> None:
+    """Write the scores of each method, one for each seed, with the options, versions, processor and commit."""
+    methods = dict.fromkeys(run.method for run in runs)
+    scores = {
+        method: {column: [run.scores[column] for run in runs if run.method == method] for column in runs[0].scores}
+        for method in methods
+    }
+    options = {name: value for name, value in asdict(settings).items() if name != "output"}
+    content = {"options": options, "environment": environment(), "scores": scores}
+    replace_file(file, lambda part: part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
 def table(runs: list[Run]) -> Table:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 PACKAGES = (
-    "torch", "torchvision", "lightning", "lightly", "timm", "kornia", "scikit-learn", "scipy", "alphacl-plugins"
+    "torch", "torchvision", "lightning", "lightly", "timm", "kornia", "scikit-learn", "scipy", "alphacl-plugins",
+    "sentence-transformers", "transformers", "pytorch-metric-learning", "open_clip_torch",
 )  # fmt: skip
 
 

@@ -26,6 +26,18 @@ def write_bert(folder: Path, texts: Sequence[str], width: int = 16, dropout: flo
     BertModel(config).save_pretrained(folder)
 
 
+def sentence_model(folder: Path, words: Sequence[str], *, seed: int = 0, dropout: float = 0.0) -> Any:
+    """Return a SentenceTransformer of one layer that knows some words."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        write_bert(folder, words, dropout=dropout)
+    return SentenceTransformer(modules=[Transformer(str(folder)), Pooling(16)], device="cpu")
+
+
 def open_clip_model(**options: Any) -> Any:
     """Return open_clip's CLIP for 8x8 pixels and 6 tokens below 50."""
     import open_clip

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class PairWeights(NamedTuple):
@@ -103,6 +103,24 @@ class Strategy(ABC):
         Returns:
             The weights; those of excluded columns are ignored.
         """
+
+
+class Around(nn.Module):
+    """A module around a strategy, which is meant for the same negatives."""
+
+    def __init__(self, strategy: Any) -> None:
+        super().__init__()
+        self.strategy = strategy
+
+    @property
+    def negatives(self) -> str | None:
+        """What the strategy declares."""
+        return getattr(self.strategy, "negatives", None)
+
+    @property
+    def symmetric(self) -> bool | None:
+        """What the strategy declares."""
+        return getattr(self.strategy, "symmetric", None)
 
 
 AnyStrategy = Strategy | Callable[[Tensor, Tensor], PairWeights]

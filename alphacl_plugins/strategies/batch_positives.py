@@ -1,6 +1,7 @@
 """Strategies that look at the positives of the whole batch: the weighted decoupled loss, and MACL."""
 
 import copy
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_at_most, check_non_negative, check_positive, check_temperature
-from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Totals
+from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Softmax, Totals
 
 T = TypeVar("T", bound="OfBatch")
 
@@ -22,9 +23,9 @@ class OfBatch(Separable):
     def uses_batch(self) -> bool:  # type: ignore[override]  # until the mean is known
         return self.mean is None
 
+    @abstractmethod
     def mean_of(self, d2_pos: Tensor, share: Tensor) -> Tensor:
         """Return the mean that is needed, 0-dim, or its logarithm, of positives with shares that sum to 1."""
-        raise NotImplementedError
 
     def on_batch(self: T, d2_pos: Tensor, weight: Tensor | None = None) -> T:
         """Return the strategy with the mean of a batch."""
@@ -37,7 +38,7 @@ class OfBatch(Separable):
 
 
 @dataclass(frozen=True)
-class DCLWeighted(OfBatch):
+class DCLWeighted(OfBatch, Softmax):
     """The decoupled loss with weighted positives (DCLW): those that are close already pull less.
 
     ``α_j = softmax(-D_j / τ)``, and the positive has weight ``2 - exp(c_+ / σ) / mean exp(c_+ / σ)``, held fixed, with
@@ -67,19 +68,12 @@ class DCLWeighted(OfBatch):
         check_temperature("DCLWeighted.tau", self.tau)
         check_positive("DCLWeighted.sigma", self.sigma)
 
-    @property
-    def exponent(self) -> ExpPower:
-        return ExpPower(self.tau)
-
     def mean_of(self, d2_pos: Tensor, share: Tensor) -> Tensor:
         return (share.log() - d2_pos / self.sigma).flatten().logsumexp(dim=0)
 
-    def log_weight(self, d2: Tensor) -> Tensor:
-        return d2 / -self.tau
-
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
-        mean = 0.0 if self.mean is None else self.mean
-        pos = 2 - torch.exp(d2_pos / -self.sigma - mean)
+        assert self.mean is not None  # as whoever asks has called on_batch
+        pos = 2 - torch.exp(d2_pos / -self.sigma - self.mean)
         value = pos.detach() * d2_pos + self.tau * totals.log_sum_exp
         return RowFactors(torch.ones_like(d2_pos), pos, value)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphacl_plugins.checks import check_above, check_at_most
+from alphacl_plugins.checks import check_finite
 from alphacl_plugins.strategies.base import PairWeights
 from alphacl_plugins.strategies.learnable_temperature import LearnableTemperature, has_temperature
 
@@ -48,10 +48,9 @@ class Calibrated(LearnableTemperature):
     """
 
     def __init__(self, strategy: Any, effective_share: float) -> None:
-        check_above("effective_share", effective_share, 0, "effective negatives over negatives")
-        check_at_most("effective_share", effective_share, 1, "effective negatives over negatives")
-        if effective_share == 1:
-            raise ValueError("effective_share: expected a number < 1, got 1, which is the strategy uniform")
+        check_finite("effective_share", effective_share)
+        if not 0 < effective_share < 1:
+            raise ValueError(f"effective_share: expected a number in (0, 1), got {effective_share!r}")
         if has_temperature(strategy):
             strategy = dataclasses.replace(strategy, tau=1.0)
         super().__init__(strategy, learnable=False, bounds=BOUNDS)

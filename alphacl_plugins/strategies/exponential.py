@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from alphacl_plugins.checks import check_finite, check_non_negative, check_temperature
-from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Totals
+from alphacl_plugins.strategies.separable import RowFactors, Softmax, Totals
 
 
-class ExponentialMember(Separable):
+class ExponentialMember(Softmax):
     """A member of the family with ``ψ(x) = exp(x/τ + shift)``."""
 
     needs_distance = False
@@ -34,13 +34,6 @@ class ExponentialMember(Separable):
     @property
     def _shift(self) -> float:
         return 0.0
-
-    @property
-    def exponent(self) -> ExpPower:
-        return ExpPower(self.tau)
-
-    def log_weight(self, d2: Tensor) -> Tensor:
-        return d2 / -self.tau
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         if isinstance(self.tau, Tensor):

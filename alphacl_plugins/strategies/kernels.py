@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_bool, check_choice, check_positive, check_temperature
-from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Totals
+from alphacl_plugins.strategies.separable import RowFactors, Separable, Softmax, Totals
 
 
 @dataclass(frozen=True)
-class DHEL(Separable):
+class DHEL(Softmax):
     """Decoupled hyperspherical energy loss: the energy of each view by itself, decoupled from the alignment.
 
     ``α_j = exp(-D_j/τ) / Σ_k exp(-D_k/τ)`` over the anchor's own view, with weight ½ for the positive, since it is
@@ -54,13 +54,6 @@ class DHEL(Separable):
     def usual_scale(self) -> Any:
         """2/τ, 1/τ without ``include_augs``."""
         return (2 if self.include_augs else 1) * super().usual_scale
-
-    @property
-    def exponent(self) -> ExpPower:
-        return ExpPower(self.tau)
-
-    def log_weight(self, d2: Tensor) -> Tensor:
-        return d2 / -self.tau
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         pos = torch.full_like(d2_pos, 0.5 if self.include_augs else 1.0)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alphacl_plugins.strategies.base import PairWeights, split_excluded
+from alphacl_plugins.strategies.base import Around, PairWeights, split_excluded
 
 
-class Learnable(nn.Module, ABC):
+class Learnable(Around, ABC):
     """A dataclass of a strategy, with options that are kept here as tensors and change from step to step.
 
     α follows the options without a host sync, and no gradient passes through α: they learn from the loss, whose slopes
@@ -25,8 +25,8 @@ class Learnable(nn.Module, ABC):
     """
 
     def __init__(self, strategy: Any, learnable: bool) -> None:
-        super().__init__()
-        self.strategy, self.learnable = strategy, learnable
+        super().__init__(strategy)
+        self.learnable = learnable
 
     @abstractmethod
     def _options(self) -> dict[str, Tensor]:
@@ -35,16 +35,6 @@ class Learnable(nn.Module, ABC):
     @abstractmethod
     def _slopes(self, energy: Tensor, excess: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return parameters, 0-dim and with their graph, each with the slope of the loss of each anchor."""
-
-    @property
-    def negatives(self) -> str | None:
-        """What the strategy declares."""
-        return getattr(self.strategy, "negatives", None)
-
-    @property
-    def symmetric(self) -> bool | None:
-        """What the strategy declares."""
-        return getattr(self.strategy, "symmetric", None)
 
     @property
     def in_force(self) -> dict[str, Tensor]:

@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alphacl_plugins.checks import check_finite
-from alphacl_plugins.strategies.base import PairWeights, Strategy
+from alphacl_plugins.strategies.base import Around, PairWeights, Strategy
 from alphacl_plugins.strategies.learnable import Learnable
 
 
-class Masked(nn.Module):
+class Masked(Around):
     """Any strategy, without negatives that are probably false: nearer than the positive by more than a margin.
 
     ``α_j`` is the strategy's among the negatives with ``D_j >= D_+ - margin`` that lie between two quantiles of the
@@ -43,7 +43,6 @@ class Masked(nn.Module):
     """
 
     def __init__(self, strategy: Any, margin: float | None = 0.1, *, lowest: float = 0.0, highest: float = 1.0) -> None:
-        super().__init__()
         if isinstance(strategy, type) or not callable(strategy):
             raise TypeError(f"strategy: expected a strategy object, got {strategy!r}")
         if margin is not None:
@@ -52,18 +51,8 @@ class Masked(nn.Module):
         check_finite("highest", highest)
         if not 0 <= lowest < highest <= 1:
             raise ValueError(f"lowest, highest: expected 0 <= lowest < highest <= 1, got {lowest!r}, {highest!r}")
-        self.strategy = strategy
+        super().__init__(strategy)
         self.margin, self.lowest, self.highest = margin, lowest, highest
-
-    @property
-    def negatives(self) -> str | None:
-        """What the strategy declares."""
-        return getattr(self.strategy, "negatives", None)
-
-    @property
-    def symmetric(self) -> bool | None:
-        """What the strategy declares."""
-        return getattr(self.strategy, "symmetric", None)
 
     def around(self, strategy: Any) -> MaskedRows:
         """Return this mask around another form of the strategy, as the engines call it."""

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_callable, check_temperature
 from alphacl_plugins.strategies.base import Negatives, PairWeights, Strategy, on_copies, slope_of, split_excluded
-from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Totals
+from alphacl_plugins.strategies.separable import RowFactors, Softmax, Totals
 
 _NEWTON_STEPS = 64
 DIFFERENTIABLE_STEPS = 2
 
 
 @dataclass(frozen=True)
-class Entropy(Separable):
+class Entropy(Softmax):
     """Entropy regulariser: ``r_H(α) = -τ α log α``.
 
     ``α_j = exp(-D_j/τ) / Σ_k exp(-D_k/τ)``, InfoNCE at ε = 0; the loss is ``D_+ + τ log Σ_j exp(-D_j/τ)``, which is τ
@@ -54,13 +54,6 @@ class Entropy(Separable):
 
     def __post_init__(self) -> None:
         check_temperature("Entropy.tau", self.tau)
-
-    @property
-    def exponent(self) -> ExpPower:
-        return ExpPower(self.tau)
-
-    def log_weight(self, d2: Tensor) -> Tensor:
-        return d2 / -self.tau
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         row_sum = torch.ones_like(d2_pos)

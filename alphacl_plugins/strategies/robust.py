@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_positive, check_temperature
-from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Totals
+from alphacl_plugins.strategies.separable import RowFactors, Softmax, Totals
 
 
 @dataclass(frozen=True)
-class RINCE(Separable):
+class RINCE(Softmax):
     """Robust InfoNCE: ``τ/q ((λ Z)^q - exp(-q D_+/τ))`` with ``Z = exp(-D_+/τ) + Σ_k exp(-D_k/τ)``.
 
     ``α_j = λ^q Z^(q-1) exp(-D_j/τ)``, and the positive has weight ``exp(-q D_+/τ) - λ^q Z^(q-1) exp(-D_+/τ)``: a far
@@ -54,13 +54,6 @@ class RINCE(Separable):
         if isinstance(rate, Tensor):
             return rate * (self.q * rate).exp()
         return rate * math.exp(self.q * rate) if self.q * rate < 700 else math.inf
-
-    @property
-    def exponent(self) -> ExpPower:
-        return ExpPower(self.tau)
-
-    def log_weight(self, d2: Tensor) -> Tensor:
-        return d2 / -self.tau
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         log_pos = d2_pos / -self.tau

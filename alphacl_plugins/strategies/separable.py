@@ -114,3 +114,16 @@ class Separable(Strategy):
         """Add the logarithm of how often each negative counts; -inf where excluded."""
         log = log if negatives.times is None else log + negatives.times.log()
         return log.masked_fill(negatives.excluded, -torch.inf)
+
+
+class Softmax(Separable):
+    """Base of the strategies with ``w(D) = exp(-D / τ)``."""
+
+    tau: float | Tensor
+
+    @property
+    def exponent(self) -> ExpPower:
+        return ExpPower(self.tau)
+
+    def log_weight(self, d2: Tensor) -> Tensor:
+        return d2 / -self.tau

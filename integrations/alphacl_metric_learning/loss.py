@@ -12,8 +12,9 @@ from torch import Tensor
 
 from alphacl_plugins import row_losses
 from alphacl_plugins.options import check_scale
-from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
+from alphacl_plugins.strategies import AnyStrategy, Calibrated, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
+from alphacl_plugins.strategies.masked import learnable_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,7 +36,7 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
         distance: of the host; the default is CosineSimilarity, with D = 1 - cos. D is what another distance says, or
             minus a similarity, as in NTXentLoss; for dot products a strategy in which distances enter by differences.
         reducer, embedding_regularizer, embedding_reg_weight, collect_stats: of the host.
-        **options: of a strategy given by name.
+        **options: of a strategy given by name, but for ``effective_share``, which needs a whole batch.
 
     Raises:
         TypeError, ValueError: an option is not these, or the strategy needs distances and gets similarities.
@@ -72,6 +73,9 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
         self.strategy: Any = resolve_strategy(strategy, options)
         check_scale(scale, self.strategy)
         self.scale = scale
+        kept = learnable_of(self.strategy)
+        if isinstance(kept, Calibrated):  # pairs of a miner are no batch on which it could find its τ
+            kept.check_found()
         similar = self.distance.is_inverted and not isinstance(self.distance, CosineSimilarity)
         if similar and plain(self.strategy).needs_distance:
             raise ValueError(

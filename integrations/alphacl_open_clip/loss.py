@@ -10,7 +10,7 @@ import alphacl_plugins
 from alphacl_open_clip.model_scale import ModelScale
 from alphacl_plugins.checks import is_scalar
 from alphacl_plugins.options import BlockSize
-from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
+from alphacl_plugins.strategies import AnyStrategy, Sigmoid, resolve_strategy
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -97,6 +97,8 @@ class ClipLoss(nn.Module):
                 isinstance(scalar, Tensor) and scalar.numel() == 1 and is_scalar(scalar.view(()))
             ):
                 raise TypeError(f"{name}: expected a floating-point tensor of one number, got {scalar!r}")
+        if logit_bias is None and isinstance(self.criterion.strategy.strategy, Sigmoid):
+            raise TypeError("logit_bias: expected a tensor with sigmoid, from a model that has one, got None")
         self.criterion.strategy.follow(logit_scale, logit_bias)
         loss: Tensor = self.criterion(image_features, text_features)
         self.criterion.strategy.follow(None)

@@ -37,14 +37,12 @@ class ModelScale(Learnable):
         self._bias = None if logit_bias is None else logit_bias.reshape(())
 
     def _options(self) -> dict[str, Any]:
-        if not isinstance(self.strategy, Sigmoid):
-            return {} if self._scale is None else {"tau": 1 / self._scale}
-        found = {"t": self._scale, "b": self._bias}
-        return {name: scalar for name, scalar in found.items() if scalar is not None}
+        if self._scale is None:  # between two calls
+            return {}
+        return {"t": self._scale, "b": self._bias} if isinstance(self.strategy, Sigmoid) else {"tau": 1 / self._scale}
 
     def _slopes(self, energy: Tensor, excess: Tensor) -> list[tuple[Tensor, Tensor]]:
         if not isinstance(self.strategy, Sigmoid):
             return [(self._scale, -energy)]
         scale = self._scale.detach()
-        slopes = [(self._scale, (excess - energy) / scale)]
-        return slopes if self._bias is None else [*slopes, (self._bias, excess / scale)]
+        return [(self._scale, (excess - energy) / scale), (self._bias, excess / scale)]

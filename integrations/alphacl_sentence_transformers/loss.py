@@ -125,13 +125,13 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Embed the texts of a batch, with the guide as well if there is one, and compute the loss."""
-        features = [dict(column) for column in sentence_features]
         if self.guide is None:
-            return super().forward(features, labels)  # type: ignore[no-any-return]
-        embeddings = embed_columns(self.model, features)
+            return super().forward(sentence_features, labels)  # type: ignore[no-any-return]
+        features = list(sentence_features)
+        for_guide = [self._for_guide(column) for column in features]  # before the model writes into them
+        gathered = self.gathered(embed_columns(self.model, features))
         with torch.no_grad():
-            seen = self.gathered(embed_columns(self.guide, [self._for_guide(column) for column in features]))
-        gathered = self.gathered(embeddings)._replace(guide=seen)
+            gathered = gathered._replace(guide=self.gathered(embed_columns(self.guide, for_guide)))
         return self.losses_of(gathered, gathered.own).mean()
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None = None) -> Tensor:

@@ -188,6 +188,11 @@ def test_wrong_options_name_themselves():
         (lambda: AlphaCLLoss("triplet"), ValueError, 'scale: expected "paper" with Triplet'),
         (lambda: AlphaCLLoss("direct", distance=dots), ValueError, "distance: expected a distance or CosineSimilarity"),
         (lambda: AlphaCLLoss("infonce", temprature=1), TypeError, "infonce: expected options among"),
+        (
+            lambda: AlphaCLLoss("infonce", effective_share=0.1),
+            ValueError,
+            "effective_share: expected a strategy that a",
+        ),
         (lambda: AlphaCLLoss("infonec"), ValueError, "did you mean 'infonce'"),
     ):
         with pytest.raises(error, match=message):

@@ -117,6 +117,8 @@ def test_what_the_model_decides_is_no_option():
     with pytest.raises(TypeError, match="strategy: expected one with a temperature, or sigmoid, for logit_scale"):
         ClipLoss("uniform")
     image, text = (normalize(x, dim=1) for x in features())
+    with pytest.raises(TypeError, match="logit_bias: expected a tensor with sigmoid"):
+        ClipLoss("sigmoid")(image, text, torch.tensor(10.0))
     for scale in (10.0, torch.tensor(10), torch.ones(2)):
         with pytest.raises(TypeError, match="logit_scale: expected a floating-point tensor of one number, got"):
             ClipLoss()(image, text, scale)

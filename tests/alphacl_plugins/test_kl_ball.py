@@ -132,8 +132,8 @@ def test_it_runs_without_reading_a_value():
     ("options", "error", "message"),
     [
         ({"rho": 0}, ValueError, r"KLBall.rho: expected a finite number > 0, got 0"),
-        ({"bounds": 0.5}, TypeError, r"KLBall.bounds: expected \(least, largest\) τ, got 0.5"),
-        ({"bounds": (0.7, 0.05)}, ValueError, r"KLBall.bounds: expected \(least, largest\) τ, got \(0.7, 0.05\)"),
+        ({"bounds": 0.5}, TypeError, r"KLBall.bounds: expected \(least, largest\), got 0.5"),
+        ({"bounds": (0.7, 0.05)}, ValueError, r"KLBall.bounds: expected \(least, largest\), got \(0.7, 0.05\)"),
         ({"bounds": (0, 1)}, ValueError, r"KLBall.bounds\[0\]: expected a finite number > 0, got 0"),
     ],
 )

@@ -294,12 +294,12 @@ def test_a_users_parameter_learns_through_the_value_but_not_in_a_ring():
         (
             lambda: LearnableTemperature(InfoNCE(), bounds=0.1),
             TypeError,
-            r"bounds: expected \(least, largest\) τ, got 0.1",
+            r"bounds: expected \(least, largest\), got 0.1",
         ),
         (
             lambda: LearnableTemperature(InfoNCE(), bounds=(1.0, 0.1)),
             ValueError,
-            r"bounds: expected \(least, largest\) τ, got",
+            r"bounds: expected \(least, largest\), got",
         ),
         (
             lambda: LearnableTemperature(InfoNCE(), bounds=(0.0, 1.0)),

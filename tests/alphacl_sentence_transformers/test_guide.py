@@ -5,15 +5,24 @@ import torch
 from oracles import relative_error
 
 hosts = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
-from tiny_sentences import WORDS, texts, tiny_model  # noqa: E402
+from tiny_hosts import sentence_model  # noqa: E402
 
 from alphacl_sentence_transformers import AlphaCLRankingLoss, CachedAlphaCLRankingLoss  # noqa: E402
 
 GTE = ("query_to_doc", "query_to_query", "doc_to_doc")
 
 
+WORDS = [f"word{k}" for k in range(40)]
+
+
+def texts(n, seed):
+    """Sentences of five words."""
+    picked = torch.randint(len(WORDS), (n, 5), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [" ".join(WORDS[k] for k in row) for row in picked]
+
+
 def features(model, hard):
-    return [model.preprocess(texts(8, seed=seed)) for seed in range(2 + hard)]
+    return [model.preprocess(texts(8, seed)) for seed in range(2 + hard)]
 
 
 def agree(model, ours, theirs, hard):
@@ -33,8 +42,8 @@ def agree(model, ours, theirs, hard):
 @pytest.mark.parametrize(("strategy", "margin"), [("absolute", 0.0), ("absolute", 0.02), ("relative", 0.03)])
 @pytest.mark.parametrize(("directions", "hard"), [(GTE[:1], 0), (GTE[:1], 1), (GTE[:2], 1), (GTE, 0)])
 def test_infonce_is_gist(tmp_path, other_words, strategy, margin, directions, hard):
-    model = tiny_model(tmp_path / "model")
-    guide = tiny_model(tmp_path / "guide", seed=1, words=WORDS[::-1] if other_words else WORDS)
+    model = sentence_model(tmp_path / "model", WORDS)
+    guide = sentence_model(tmp_path / "guide", WORDS[::-1] if other_words else WORDS, seed=1)
     options = {"margin_strategy": strategy, "margin": margin}
     contrasts = {"contrast_anchors": GTE[1] in directions, "contrast_positives": GTE[2] in directions}
     theirs = hosts.GISTEmbedLoss(model, guide, temperature=0.2, **options, **contrasts)
@@ -45,7 +54,7 @@ def test_infonce_is_gist(tmp_path, other_words, strategy, margin, directions, ha
 
 
 def test_other_strategies_take_a_guide(tmp_path):
-    model, guide = tiny_model(tmp_path / "model"), tiny_model(tmp_path / "guide", seed=1)
+    model, guide = sentence_model(tmp_path / "model", WORDS), sentence_model(tmp_path / "guide", WORDS, seed=1)
     for name in ("direct", "square"):
         loss = AlphaCLRankingLoss(model, name, guide=guide)(features(model, 0))
         assert loss.isfinite()
@@ -57,7 +66,7 @@ def test_other_strategies_take_a_guide(tmp_path):
 
 
 def test_without_a_guide_the_model_is_called_as_the_host_calls_it(tmp_path):
-    model = tiny_model(tmp_path / "model")
+    model = sentence_model(tmp_path / "model", WORDS)
     theirs = hosts.MultipleNegativesRankingLoss(model, scale=5.0)
     ours = AlphaCLRankingLoss(model, "infonce", tau=0.2)
     for hard in (0, 2):

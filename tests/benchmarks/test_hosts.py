@@ -33,6 +33,6 @@ def test_the_manuals_table_is_that_of_the_json():
 @pytest.mark.slow
 def test_a_measurement_in_processes_of_its_own():
     pytest.importorskip("pytorch_metric_learning")
-    result = measured(Case("NTXentLoss", 64), Settings(rounds=1))
+    result = measured(Case("NTXentLoss", 128), Settings(rounds=1))
     assert result["ours"]["loss"] == pytest.approx(result["host"]["loss"], rel=1e-5)
     assert 0 <= result["ours"]["extra_bytes"] < result["host"]["extra_bytes"]

@@ -1,10 +1,11 @@
 """A pytest plugin that runs sentence-transformers' own tests of its ranking losses on ours, with a model made here."""
 
 import tempfile
+from pathlib import Path
 
 import sentence_transformers
 import sentence_transformers.sentence_transformer.losses as hosts
-from tiny_sentences import tiny_model
+from tiny_hosts import sentence_model
 
 import alphacl_sentence_transformers as ours
 
@@ -37,7 +38,7 @@ def without_download(name=None, **options):
     if name != "sentence-transformers-testing/stsb-bert-tiny-safetensors":
         return download(name, **options)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    return tiny_model(tempfile.mkdtemp(), words=[*letters, *(f"{x}{y}" for x in letters for y in letters)], dropout=0.1)
+    return sentence_model(Path(tempfile.mkdtemp()), [*letters, *(f"##{x}" for x in letters)], dropout=0.1)
 
 
 sentence_transformers.SentenceTransformer = without_download
