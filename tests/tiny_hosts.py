@@ -26,7 +26,7 @@ def write_bert(folder: Path, texts: Sequence[str], width: int = 16, dropout: flo
     BertModel(config).save_pretrained(folder)
 
 
-def sentence_model(folder: Path, words: Sequence[str], *, seed: int = 0, dropout: float = 0.0) -> Any:
+def sentence_model(folder: Path, words: Sequence[str], *, seed: int = 0, width: int = 16, dropout: float = 0.0) -> Any:
     """Return a SentenceTransformer of one layer that knows some words."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -34,8 +34,8 @@ def sentence_model(folder: Path, words: Sequence[str], *, seed: int = 0, dropout
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        write_bert(folder, words, dropout=dropout)
-    return SentenceTransformer(modules=[Transformer(str(folder)), Pooling(16)], device="cpu")
+        write_bert(folder, words, width, dropout)
+    return SentenceTransformer(modules=[Transformer(str(folder)), Pooling(width)], device="cpu")
 
 
 def open_clip_model(**options: Any) -> Any:

@@ -38,7 +38,7 @@ def without_download(name=None, **options):
     if name != "sentence-transformers-testing/stsb-bert-tiny-safetensors":
         return download(name, **options)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    return sentence_model(Path(tempfile.mkdtemp()), [*letters, *(f"##{x}" for x in letters)], dropout=0.1)
+    return sentence_model(Path(tempfile.mkdtemp()), [*letters, *(f"##{x}" for x in letters)], width=128, dropout=0.1)
 
 
 sentence_transformers.SentenceTransformer = without_download
