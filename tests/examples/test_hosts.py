@@ -1,7 +1,11 @@
 """The examples of hosts run to their end, and infonce is the host's own loss at each step."""
 
 import importlib
+import json
+import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -62,3 +66,16 @@ def test_losses_are_compared_seed_by_seed():
 def test_settings_that_cannot_work_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         compared.Settings(**change)
+
+
+@pytest.mark.parametrize("example", ["sentence_pairs", "metric_learning_digits", "clip_digits"])
+def test_the_manuals_table_is_that_of_the_runs(example):
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "hosts.md").read_text(encoding="utf-8")
+    scores = json.loads((docs / "hosts" / f"{example}.json").read_text(encoding="utf-8"))["scores"]
+    untrained, host, infonce, direct = (scores[method] for method in scores)
+    for column in untrained:
+        values = [np.array(of[column]) for of in (untrained, host, infonce, direct)]
+        values.append(values[3] - values[1])
+        cells = [compared.cell(v.mean(), v.std(ddof=1) / math.sqrt(len(v))) for v in values]
+        assert f"| {column} | {' | '.join(cells)} |" in page
