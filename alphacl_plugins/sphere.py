@@ -7,6 +7,7 @@ from torch import Tensor
 
 _CELLS = 8192
 _NEWTON_STEPS = 3
+_INTERVALS_AT_ONCE = 2**20
 
 
 class UniformCosines:
@@ -70,29 +71,36 @@ class UniformCosines:
         return left + (right - left) * rise + bend * (left_slope * (1 - s) - right_slope * s)
 
 
-def wasserstein_to_uniform(cosines: Tensor, dim: int) -> Tensor:
+def wasserstein_to_uniform(cosines: Tensor, dim: int, counts: Tensor | None = None) -> Tensor:
     """Return the W1 distance ``∫ |F_N(c) - F(c)| dc`` of cosines to the uniform law in D dimensions.
 
     F_N is constant, p, between two cosines a <= b, and F increases, so the integrand changes sign at most once there,
     at the quantile of p clamped to [a, b]; F itself has the antiderivative ``c F(c) - G(c)``.
 
     Args:
-        cosines: sorted, ``[pairs]``, in float64.
+        cosines: sorted, ``[K]``, in float64.
         dim: dimension D of the space, >= 1.
+        counts: how often each occurs, ``[K]``; None: once.
 
     Returns: a scalar; NaN if a cosine is.
     """
+    law = UniformCosines(dim, cosines.device) if dim > 1 else None
+    counts = torch.ones_like(cosines) if counts is None else counts.to(cosines.dtype)
     edges = torch.cat([cosines.new_full((1,), -1.0), cosines, cosines.new_ones(1)])
-    p = torch.linspace(0.0, 1.0, len(cosines) + 1, dtype=cosines.dtype, device=cosines.device)
-    if dim == 1:  # on a line a uniform pair has cosine -1 or +1, with equal chance
-        return ((p - 0.5).abs() * edges.diff()).sum()
-    law = UniformCosines(dim, cosines.device)
-    cdf = law.cdf(edges)
-    antiderivative = edges * cdf - law.partial_mean(edges)
-    a, b = edges[:-1], edges[1:]
+    p = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    p /= p[-1].clone()
+    some = [slice(i, i + _INTERVALS_AT_ONCE) for i in range(0, len(p), _INTERVALS_AT_ONCE)]
+    return torch.stack([_between(law, edges[:-1][i], edges[1:][i], p[i]) for i in some]).sum()
+
+
+def _between(law: UniformCosines | None, a: Tensor, b: Tensor, p: Tensor) -> Tensor:
+    """Integrate ``|p - F|`` over intervals [a, b]. On a line, without law, cosines are -1 or +1 with equal chance."""
+    if law is None:
+        return ((p - 0.5).abs() * (b - a)).sum()
+    cdf_a, cdf_b = law.cdf(a), law.cdf(b)
     turn = torch.minimum(torch.maximum(law.quantile(p), a), b)
-    cdf_at_turn = torch.minimum(torch.maximum(p, cdf[:-1]), cdf[1:])
+    cdf_at_turn = torch.minimum(torch.maximum(p, cdf_a), cdf_b)
     at_turn = turn * cdf_at_turn - law.partial_mean(turn)
-    below = p * (turn - a) - (at_turn - antiderivative[:-1])
-    above = (antiderivative[1:] - at_turn) - p * (b - turn)
+    below = p * (turn - a) - (at_turn - (a * cdf_a - law.partial_mean(a)))
+    above = (b * cdf_b - law.partial_mean(b) - at_turn) - p * (b - turn)
     return (below + above).sum()

@@ -20,7 +20,7 @@ from alphacl_plugins.engines.beside_others import beside_others, lowest
 from alphacl_plugins.engines.sums import NO_PLACE, Constants, Listed, OfPositives, Sums
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import centre_of
-from alphacl_plugins.metrics import batch_statistics
+from alphacl_plugins.statistics import batch_statistics
 from alphacl_plugins.pairs import Batch, Group
 from alphacl_plugins.rules import Rows, rows_of, rows_of_samples
 from alphacl_plugins.strategies.separable import Separable, Totals
@@ -182,7 +182,7 @@ class TwoPass:
 def _statistics(
     batch: Batch, d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, number: Tensor, found: Tensor, row_sum: Tensor
 ) -> dict[str, Tensor]:
-    """Return the means over the anchors, ``[M, 1]`` each, as `alphacl_plugins.metrics.statistics_of`."""
+    """Return the means over the anchors, ``[M, 1]`` each, as `alphacl_plugins.statistics.statistics_of`."""
     weights = torch.ones_like(d2_pos) if batch.weights is None else batch.weights[:, None]
     totals = [(weights * x).sum() for x in (d2_pos, d2_neg, entropy, number, found)]
     n_negatives, n = totals[3], totals[4].masked_fill(totals[4] == 0, 1)
