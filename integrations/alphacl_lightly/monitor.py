@@ -57,7 +57,7 @@ def embed(module: Any, batch: Any) -> Embedded:
 
     Args:
         module: a LightningModule whose ``forward`` takes a view and returns embeddings, or a mapping that has them
-            under ``"z"``. The features are the output of ``module.backbone`` on the first view, if it has one, else the
+            under ``"z"``, or else features under ``"feats"``. The features are the output of ``module.backbone`` on the first view, if it has one, else the
             embeddings.
         batch: a tensor, or nested lists. Tensors of two axes and more are views, the last integers ``[n]`` that come
             after them the labels; all else is left alone.
@@ -153,6 +153,11 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Look before any other callback, so that a checkpoint of this epoch has the look in it."""
+        trainer.callbacks.remove(self)
+        trainer.callbacks.insert(0, self)
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the untrained module; a run that is resumed has done so."""
         if trainer.global_step == 0:
@@ -163,7 +168,7 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
             found = self._look(trainer, pl_module, epoch)
-            pl_module.log_dict(found, logger=False, on_step=False, on_epoch=True)
+            pl_module.log_dict(found, logger=False, on_step=False, on_epoch=True, sync_dist=True)
             self._warn_of_collapse(epoch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -388,7 +393,7 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 def _embedding(output: Any) -> Tensor:
     if isinstance(output, Mapping):
-        output = output.get("z")
+        output = output.get("z", output.get("feats"))
     if not isinstance(output, Tensor) or output.ndim != 2:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise TypeError(f"embed: expected embeddings [n, D] from the module, or a mapping with z, got {got}; pass embed=")

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 from alphacl_solo_learn.backbones import Backbones
-from alphacl_solo_learn.config import NAME, misplaced, selected
+from alphacl_solo_learn.config import MONITOR, NAME, misplaced, monitor_options, selected
 from alphacl_solo_learn.methods import CONTRASTIVE, AnyMethod, ContrastiveMethod
 from alphacl_solo_learn.paper_method import AlphaCL
 from alphacl_solo_learn.run_folder import RESOLVER, run_folder
@@ -70,6 +70,11 @@ def _refuse_another_loss(init: Callable[[Any, Any], None]) -> Callable[[Any, Any
                     "trains another loss"
                 )
             raise ValueError(f"loss: expected {NAME} with a method among {', '.join(ours)}, got method {cfg.method}")
+        if monitor_options(cfg) is not None and not isinstance(self, AnyMethod):
+            raise TypeError(
+                f'{MONITOR}: expected none but with solo.methods.METHODS["{cfg.method}"], got {type(self)!r}, which has '
+                "no monitor"
+            )
         init(self, cfg)
 
     return checked
