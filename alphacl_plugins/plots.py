@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins import metrics
-from alphacl_plugins.checks import check_count, check_labels, check_matrix
+from alphacl_plugins.checks import check_labels, check_matrix, check_two_rows
 from alphacl_plugins.functional import l2_normalize, promote
 from alphacl_plugins.sharpness import sharpness_of
 from alphacl_plugins.sphere import UniformCosines
@@ -63,7 +63,7 @@ def alpha_curves(
         ModuleNotFoundError: matplotlib is not installed.
     """
     axes = _axes(axes)
-    start, end = max(mean - 5 * spread, 0.0), mean + 4 * spread
+    start, end = max(min(mean - 5 * spread, positive - spread), 0.0), mean + 4 * spread
     distances = [start + (end - start) * i / (_POINTS - 1) for i in range(_POINTS)]
     hill = [math.exp(-0.5 * ((d - mean) / spread) ** 2) for d in distances]
     axes.fill_between(distances, [largest / 5 * h for h in hill], color="0.9", linewidth=0, zorder=0)
@@ -85,7 +85,8 @@ def alpha_heatmap(alpha: Tensor, labels: Tensor, *, columns: Tensor | None = Non
 
     How to read it: a row is an anchor, a column a negative; the darker, the larger its weight among those of the row.
     Squares on the diagonal are pairs of one class: a dark one says that the loss pushes samples of that class apart
-    (false negatives), a dark square beside the diagonal that it takes two classes for each other. White: no weight.
+    (false negatives), a dark square beside the diagonal that it takes two classes for each other. Yellow: hardly any
+    weight.
 
     Args:
         alpha: weights of the negatives ``[M, K]``, such as ``loss.pair_weights(z, z_aug).neg``.
@@ -193,7 +194,7 @@ def similarities(embeddings: Tensor | Mapping[str, Tensor], *, axes: Axes | None
     given = _named(embeddings)
     edges = torch.linspace(-1, 1, _BARS + 1, dtype=torch.float64)
     for i, (name, z) in enumerate(given):
-        check_count(f"{name or 'embeddings'}: number of rows - 1", len(z) - 1)
+        check_two_rows(name or "embeddings", z)
         unit = l2_normalize(z.detach()[:: -(-len(z) // _MOST_ROWS)].double()).cpu()
         cosines = (unit @ unit.T).clamp(-1, 1)[torch.ones(len(unit), len(unit), dtype=torch.bool).triu(1)]
         heights = torch.histc(cosines, _BARS, -1, 1) / len(cosines) * (_BARS / 2)

@@ -115,7 +115,7 @@ def sharpness_of(
     [1.0]
     """
     _check_simulated(negatives, mean, spread, positive)
-    chosen = _parse(strategy) if isinstance(strategy, str) else resolve_strategy(strategy)
+    chosen = strategy_from_text(strategy) if isinstance(strategy, str) else resolve_strategy(strategy)
     rule, generator = plain_on(chosen, torch.full((1,), positive)), torch.Generator().manual_seed(0)
     normal = torch.randn(_ROWS, negatives, generator=generator, dtype=torch.float64)
     d2_neg = (mean + spread * normal).clamp_min(0.0)
@@ -157,8 +157,14 @@ def _number(x: float) -> str:
     return "-" if math.isnan(x) else f"{x:.2f}" if abs(x) < 1000 else f"{x:.3g}"
 
 
-def _parse(text: str) -> Any:
-    """Build the strategy of ``name:option=value,...``; values are Python's, and a bare word is a string."""
+def strategy_from_text(text: str) -> Any:
+    """Build the strategy of ``name:option=value,...``; values are Python's, and a bare word is a string.
+
+    Raises: TypeError, ValueError, ImportError: as `resolve_strategy`, or the text is no such thing.
+
+    >>> strategy_from_text("direct:tau=0.2,normalize=False")
+    Direct(tau=0.2, p=4.0, normalize=False)
+    """
     name, _, options = text.partition(":")
     try:
         call: Any = ast.parse(f"f({options})", mode="eval").body
