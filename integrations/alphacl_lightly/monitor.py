@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import math
 import random
 import sys
 import time
@@ -34,6 +35,9 @@ COLLAPSED_UNIFORMITY = -0.2
 
 COLLAPSED_SHARE = 0.02
 """Of the directions beyond the first: with fewer in use, the embeddings lie on a line, or nearly so."""
+
+LEAST_STEPS = 100
+"""Of training, before a collapse is told: untrained networks often begin near a point."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -124,7 +128,8 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         ValueError: an option is outside the above, there are several losses, or data that have no length.
 
     Warns:
-        UserWarning: the embeddings have collapsed to a point or a line, with the number, its bound, and what to try.
+        UserWarning: the embeddings have collapsed to a point or a line, or are not finite, and are no better than at
+            the look before: with the number, its bound, and what to try; after 100 steps.
 
     Source: the metrics of Wang & Isola (2020), Wang & Liu (2021), Roy & Vetterli (2007), Tian (2022).
     """
@@ -169,7 +174,8 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
             found = self._look(trainer, pl_module, epoch)
             pl_module.log_dict(found, logger=False, on_step=False, on_epoch=True, sync_dist=True)
-            self._warn_of_collapse(epoch)
+            if trainer.global_step >= LEAST_STEPS:
+                self._warn_of_collapse(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history."""
@@ -187,7 +193,7 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
             _check_loader("dataloader", loader)
         loss = self._loss_of(module)
         with as_if_nobody_looked(module, loss), trainer.precision_plugin.forward_context():
-            size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 64
+            size = _batch_size(loader)
             seen = self._embed_all(trainer, module, loader, size)
         with as_if_nobody_looked(module, loss):
             values = self._measure(seen, loss, size * trainer.world_size)
@@ -277,18 +283,21 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         return alone
 
     def _warn_of_collapse(self, epoch: int) -> None:
-        found = self.history[-1]
+        before, found = self.history[-2], self.history[-1]
+        uniformity, rank = found["uniformity"], found["effective_rank"]
         least = 1 + COLLAPSED_SHARE * (found["rank"] - 1)
-        if not found["uniformity"] <= COLLAPSED_UNIFORMITY:
-            sign = f"uniformity {found['uniformity']:.3f} > {COLLAPSED_UNIFORMITY}: the embeddings are nearly one point"
-        elif found["effective_rank"] < least:
-            sign = f"effective_rank {found['effective_rank']:.2f} < {least:.2f}: the embeddings are nearly on a line"
+        if uniformity > COLLAPSED_UNIFORMITY and uniformity >= before["uniformity"]:
+            sign = f"uniformity {uniformity:.3f} > {COLLAPSED_UNIFORMITY}: the embeddings are nearly one point"
+        elif rank < least and rank <= before["effective_rank"]:
+            sign = f"effective_rank {rank:.2f} < {least:.2f}: the embeddings are nearly on a line"
+        elif math.isnan(uniformity):
+            sign = "the embeddings are not finite: training has diverged"
         else:
             return
         warn = importlib.import_module(f"{LIGHTNINGS[0]}.utilities").rank_zero_warn
         warn(
-            f"RepresentationMonitor, after epoch {epoch}: {sign} (collapse). Try a lower learning rate or a warm-up, a "
-            "sharper α (a smaller tau), a batch norm in the projection head, stronger augmentation"
+            f"RepresentationMonitor, after epoch {epoch}: {sign}, and it is not getting better. Try a lower learning "
+            "rate or a warm-up, a sharper α (a smaller tau), a batch norm in the projection head, stronger augmentation"
         )
 
 
@@ -358,13 +367,19 @@ def _loader_of(loader: Any, places: Sequence[int], size: int) -> Iterator[Any]:
             _SeededItems(loader.dataset, places),
             batch_size=size,
             num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
+            collate_fn=None if loader.batch_sampler is None else loader.collate_fn,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
         )
     )
+
+
+def _batch_size(loader: Any) -> int:
+    """Return how many samples are in a batch; a loader whose sampler makes the batches does not say so itself."""
+    sizes = (getattr(place, "batch_size", None) for place in (loader, loader.batch_sampler, loader.sampler))
+    return next(filter(None, sizes), 64)
 
 
 def _check_loader(name: str, loader: object) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import alphacl_lightly
+import alphacl_lightly.monitor as monitor_module
 from alphacl_lightly import AlphaCLLoss, RepresentationMonitor
 from alphacl_lightly.monitor import Embedded, embed, knn_accuracy
 from alphacl_plugins import metrics
@@ -271,15 +272,24 @@ class OnALine(Module):
         return z * torch.tensor([1.0, 1e-4, 1e-4, 1e-4, 1e-4])
 
 
+class Diverging(Module):
+    def training_step(self, batch, _):
+        return super().training_step(batch, _) * math.inf
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Collapsing, r"after epoch \d: uniformity -0\.\d+ > -0\.2: the embeddings are nearly one point \(collapse\)\. Try"),
-        (OnALine, r"after epoch 3: effective_rank 1\.0\d < 1\.08: the embeddings are nearly on a line \(collapse\)\. Try"),
+        (Collapsing, r"after epoch \d: uniformity -0\.\d+ > -0\.2: the embeddings are nearly one point, and it is not"),
+        (OnALine, r"after epoch \d: effective_rank 1\.0\d < 1\.08: the embeddings are nearly on a line, and it is not"),
+        (Diverging, r"after epoch \d: the embeddings are not finite: training has diverged, and it is not getting better"),
     ],
 )
-def test_collapse_is_told(kind, message):
-    run = trainer(epochs=3, callbacks=[RepresentationMonitor(every_n_epochs=3)])
+def test_collapse_is_told(kind, message, monkeypatch):
+    run = trainer(epochs=3, callbacks=[RepresentationMonitor(every_n_epochs=1)])
+    run.fit(kind(rate=0.005), loader())  # nine steps are too few to tell
+    monkeypatch.setattr(monitor_module, "LEAST_STEPS", 3)
+    run = trainer(epochs=3, callbacks=[RepresentationMonitor(every_n_epochs=1)])
     with pytest.warns(UserWarning, match=message):
         run.fit(kind(rate=0.005), loader())
 
