@@ -49,7 +49,7 @@ class Settings:
     """Take timm's own weights of the backbone, which are downloaded."""
     image_size: int | None = None
     """Side in pixels that images are brought to. Default: that of the checkpoint; 32 with --backbone."""
-    strategies: tuple[str, ...] = ("infonce", "direct", "square")
+    strategies: tuple[str, ...] = ("infonce", "direct", "square", "direct:normalize=False")
     """Names or import paths, with options as in infonce:tau=0.1."""
     pairs: int = 100
     """How many pairs of each strategy."""
@@ -83,7 +83,7 @@ def main(settings: Settings) -> None:
         console.print(f"{name}: {len(pairs)} pairs, weights {pairs[0].weight:.3g} to {pairs[-1].weight:.3g}{known}")
     with held(settings.output):
         write_csv(settings.output / "pairs.csv", found)
-        write_page(settings.output / "pairs.html", found, root, f"Pairs with the largest weight in {root.name}")
+        write_page(settings.output / "pairs.html", found, root, f"Pairs with the largest weight in {settings.data_root.name}")
         for name, rows in found.items():
             write_sheet(settings.output / f"{sheet_name(name)}.png", name, rows[:ON_A_SHEET], root)
     console.print(f"pairs.csv, pairs.html and a sheet for each strategy: {settings.output}")

@@ -13,6 +13,11 @@ AT_ONCE = 2**23
 """Distances."""
 
 
+NEARER = 1e-8
+"""How much more a nearer pair counts, for each unit of distance: of equal weights the nearest pairs come first, and
+weights that float32 tells apart stay in their order."""
+
+
 class Pair(NamedTuple):
     """Two samples by their numbers, a < b.
 
@@ -32,7 +37,7 @@ Progress = Callable[[Sequence[int]], Iterable[int]]
 
 @torch.no_grad()
 def heaviest_pairs(z: Tensor, z_aug: Tensor, strategy: Any, count: int, progress: Progress = iter) -> list[Pair]:
-    """Return the pairs with the largest α, the largest first, as if all samples were one batch.
+    """Return the pairs with the largest α, the largest first (of equal ones the nearest), as if all were one batch.
 
     Args:
         z: embeddings of the samples, ``[N, D]``; each is an anchor, and all others are its negatives.
@@ -49,7 +54,7 @@ def heaviest_pairs(z: Tensor, z_aug: Tensor, strategy: Any, count: int, progress
     if rule.uses_batch:
         rule = rule.on_batch(d2_pos, torch.ones_like(d2_pos))
     size = max(1, AT_ONCE // n)
-    weights, ids = unit.new_empty(0), torch.empty(0, dtype=torch.int64, device=unit.device)
+    weights, keys, ids = unit.new_empty(0), unit.new_empty(0).double(), torch.empty(0, dtype=torch.int64, device=unit.device)
     total, least = 0.0, torch.inf
     for start in progress(range(0, n, size)):
         rows = torch.arange(start, min(start + size, n), device=unit.device)
@@ -57,13 +62,14 @@ def heaviest_pairs(z: Tensor, z_aug: Tensor, strategy: Any, count: int, progress
         d2_neg = squared_distances(unit[rows], unit)[others].view(len(rows), n - 1)
         alpha = rule(d2_pos[rows], d2_neg).neg
         total, least = total + float(alpha.double().sum()), min(least, float(alpha.min()))
-        top = alpha.flatten().topk(min(2 * count, alpha.numel()))  # each pair may come from both its samples
+        key = alpha.double() * (1 - NEARER * d2_neg.double())
+        top = key.flatten().topk(min(2 * count, alpha.numel()))  # each pair may come from both its samples
         row, column = rows[top.indices // (n - 1)], top.indices % (n - 1)
         column = column + (column >= row)
-        weights = torch.cat([weights, top.values])
+        keys, weights = torch.cat([keys, top.values]), torch.cat([weights, alpha.flatten()[top.indices]])
         ids = torch.cat([ids, torch.minimum(row, column) * n + torch.maximum(row, column)])
-        kept = weights.topk(min(2 * count, len(weights))).indices
-        weights, ids = weights[kept], ids[kept]
+        kept = keys.topk(min(2 * count, len(keys))).indices
+        keys, weights, ids = keys[kept], weights[kept], ids[kept]
     average = total / (n * (n - 1))
     if not float(weights[0]) > least or average <= 0:
         raise ValueError(f"strategies: expected one that weighs pairs by their distance, got {strategy!r}")

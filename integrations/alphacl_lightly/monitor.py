@@ -30,10 +30,10 @@ LIGHTNINGS = [name for name in ("lightning.pytorch", "pytorch_lightning") if imp
 if not LIGHTNINGS:
     raise ImportError("alphacl_lightly.RepresentationMonitor needs Lightning: pip install 'alphacl-plugins[lightly]'")
 
-COLLAPSED_UNIFORMITY = -0.2
-"""Above it nearly all embeddings are one point: a mean cosine of more than 0.95."""
+COLLAPSED_UNIFORMITY = -0.5
+"""Above it embeddings are nearly one point: cosines around 0.88 and more. Two distant clusters have log ½ = -0.69."""
 
-COLLAPSED_SHARE = 0.02
+COLLAPSED_SHARE = 0.03
 """Of the directions beyond the first: with fewer in use, the embeddings lie on a line, or nearly so."""
 
 LEAST_STEPS = 100
@@ -289,7 +289,7 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         if uniformity > COLLAPSED_UNIFORMITY and uniformity >= before["uniformity"]:
             sign = f"uniformity {uniformity:.3f} > {COLLAPSED_UNIFORMITY}: the embeddings are nearly one point"
         elif rank < least and rank <= before["effective_rank"]:
-            sign = f"effective_rank {rank:.2f} < {least:.2f}: the embeddings are nearly on a line"
+            sign = f"effective_rank {rank:.2f} < {least:.2f}: embeddings use {rank:.1f} of {found['rank']:.0f} directions"
         elif math.isnan(uniformity):
             sign = "the embeddings are not finite: training has diverged"
         else:

@@ -280,8 +280,8 @@ class Diverging(Module):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Collapsing, r"after epoch \d: uniformity -0\.\d+ > -0\.2: the embeddings are nearly one point, and it is not"),
-        (OnALine, r"after epoch \d: effective_rank 1\.0\d < 1\.08: the embeddings are nearly on a line, and it is not"),
+        (Collapsing, r"after epoch \d: uniformity -0\.\d+ > -0\.5: the embeddings are nearly one point, and it is not"),
+        (OnALine, r"after epoch \d: effective_rank 1\.0\d < 1\.12: embeddings use 1\.0 of 5 directions, and it is not"),
         (Diverging, r"after epoch \d: the embeddings are not finite: training has diverged, and it is not getting better"),
     ],
 )
