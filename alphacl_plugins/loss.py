@@ -18,10 +18,10 @@ from alphacl_plugins.engines.two_pass import TwoPass
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import through_normalization, without_autocast
 from alphacl_plugins.in_batch import in_batch
-from alphacl_plugins.statistics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
 from alphacl_plugins.pairs import Batch, assemble
 from alphacl_plugins.process_groups import InGroup, group_of
+from alphacl_plugins.statistics import statistics_of
 from alphacl_plugins.strategies import AnyStrategy, Calibrated, PairWeights, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.masked import learnable_of, unmasked

@@ -78,7 +78,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
         if rows.requires_grad and torch.is_grad_enabled():
 
             def kept(*tile: Tensor | None) -> Tensor:
-                return checkpoint(log_sum, *tile, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+                return checkpoint(log_sum, *tile, use_reentrant=False, preserve_rng_state=False)
 
         parts = torch.stack([kept(*tile) for tile in _tiles(rows)])
     return _if_finite(z, torch.logsumexp(parts, dim=0) - math.log(len(z) * (len(z) - 1) / 2))
@@ -185,10 +185,11 @@ def tolerance(z: Tensor, labels: Tensor) -> Tensor:
     _check_rows("z", z)
     check_labels("labels", labels, len(z))
     unit = l2_normalize(z)
-    _, place, count = labels.unique(return_inverse=True, return_counts=True)
+    _, place, count = torch.unique(labels, return_inverse=True, return_counts=True)
     sums = unit.new_zeros(len(count), unit.shape[1]).index_add(0, place, unit)
     count = count.to(unit.dtype)
-    return (sums.square().sum() - unit.square().sum()) / (count * (count - 1)).sum()
+    mean: Tensor = (sums.square().sum() - unit.square().sum()) / (count * (count - 1)).sum()
+    return mean
 
 
 @torch.no_grad()
@@ -270,7 +271,7 @@ def _binned(cosines: Iterator[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
 
 def _tiles(rows: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield some rows with None, for themselves, and with some later ones: by `_once` each pair i < j comes once."""
-    parts = rows.split(_ROWS_AT_ONCE)
+    parts = torch.split(rows, _ROWS_AT_ONCE)
     for i, some in enumerate(parts):
         if len(some) > 1:
             yield some, None

@@ -289,7 +289,9 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("alphacl_plugins.plots needs matplotlib: pip install 'alphacl-plugins[plots]'") from error
+        raise ModuleNotFoundError(
+            "alphacl_plugins.plots needs matplotlib: pip install 'alphacl-plugins[plots]'"
+        ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

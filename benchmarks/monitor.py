@@ -1,6 +1,6 @@
 """What a RepresentationMonitor costs, as a share of training: SimCLR of lightly on an image folder.
 
-    python benchmarks/monitor.py --data-root DIR      DIR/<class>/*; five epochs, one look at their end
+python benchmarks/monitor.py --data-root DIR      DIR/<class>/*; five epochs, one look at their end
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 import tyro
 from lightly.data import LightlyDataset
 from lightly.models.modules import SimCLRProjectionHead
-from lightly.transforms import SimCLRTransform
+from lightly.transforms.simclr_transform import SimCLRTransform
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 

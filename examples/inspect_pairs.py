@@ -28,7 +28,7 @@ from inspected.pairs import heaviest_pairs
 from provenance import check_writable
 from recipe.augmentation import augmentation
 from recipe.protocol import DATASETS
-from recipe.stopping import in_one_line, held
+from recipe.stopping import held, in_one_line
 
 BATCH = 256
 ON_A_SHEET = 50
@@ -70,7 +70,9 @@ def main(settings: Settings) -> None:
     _check(settings)
     network, size, data = build(settings)
     root, files, classes = images_of(settings)
-    console.print(f"{len(files)} images in {root}, {len(set(classes))} classes" if classes[0] else f"{len(files)} images")
+    console.print(
+        f"{len(files)} images in {root}, {len(set(classes))} classes" if classes[0] else f"{len(files)} images"
+    )
     with bar(console, "images") as progress:
         z, z_aug = embed(settings, network, size, data, files, progress)
     found = {}
@@ -83,7 +85,9 @@ def main(settings: Settings) -> None:
         console.print(f"{name}: {len(pairs)} pairs, weights {pairs[0].weight:.3g} to {pairs[-1].weight:.3g}{known}")
     with held(settings.output):
         write_csv(settings.output / "pairs.csv", found)
-        write_page(settings.output / "pairs.html", found, root, f"Pairs with the largest weight in {settings.data_root.name}")
+        write_page(
+            settings.output / "pairs.html", found, root, f"Pairs with the largest weight in {settings.data_root.name}"
+        )
         for name, rows in found.items():
             write_sheet(settings.output / f"{sheet_name(name)}.png", name, rows[:ON_A_SHEET], root)
     console.print(f"pairs.csv, pairs.html and a sheet for each strategy: {settings.output}")
@@ -162,7 +166,8 @@ def embed(
     settings: Settings, network: nn.Module, size: int, data: str, files: Sequence[Path], progress: Any
 ) -> tuple[Tensor, Tensor]:
     """Return the embeddings of the images and of an augmented view of each, ``[N, D]``; a block in memory at a time."""
-    augment, views = augmentation(DATASETS[data].augmentation, size), ([], [])
+    augment = augmentation(DATASETS[data].augmentation, size)
+    views: tuple[list[Tensor], list[Tensor]] = ([], [])
     torch.manual_seed(settings.seed)
     for start in progress(range(0, len(files), BATCH)):
         images = decode(files[start : start + BATCH], size).to(settings.device).float() / 255

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from torchvision.transforms import v2
 
-from alphacl_lightly import AlphaCLLoss, RepresentationMonitor
-from alphacl_lightly.monitor import Embedded
+from alphacl_lightly import AlphaCLLoss
+from alphacl_lightly.embedding import Embedded
+from alphacl_lightly.monitor import RepresentationMonitor
 from alphacl_timm import create_backbone
 from launched import one_process
 from quickstart_data import Images
@@ -135,7 +136,7 @@ def fit(
         TensorDataset(images.train), sampler=BatchSampler(order, batch_size, drop_last=True), batch_size=None
     )
     held_out = DataLoader(TensorDataset(images.test, torch.as_tensor(images.test_labels)), batch_size)
-    monitor = RepresentationMonitor(held_out, embed=embed)
+    monitor: RepresentationMonitor = RepresentationMonitor(held_out, embed=embed)
     interactive = sys.stdout.isatty()
     trainer = L.Trainer(
         max_epochs=epochs,

@@ -20,9 +20,9 @@ from alphacl_plugins.engines.beside_others import beside_others, lowest
 from alphacl_plugins.engines.sums import NO_PLACE, Constants, Listed, OfPositives, Sums
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import centre_of
-from alphacl_plugins.statistics import batch_statistics
 from alphacl_plugins.pairs import Batch, Group
 from alphacl_plugins.rules import Rows, rows_of, rows_of_samples
+from alphacl_plugins.statistics import batch_statistics
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 if TYPE_CHECKING:

@@ -54,7 +54,11 @@ def heaviest_pairs(z: Tensor, z_aug: Tensor, strategy: Any, count: int, progress
     if rule.uses_batch:
         rule = rule.on_batch(d2_pos, torch.ones_like(d2_pos))
     size = max(1, AT_ONCE // n)
-    weights, keys, ids = unit.new_empty(0), unit.new_empty(0).double(), torch.empty(0, dtype=torch.int64, device=unit.device)
+    weights, keys, ids = (
+        unit.new_empty(0),
+        unit.new_empty(0).double(),
+        torch.empty(0, dtype=torch.int64, device=unit.device),
+    )
     total, least = 0.0, torch.inf
     for start in progress(range(0, n, size)):
         rows = torch.arange(start, min(start + size, n), device=unit.device)
@@ -73,7 +77,7 @@ def heaviest_pairs(z: Tensor, z_aug: Tensor, strategy: Any, count: int, progress
     average = total / (n * (n - 1))
     if not float(weights[0]) > least or average <= 0:
         raise ValueError(f"strategies: expected one that weighs pairs by their distance, got {strategy!r}")
-    first = {}
+    first: dict[int, float] = {}
     for weight, pair in zip(weights.tolist(), ids.tolist(), strict=True):
         first.setdefault(pair, weight)
     return [

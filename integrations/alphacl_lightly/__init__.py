@@ -1,4 +1,4 @@
-"""α-CL for lightly: a drop-in for ``lightly.loss.NTXentLoss`` and ``DCLLoss``, and a monitor for any Lightning module."""
+"""α-CL for lightly: a drop-in for ``NTXentLoss`` and ``DCLLoss``, and a monitor for any Lightning module."""
 
 from typing import Any
 

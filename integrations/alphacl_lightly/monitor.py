@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import math
-import random
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader
 
 import alphacl_plugins
+from alphacl_lightly.embedding import Embedded, embed, joined, knn_accuracy, of_all_processes
+from alphacl_lightly.looking import LIGHTNINGS, as_if_nobody_looked, batch_size, check_loader, loader_of
 from alphacl_plugins import PairWeights, metrics
 from alphacl_plugins.checks import check_count
 from alphacl_plugins.distributed import Maybe
 from alphacl_plugins.functional import l2_normalize
 from alphacl_plugins.statistics import entropy_of_rows
-
-LIGHTNINGS = [name for name in ("lightning.pytorch", "pytorch_lightning") if importlib.util.find_spec(name.split(".")[0])]
-"""The names under which Lightning is installed: a trainer of either takes a callback of its own package alone."""
-
-if not LIGHTNINGS:
-    raise ImportError("alphacl_lightly.RepresentationMonitor needs Lightning: pip install 'alphacl-plugins[lightly]'")
 
 COLLAPSED_UNIFORMITY = -0.5
 """Above it embeddings are nearly one point: cosines around 0.88 and more. Two distant clusters have log ½ = -0.69."""
@@ -41,57 +33,13 @@ LEAST_STEPS = 100
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-
-class Embedded(NamedTuple):
-    """A batch as a monitor sees it.
-
-    Attributes:
-        views: embeddings of each view that the loss compares, ``[n, D]`` each.
-        features: what nearest neighbours are judged by, ``[n, F]``.
-        labels: classes ``[n]``, or None.
-    """
-
-    views: list[Tensor]
-    features: Tensor
-    labels: Maybe = None
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+else:  # a trainer of either package takes callbacks of its own
+    Callback = type("Callback", tuple(importlib.import_module(name).Callback for name in LIGHTNINGS), {})
 
 
-def embed(module: Any, batch: Any) -> Embedded:
-    """Embed a batch as lightly and solo-learn have them: ``module(view)`` for each view.
-
-    Args:
-        module: a LightningModule whose ``forward`` takes a view and returns embeddings, or a mapping that has them
-            under ``"z"``, or else features under ``"feats"``. The features are the output of ``module.backbone`` on the first view, if it has one, else the
-            embeddings.
-        batch: a tensor, or nested lists. Tensors of two axes and more are views, the last integers ``[n]`` that come
-            after them the labels; all else is left alone.
-
-    Raises: TypeError, ValueError: there is no view in the batch, or the module returns something else.
-    """
-    views: list[Tensor] = []
-    labels = None
-    for tensor in _tensors(batch):
-        if tensor.ndim > 1:
-            views.append(tensor)
-        elif views and tensor.ndim == 1 and not tensor.is_floating_point():
-            labels = tensor
-    if not views:
-        raise ValueError(f"batch: expected views [n, ...] and perhaps labels, got {type(batch).__name__} without one")
-    features: list[Any] = []
-    backbone = getattr(module, "backbone", None)
-    hook = None
-    if isinstance(backbone, nn.Module):
-        hook = backbone.register_forward_hook(lambda _, __, output: features.append(output))
-    try:
-        embeddings = [_embedding(module(view)) for view in views]
-    finally:
-        if hook is not None:
-            hook.remove()
-    seen = features[0] if features and isinstance(features[0], Tensor) else embeddings[0]
-    return Embedded(embeddings, seen.flatten(1), labels)
-
-
-class RepresentationMonitor(*(importlib.import_module(name).Callback for name in LIGHTNINGS)):  # type: ignore[misc]
+class RepresentationMonitor(Callback):
     """Log, every few epochs, how good the embeddings are, how selective α is, and warn of collapse.
 
     Logged to every logger of the trainer, and for callbacks such as EarlyStopping, with the names ``monitor/...``:
@@ -150,7 +98,7 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         for name, value in (("every_n_epochs", every_n_epochs), ("samples", samples), ("neighbours", neighbours)):
             check_count(name, value)
         if dataloader is not None:
-            _check_loader("dataloader", dataloader)
+            check_loader("dataloader", dataloader)
         if loss is not None and not isinstance(loss, alphacl_plugins.AlphaCLLoss):
             raise TypeError(f"loss: expected an AlphaCLLoss or None, got {type(loss).__name__}")
         self.dataloader, self.every_n_epochs, self.samples = dataloader, every_n_epochs, samples
@@ -190,10 +138,10 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         loader = self.dataloader
         if loader is None:
             loader = trainer.train_dataloader
-            _check_loader("dataloader", loader)
+            check_loader("dataloader", loader)
         loss = self._loss_of(module)
         with as_if_nobody_looked(module, loss), trainer.precision_plugin.forward_context():
-            size = _batch_size(loader)
+            size = batch_size(loader)
             seen = self._embed_all(trainer, module, loader, size)
         with as_if_nobody_looked(module, loss):
             values = self._measure(seen, loss, size * trainer.world_size)
@@ -211,25 +159,13 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         each = -(-n // trainer.world_size)  # the last are embedded twice, so that processes have as many batches
         start = trainer.global_rank * each
         own = [places[min(i, n - 1)] for i in range(start, start + each)]
-        views: list[list[Tensor]] = []
-        features, labels = [], []
-        for batch in _loader_of(loader, own, size):
+        batches = []
+        for batch in loader_of(loader, own, size):
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-            found = self.embed(module, batch)
-            views.append([view.detach().float() for view in found.views])
-            features.append(found.features.detach().float())
-            labels.append(found.labels)
-        part = Embedded(
-            [torch.cat(view) for view in zip(*views, strict=True)],
-            torch.cat(features),
-            None if any(label is None for label in labels) else torch.cat(labels),
-        )
-        parts = _of_all_processes(part) if trainer.world_size > 1 else [part]
-        return Embedded(
-            [torch.cat(view)[:n].to(module.device) for view in zip(*(part.views for part in parts), strict=True)],
-            torch.cat([part.features for part in parts])[:n].to(module.device),
-            None if part.labels is None else torch.cat([part.labels for part in parts])[:n].to(module.device),  # type: ignore[misc]
-        )
+            views, features, labels = self.embed(module, batch)
+            batches.append(Embedded([view.float() for view in views], features.float(), labels))
+        seen = joined(batches)
+        return (joined(of_all_processes(seen)) if trainer.world_size > 1 else seen).first(n, module.device)
 
     def _measure(self, seen: Embedded, loss: Any, batch: int) -> dict[str, float]:
         unit = [l2_normalize(view) for view in seen.views]
@@ -242,9 +178,9 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
             found["alignment"] = metrics.alignment(unit[0], unit[1])
             if loss is not None:
                 found |= self._selectivity(seen, loss, batch)
-        if seen.labels is not None and len(seen.labels.unique()) < len(seen.labels):
+        if seen.labels is not None and 1 < len(torch.unique(seen.labels)) < len(seen.labels):
             found["tolerance"] = metrics.tolerance(unit[0], seen.labels)
-            found["knn"] = knn_accuracy(seen.features, seen.labels, self.neighbours)
+            found["knn"] = torch.tensor(knn_accuracy(seen.features, seen.labels, self.neighbours))
         return {name: float(value) for name, value in found.items()}
 
     def _selectivity(self, seen: Embedded, loss: Any, batch: int) -> dict[str, Tensor]:
@@ -283,13 +219,14 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
         return alone
 
     def _warn_of_collapse(self, epoch: int) -> None:
-        before, found = self.history[-2], self.history[-1]
+        found = self.history[-1]
+        before = self.history[-2] if len(self.history) > 1 else found
         uniformity, rank = found["uniformity"], found["effective_rank"]
         least = 1 + COLLAPSED_SHARE * (found["rank"] - 1)
         if uniformity > COLLAPSED_UNIFORMITY and uniformity >= before["uniformity"]:
             sign = f"uniformity {uniformity:.3f} > {COLLAPSED_UNIFORMITY}: the embeddings are nearly one point"
         elif rank < least and rank <= before["effective_rank"]:
-            sign = f"effective_rank {rank:.2f} < {least:.2f}: embeddings use {rank:.1f} of {found['rank']:.0f} directions"
+            sign = f"effective_rank {rank:.2f} < {least:.2f} at rank {found['rank']:.0f}: few directions are in use"
         elif math.isnan(uniformity):
             sign = "the embeddings are not finite: training has diverged"
         else:
@@ -299,117 +236,3 @@ class RepresentationMonitor(*(importlib.import_module(name).Callback for name in
             f"RepresentationMonitor, after epoch {epoch}: {sign}, and it is not getting better. Try a lower learning "
             "rate or a warm-up, a sharper α (a smaller tau), a batch norm in the projection head, stronger augmentation"
         )
-
-
-def knn_accuracy(features: Tensor, labels: Tensor, neighbours: int = 20, temperature: float = 0.1) -> float:
-    """Return the accuracy in % of nearest neighbours by cosine: every other sample is predicted by the rest.
-
-    Args:
-        features: ``[N, F]``.
-        labels: classes ``[N]``.
-        neighbours: how many vote, at most half of the samples.
-        temperature: of their votes.
-    """
-    from lightly.utils.benchmarking import knn_predict
-
-    classes, labels = labels.unique(return_inverse=True)
-    unit = l2_normalize(features)
-    right = 0
-    for queries, bank in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        k = min(neighbours, len(unit[bank]))
-        predicted = knn_predict(unit[queries], unit[bank].T.contiguous(), labels[bank], len(classes), k, temperature)
-        right += int((predicted[:, 0] == labels[queries]).sum())
-    return 100 * right / len(labels)
-
-
-@contextmanager
-def as_if_nobody_looked(*modules: Any) -> Iterator[None]:
-    """Switch modules to eval mode, without gradient, and give every generator of random numbers the same start.
-
-    Afterwards each part of them is in the mode it was, and the generators go on where they were.
-    """
-    isolate_rng = importlib.import_module(f"{LIGHTNINGS[0]}.utilities.seed").isolate_rng
-    parts = [part for module in modules if module is not None for part in module.modules()]
-    modes = [part.training for part in parts]
-    try:
-        with isolate_rng(), torch.no_grad():
-            torch.manual_seed(0)
-            for part in parts:
-                part.training = False
-            yield
-    finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
-
-
-class _SeededItems(Dataset[Any]):
-    """Some items of a dataset, each with the same random numbers whenever and wherever it is asked for."""
-
-    def __init__(self, dataset: Any, places: Sequence[int]) -> None:
-        self.dataset, self.places = dataset, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, i: int) -> Any:
-        place = self.places[i]
-        random.seed(place)
-        torch.random.default_generator.manual_seed(place)
-        if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(place)
-        return self.dataset[place]
-
-
-def _loader_of(loader: Any, places: Sequence[int], size: int) -> Iterator[Any]:
-    """Yield batches of some items, loaded as the loader does."""
-    return iter(
-        DataLoader(
-            _SeededItems(loader.dataset, places),
-            batch_size=size,
-            num_workers=loader.num_workers,
-            collate_fn=None if loader.batch_sampler is None else loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-        )
-    )
-
-
-def _batch_size(loader: Any) -> int:
-    """Return how many samples are in a batch; a loader whose sampler makes the batches does not say so itself."""
-    sizes = (getattr(place, "batch_size", None) for place in (loader, loader.batch_sampler, loader.sampler))
-    return next(filter(None, sizes), 64)
-
-
-def _check_loader(name: str, loader: object) -> None:
-    if not isinstance(loader, DataLoader):
-        raise TypeError(f"{name}: expected a DataLoader, got {type(loader).__name__}; pass one of what to look at")
-    if isinstance(loader.dataset, IterableDataset):
-        raise TypeError(f"{name}: expected a dataset with a length, got an IterableDataset; pass a loader of another one")
-    if len(loader.dataset) < 2:  # type: ignore[arg-type]
-        raise ValueError(f"{name}: expected at least 2 samples, got {len(loader.dataset)}")  # type: ignore[arg-type]
-
-
-def _of_all_processes(part: Embedded) -> list[Embedded]:
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    labels = None if part.labels is None else part.labels.cpu()
-    torch.distributed.all_gather_object(parts, ([view.cpu() for view in part.views], part.features.cpu(), labels))
-    return [Embedded(*one) for one in parts]
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, list | tuple):
-        for part in batch:
-            yield from _tensors(part)
-
-
-def _embedding(output: Any) -> Tensor:
-    if isinstance(output, Mapping):
-        output = output.get("z", output.get("feats"))
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise TypeError(f"embed: expected embeddings [n, D] from the module, or a mapping with z, got {got}; pass embed=")
-    return output

@@ -73,16 +73,16 @@ class AnyMethod(_Base):
 
     def configure_callbacks(self) -> Any:
         """Return the monitor that ``monitor`` in the config asks for."""
-        options = monitor_options(self.cfg)
+        options, own = monitor_options(self.cfg), list(super().configure_callbacks())  # type: ignore[arg-type]
         if options is None:
-            return super().configure_callbacks()
+            return own
         from alphacl_lightly import RepresentationMonitor
 
         try:
             monitor = RepresentationMonitor(weigh=self.weigh, **options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{MONITOR}: {error}") from None
-        return [*super().configure_callbacks(), monitor]
+        return [*own, monitor]
 
     def weigh(self, loss: AlphaCLLoss, views: list[Tensor], labels: Tensor | None) -> PairWeights:
         """Return the weights of the pairs of a batch, as the training step compares them."""
@@ -212,7 +212,7 @@ class SupCon(ContrastiveMethod):
     def weigh(self, loss: AlphaCLLoss, views: list[Tensor], labels: Tensor | None) -> PairWeights:
         """Compare the views, and the bank, by their labels."""
         bank = self.memory_bank
-        queued = {} if bank is None else {"queue": bank.embeddings, "queue_labels": bank.labels}
+        queued: Any = {} if bank is None else {"queue": bank.embeddings, "queue_labels": bank.labels}
         return loss.pair_weights(*views, labels=labels, **queued)
 
     def contrast(self, z: Tensor, indexes: Tensor, temperature: float) -> Tensor:

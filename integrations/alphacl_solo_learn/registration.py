@@ -72,8 +72,7 @@ def _refuse_another_loss(init: Callable[[Any, Any], None]) -> Callable[[Any, Any
             raise ValueError(f"loss: expected {NAME} with a method among {', '.join(ours)}, got method {cfg.method}")
         if monitor_options(cfg) is not None and not isinstance(self, AnyMethod):
             raise TypeError(
-                f'{MONITOR}: expected none but with solo.methods.METHODS["{cfg.method}"], got {type(self)!r}, which has '
-                "no monitor"
+                f'{MONITOR}: expected none but with solo.methods.METHODS["{cfg.method}"], got one with {type(self)!r}'
             )
         init(self, cfg)
 

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import warnings
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import alphacl_lightly
 import alphacl_lightly.monitor as monitor_module
 from alphacl_lightly import AlphaCLLoss, RepresentationMonitor
-from alphacl_lightly.monitor import Embedded, embed, knn_accuracy
+from alphacl_lightly.embedding import Embedded, embed, knn_accuracy
 from alphacl_plugins import metrics
 from alphacl_plugins.functional import l2_normalize
 
@@ -268,8 +269,7 @@ class Collapsing(Module):
 
 class OnALine(Module):
     def forward(self, x):
-        z = super().forward(x)
-        return z * torch.tensor([1.0, 1e-4, 1e-4, 1e-4, 1e-4])
+        return torch.cat([x[:, :1], 1e-4 * super().forward(x)[:, 1:]], dim=1)  # on both sides of the origin
 
 
 class Diverging(Module):
@@ -281,8 +281,11 @@ class Diverging(Module):
     ("kind", "message"),
     [
         (Collapsing, r"after epoch \d: uniformity -0\.\d+ > -0\.5: the embeddings are nearly one point, and it is not"),
-        (OnALine, r"after epoch \d: effective_rank 1\.0\d < 1\.12: embeddings use 1\.0 of 5 directions, and it is not"),
-        (Diverging, r"after epoch \d: the embeddings are not finite: training has diverged, and it is not getting better"),
+        (OnALine, r"after epoch \d: effective_rank 1\.0\d < 1\.12 at rank 5: few directions are in use, and it is"),
+        (
+            Diverging,
+            r"after epoch \d: the embeddings are not finite: training has diverged, and it is not getting better",
+        ),
     ],
 )
 def test_collapse_is_told(kind, message, monkeypatch):
@@ -323,7 +326,11 @@ class TwoLosses(Module):
         (lambda: RepresentationMonitor(every_n_epochs=0), ValueError, "every_n_epochs: expected an int >= 1, got 0"),
         (lambda: RepresentationMonitor(samples=2.5), TypeError, "samples: expected an int >= 1, got 2.5"),
         (lambda: RepresentationMonitor([1]), TypeError, "dataloader: expected a DataLoader, got list"),
-        (lambda: RepresentationMonitor(DataLoader(Stream())), TypeError, "dataloader: expected a dataset with a length"),
+        (
+            lambda: RepresentationMonitor(DataLoader(Stream())),
+            TypeError,
+            "dataloader: expected a dataset with a length",
+        ),
         (lambda: RepresentationMonitor(DataLoader([1])), ValueError, "dataloader: expected at least 2 samples, got 1"),
         (lambda: RepresentationMonitor(loss="infonce"), TypeError, "loss: expected an AlphaCLLoss or None, got str"),
         (
@@ -337,7 +344,11 @@ class TwoLosses(Module):
             "dataloader: expected a DataLoader, got dict",
         ),
         (lambda: embed(Module(), ["a", torch.arange(3)]), ValueError, "batch: expected views .* got list without one"),
-        (lambda: embed(lambda x: x[0], torch.ones(2, 3)), TypeError, r"embed: expected embeddings \[n, D\] .* got \(3,\)"),
+        (
+            lambda: embed(lambda x: x[0], torch.ones(2, 3)),
+            TypeError,
+            r"embed: expected embeddings \[n, D\] .* got \(3,\)",
+        ),
     ],
 )
 def test_errors_say_what_was_expected(call, error, message):
@@ -349,6 +360,24 @@ def test_the_package_names_what_it_has():
     assert alphacl_lightly.RepresentationMonitor is RepresentationMonitor
     with pytest.raises(AttributeError, match=re.escape("module 'alphacl_lightly' has no attribute 'Monitor'")):
         alphacl_lightly.Monitor  # noqa: B018
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_lines_of_the_manual_run(tmp_path, monkeypatch):
+    """Beginning with ``import lightning as L``, and with two epochs in place of a hundred."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (DOCS / "monitor.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    quiet = "max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator='cpu'"
+    names = {"L": L}
+    for code in blocks:
+        assert code.count("max_epochs=100") == code.count("Trainer(")
+        exec(compile(code.replace("max_epochs=100", quiet), "monitor.md", "exec"), names)
+        if "Trainer(" in code:
+            names["trainer"].fit(Module(), loader())
+    assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "effective_negatives.png"}
 
 
 def together(rank, world, expected, state):

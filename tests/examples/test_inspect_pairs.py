@@ -6,18 +6,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import inspect_pairs
 import pytest
 import torch
 from digits_folder import write_digits
-from inspect_pairs import Settings, images_of, main
-from inspected import pairs
-from inspected.pairs import heaviest_pairs
 from PIL import Image
 
+import inspect_pairs
 from alphacl_plugins.sharpness import strategy_from_text
 from alphacl_plugins.strategies import PairWeights
 from alphacl_timm import create_backbone
+from inspect_pairs import Settings, images_of, main
+from inspected import pairs
+from inspected.pairs import heaviest_pairs
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 STRATEGIES = ("infonce:tau=0.1", "direct", "square", "triplet", "kl_ball", "dcl_weighted", "macl")
@@ -90,7 +90,9 @@ def lines(root):
 def test_the_table_has_the_copies(made):
     found = lines(made)
     assert [int(row["rank"]) for row in found] == [*range(1, 21)] * 2
-    copies = [row for row in found if "copy-of" in row["file_a"] + row["file_b"] and float(row["pixel_difference"]) == 0]
+    copies = [
+        row for row in found if "copy-of" in row["file_a"] + row["file_b"] and float(row["pixel_difference"]) == 0
+    ]
     assert {row["strategy"] for row in copies} == {"infonce:tau=0.05", "square"}
     assert {row["same_class"] for row in copies} == {"no"}
     assert all(float(row["cosine"]) == pytest.approx(1, abs=1e-5) for row in copies)
@@ -117,7 +119,14 @@ def in_the_browser(page: str, folder: Path, action: str) -> list[list[str]]:
     """Open a page, run what a user does, and return the text of the rows that are seen."""
     file = folder / "page.html"
     file.write_text(page.replace("</html>", f"<script>{action}</script></html>"), encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile", "--dump-dom"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder}/profile",
+        "--dump-dom",
+    ]
     dom = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
     rows = re.findall(r"<tr class=\"[a-z]*\"([^>]*)>(.*?)</tr>", dom, flags=re.DOTALL)
     return [re.findall(r"<td>(.*?)</td>", row, flags=re.DOTALL) for hidden, row in rows if "hidden" not in hidden]
@@ -154,7 +163,11 @@ def test_folders(tmp_path):
         ({"pretrained": True}, ValueError, "pretrained: expected --backbone, and no checkpoint"),
         ({"backbone": None}, ValueError, "checkpoint: expected one of a recipe"),
         ({"backbone": "resnet10t"}, ValueError, "checkpoint: expected weights of resnet10t, got others"),
-        ({"backbone": None, "image_size": 8}, ValueError, "image_size: expected none, as the checkpoint has one, got 8"),
+        (
+            {"backbone": None, "image_size": 8},
+            ValueError,
+            "image_size: expected none, as the checkpoint has one, got 8",
+        ),
         ({"data_root": Path("nowhere")}, FileNotFoundError, "data_root: expected a folder, got nowhere"),
         ({"strategies": ("infonse",)}, ValueError, "infonse.*infonce"),
     ],
