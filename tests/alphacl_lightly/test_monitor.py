@@ -269,7 +269,7 @@ class Collapsing(Module):
 
 class OnALine(Module):
     def forward(self, x):
-        return torch.cat([x[:, :1], 1e-4 * x[:, 1:5]], dim=1) + 0 * super().forward(x)
+        return torch.cat([x[:, :1], 1e-5 * x[:, 1:5]], dim=1) + 0 * super().forward(x)
 
 
 class Diverging(Module):
