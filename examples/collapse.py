@@ -75,8 +75,9 @@ def main(settings: Settings) -> dict[str, list[dict[str, float]]]:
                 print(f"{name}: {warning.message}")
         embeddings[name], weights[name] = look(training, images, losses[HEALTHY])
     draw(settings.output, histories, embeddings, weights, torch.as_tensor(images.test_labels))
-    content = {"settings": asdict(settings), "environment": environment(), "histories": histories}
-    text = json.dumps(content, indent=1, default=str, allow_nan=False) + "\n"
+    options = {name: value for name, value in asdict(settings).items() if name != "output"}
+    content = {"settings": options, "environment": environment(), "histories": histories}
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     replace_file(settings.output / "collapse.json", lambda part: part.write_text(text, encoding="utf-8"))
     print(f"pictures and collapse.json: {settings.output}")
     return histories
