@@ -29,6 +29,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":")
 _POINTS = 121
 _BARS = 80
+_MOST_DENSITY = 3  # in units of the law's peak
 _MOST_ROWS = 2048  # for a histogram of all pairs
 
 
@@ -179,8 +180,8 @@ def similarities(embeddings: Tensor | Mapping[str, Tensor], *, axes: Axes | None
     """Draw the cosines of all pairs of samples beside those of points that are spread uniformly on the sphere.
 
     How to read it: the dotted line is what perfectly even embeddings have. A hill on its right says that samples
-    crowd together, a second hill near 1 that there are clusters, a spike at 1 that samples have become one point. The
-    number after a name is the distance W1 to the uniform law.
+    crowd together, a second hill near 1 that there are clusters, a spike at 1 that samples have become one point (the
+    axis ends at three times the law's peak). The number after a name is the distance W1 to the uniform law.
 
     Args:
         embeddings: ``[N, D]``, of one width; or several by name. Beyond 2,048 rows so many, evenly taken, are drawn.
@@ -200,12 +201,15 @@ def similarities(embeddings: Tensor | Mapping[str, Tensor], *, axes: Axes | None
         heights = torch.histc(cosines, _BARS, -1, 1) / len(cosines) * (_BARS / 2)
         label = f"{name} ({float(metrics.wasserstein_uniformity(unit)):.3f})".strip()
         axes.stairs(heights.numpy(), edges.numpy(), label=label, **_line(i))
-    widths = {z.shape[1] for _, z in given}
+    widths, law_peak = {z.shape[1] for _, z in given}, 0.0
     if len(widths) == 1 and (width := widths.pop()) > 1:
         law = UniformCosines(width, torch.device("cpu"))
         density = law.cdf(edges).diff() * (_BARS / 2)
+        law_peak = float(density.max())
         axes.stairs(density.numpy(), edges.numpy(), color="0.3", linestyle=":", linewidth=2, label="uniform law (0)")
-    axes.set(xlabel="cosine of two samples", ylabel="density", xlim=(-1, 1))
+    highest = max(float(patch.get_data().values.max()) for patch in axes.patches)  # type: ignore[attr-defined]
+    top = min(highest, _MOST_DENSITY * law_peak) if law_peak else highest
+    axes.set(xlabel="cosine of two samples", ylabel="density", xlim=(-1, 1), ylim=(0, 1.05 * top))
     axes.legend(title="distance W1 to the uniform law", frameon=False, alignment="left")
     return axes
 
