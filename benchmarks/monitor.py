@@ -89,13 +89,13 @@ def main(settings: Settings) -> None:
     share = look / (monitor.every_n_epochs * epoch)
     print(f"an epoch {epoch:.1f} s, a look {look:.2f} s: {100 * share:.2f} % of training, with a look every 5 epochs")
     content = {
-        "settings": asdict(settings) | {"data_root": settings.data_root.name, "output": None},
+        "settings": asdict(settings) | {"data_root": settings.data_root.name, "output": settings.output.name},
         "epoch_seconds": epoch,
         "look_seconds": look,
         "share": share,
         "environment": environment(),
     }
-    text = json.dumps(content, indent=1, default=str) + "\n"
+    text = json.dumps(content, indent=1) + "\n"
     replace_file(settings.output, lambda part: part.write_text(text, encoding="utf-8"))
 
 
