@@ -1,7 +1,7 @@
 """How good an embedding is, and how selective α: numbers to watch beside a loss, in memory linear in the samples."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,12 +16,21 @@ from alphacl_plugins.functional import (
     promote,
     without_autocast,
 )  # fmt: skip
-from alphacl_plugins.sphere import wasserstein_to_uniform
+from alphacl_plugins.pairwise import if_finite, once, tiles
+from alphacl_plugins.sphere import wasserstein_uniformity
 from alphacl_plugins.statistics import entropy_of_rows
 
-_ROWS_AT_ONCE = 1024  # the square of it stays in the caches of a CPU
-_EXACT_ROWS = 4096
-_BINS = 2**20
+__all__ = [
+    "alignment",
+    "alpha_entropy",
+    "effective_negatives",
+    "effective_rank",
+    "rank",
+    "singular_spectrum",
+    "tolerance",
+    "uniformity",
+    "wasserstein_uniformity",
+]
 
 
 def alignment(z: Tensor, z_aug: Tensor) -> Tensor:
@@ -31,16 +40,19 @@ def alignment(z: Tensor, z_aug: Tensor) -> Tensor:
         z: embeddings of one view, ``[N, D]``.
         z_aug: embeddings of the other view, ``[N, D]``.
 
-    Returns: a scalar, differentiable; in [0, 4] for rows of length 1.
+    Returns:
+        a scalar, differentiable; in [0, 4] for rows of length 1.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
         ValueError: the two are not matrices of one shape, with rows.
 
-    Source: Wang & Isola (2020), arXiv:2005.10242, L_align.
+    Source:
+        Wang & Isola (2020), arXiv:2005.10242, L_align.
 
-    >>> alignment(torch.eye(2), -torch.eye(2))
-    tensor(4.)
+    Examples:
+        >>> alignment(torch.eye(2), -torch.eye(2))
+        tensor(4.)
     """
     check_same_shape("z_aug", z_aug, "z", z)
     _check_rows("z", z)
@@ -56,13 +68,15 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
         z: embeddings, ``[N, D]``.
         t: inverse squared width of the Gaussian, > 0.
 
-    Returns: a scalar, differentiable; <= 0; NaN if an entry of ``z`` is not finite.
+    Returns:
+        a scalar, differentiable; <= 0; NaN if an entry of ``z`` is not finite.
 
     Raises:
         TypeError: an argument is of another kind.
         ValueError: ``z`` is not a matrix of at least 2 rows, or ``t`` is not > 0.
 
-    Source: Wang & Isola (2020), arXiv:2005.10242, L_uniform.
+    Source:
+        Wang & Isola (2020), arXiv:2005.10242, L_uniform.
     """
     check_matrix("z", z)
     check_two_rows("z", z)
@@ -70,7 +84,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
     (rows,) = promote(z)
 
     def log_sum(some: Tensor, later: Tensor | None) -> Tensor:
-        return torch.logsumexp(-2 * t * _once(distances(some, some if later is None else later), later), dim=0)
+        return torch.logsumexp(-2 * t * once(distances(some, some if later is None else later), later), dim=0)
 
     with without_autocast(z.device):
         rows = rows - centre_of(rows)
@@ -80,8 +94,8 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
             def kept(*tile: Tensor | None) -> Tensor:
                 return checkpoint(log_sum, *tile, use_reentrant=False, preserve_rng_state=False)
 
-        parts = torch.stack([kept(*tile) for tile in _tiles(rows)])
-    return _if_finite(z, torch.logsumexp(parts, dim=0) - math.log(len(z) * (len(z) - 1) / 2))
+        parts = torch.stack([kept(*tile) for tile in tiles(rows)])
+    return if_finite(z, torch.logsumexp(parts, dim=0) - math.log(len(z) * (len(z) - 1) / 2))
 
 
 def effective_rank(z: Tensor) -> Tensor:
@@ -92,16 +106,19 @@ def effective_rank(z: Tensor) -> Tensor:
     Args:
         z: embeddings, ``[N, D]``.
 
-    Returns: a scalar, differentiable; in [1, min(N, D)]; 0 for all rows zero; NaN if an entry of ``z`` is not finite.
+    Returns:
+        a scalar, differentiable; in [1, min(N, D)]; 0 for all rows zero; NaN if an entry of ``z`` is not finite.
 
     Raises:
         TypeError: ``z`` is not a floating-point tensor.
         ValueError: ``z`` is not a matrix with rows.
 
-    Source: Roy & Vetterli (2007), "The effective rank".
+    Source:
+        Roy & Vetterli (2007), "The effective rank".
 
-    >>> effective_rank(torch.eye(3))
-    tensor(3.)
+    Examples:
+        >>> effective_rank(torch.eye(3))
+        tensor(3.)
     """
     singular_values = singular_spectrum(z)
     total = singular_values.sum()
@@ -119,16 +136,19 @@ def rank(z: Tensor) -> Tensor:
     Args:
         z: embeddings, ``[N, D]``.
 
-    Returns: a scalar without gradient, in [0, min(N, D)]; NaN if an entry of ``z`` is not finite.
+    Returns:
+        a scalar without gradient, in [0, min(N, D)]; NaN if an entry of ``z`` is not finite.
 
     Raises:
         TypeError: ``z`` is not a floating-point tensor.
         ValueError: ``z`` is not a matrix with rows.
 
-    Source: Golub & Van Loan, Matrix Computations, Sec. 5.5.
+    Source:
+        Golub & Van Loan, Matrix Computations, Sec. 5.5.
 
-    >>> rank(torch.tensor([[1.0, 2.0], [2.0, 4.0]]))
-    tensor(1.)
+    Examples:
+        >>> rank(torch.tensor([[1.0, 2.0], [2.0, 4.0]]))
+        tensor(1.)
     """
     with torch.no_grad():
         singular_values = singular_spectrum(z)
@@ -142,14 +162,16 @@ def singular_spectrum(z: Tensor) -> Tensor:
     Args:
         z: embeddings, ``[N, D]``.
 
-    Returns: ``[min(N, D)]``, differentiable, in float32 at least; all NaN if an entry of ``z`` is not finite.
+    Returns:
+        ``[min(N, D)]``, differentiable, in float32 at least; all NaN if an entry of ``z`` is not finite.
 
     Raises:
         TypeError: ``z`` is not a floating-point tensor.
         ValueError: ``z`` is not a matrix with rows.
 
-    >>> singular_spectrum(torch.diag(torch.tensor([1.0, 2.0])))
-    tensor([1.0000, 0.5000])
+    Examples:
+        >>> singular_spectrum(torch.diag(torch.tensor([1.0, 2.0])))
+        tensor([1.0000, 0.5000])
     """
     check_matrix("z", z)
     _check_rows("z", z)
@@ -158,7 +180,7 @@ def singular_spectrum(z: Tensor) -> Tensor:
     largest = rows.detach().abs().amax()
     with without_autocast(z.device):
         rows = rows / largest.masked_fill(largest == 0, 1.0)  # no square overflows
-        return _if_finite(z, torch.linalg.svdvals(rows))
+        return if_finite(z, torch.linalg.svdvals(rows))
 
 
 def tolerance(z: Tensor, labels: Tensor) -> Tensor:
@@ -170,16 +192,19 @@ def tolerance(z: Tensor, labels: Tensor) -> Tensor:
         z: embeddings, ``[N, D]``; rows need not have length 1.
         labels: classes, ``[N]`` integers.
 
-    Returns: a scalar, differentiable; in [-1, 1]; NaN if no two samples share a class.
+    Returns:
+        a scalar, differentiable; in [-1, 1]; NaN if no two samples share a class.
 
     Raises:
         TypeError: ``z`` is not a floating-point tensor, or ``labels`` are no integers.
         ValueError: ``z`` is not a matrix with rows, or ``labels`` are not one for each row.
 
-    Source: Wang & Liu (2021), arXiv:2012.09740, Sec. 4, here the mean over the pairs of one class instead of over all.
+    Source:
+        Wang & Liu (2021), arXiv:2012.09740, Sec. 4, here the mean over the pairs of one class instead of over all.
 
-    >>> tolerance(torch.eye(4)[[0, 0, 1, 2]], torch.tensor([0, 0, 1, 1]))
-    tensor(0.5000)
+    Examples:
+        >>> tolerance(torch.eye(4)[[0, 0, 1, 2]], torch.tensor([0, 0, 1, 1]))
+        tensor(0.5000)
     """
     check_matrix("z", z)
     _check_rows("z", z)
@@ -199,13 +224,15 @@ def alpha_entropy(alpha: Tensor) -> Tensor:
     Args:
         alpha: pair weights ``[M, K]``, such as ``loss.pair_weights(z, z_aug).neg``; only weights > 0 count.
 
-    Returns: a scalar in [0, log K].
+    Returns:
+        a scalar in [0, log K].
 
     Raises:
         TypeError, ValueError: ``alpha`` is not a floating-point matrix.
 
-    >>> alpha_entropy(torch.ones(2, 4)).exp()
-    tensor(4.)
+    Examples:
+        >>> alpha_entropy(torch.ones(2, 4)).exp()
+        tensor(4.)
     """
     check_matrix("alpha", alpha)
     _check_rows("alpha", alpha)
@@ -219,73 +246,13 @@ def effective_negatives(alpha: Tensor) -> Tensor:
     Args:
         alpha: pair weights ``[M, K]``.
 
-    Returns: a scalar in [1, K]; 0 if no weight is above 0.
+    Returns:
+        a scalar in [1, K]; 0 if no weight is above 0.
 
     Raises:
         TypeError, ValueError: ``alpha`` is not a floating-point matrix.
     """
     return alpha_entropy(alpha).exp() * (alpha > 0).any()
-
-
-@torch.no_grad()
-def wasserstein_uniformity(z: Tensor) -> Tensor:
-    """How far the cosines of an embedding are from those of points spread uniformly on the sphere. Lower: more evenly.
-
-    The W1 distance ``∫ |F_N(c) - F(c)| dc`` between the law F_N of the cosines of all pairs i < j and the law F of the
-    cosine of a uniform pair in D dimensions, where ``(1 + cos)/2`` is Beta((D-1)/2, (D-1)/2), without sampling. Unlike
-    a mean, it sees a wrong shape of the distribution. Beyond 4,096 rows cosines are counted in 2^20 bins, which moves
-    each by 1e-6 at most, and the distance by no more.
-
-    Args:
-        z: embeddings, ``[N, D]``; rows need not have length 1.
-
-    Returns: a scalar in [0, 2), in float64; NaN if an entry of ``z`` is not finite.
-
-    Raises:
-        TypeError: ``z`` is not a floating-point tensor.
-        ValueError: ``z`` is not a matrix of at least 2 rows.
-
-    Source: the uniform law of Koromilas et al. (2024), arXiv:2405.18045; F is integrated to 1e-10.
-    """
-    check_matrix("z", z)
-    check_two_rows("z", z)
-    unit = l2_normalize(z.double())
-    with torch.autocast(z.device.type, enabled=False):
-        cosines = (_once((a @ (a if b is None else b).T).clamp_(-1.0, 1.0), b) for a, b in _tiles(unit))
-        if len(unit) <= _EXACT_ROWS:
-            points, counts = torch.cat(list(cosines)).sort().values, None
-        else:
-            points, counts = _binned(cosines, unit)
-    return _if_finite(z, wasserstein_to_uniform(points, z.shape[1], counts))
-
-
-def _binned(cosines: Iterator[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the middles of the bins of [-1, 1] that have values, in order, and how many values each has."""
-    counts = torch.zeros(_BINS, dtype=torch.int64, device=like.device)
-    for block in cosines:
-        places = block.nan_to_num_().add_(1).mul_(_BINS / 2).long().clamp_(max=_BINS - 1)
-        counts += torch.bincount(places, minlength=_BINS)
-    middles = (torch.arange(_BINS, dtype=like.dtype, device=like.device) + 0.5) * (2 / _BINS) - 1
-    return middles[counts > 0], counts[counts > 0]
-
-
-def _tiles(rows: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield some rows with None, for themselves, and with some later ones: by `_once` each pair i < j comes once."""
-    parts = torch.split(rows, _ROWS_AT_ONCE)
-    for i, some in enumerate(parts):
-        if len(some) > 1:
-            yield some, None
-        yield from ((some, later) for later in parts[i + 1 :])
-
-
-def _once(values: Tensor, later: Tensor | None) -> Tensor:
-    """Return the values of a tile as a vector; of rows with themselves those of i < j."""
-    return values[torch.ones_like(values, dtype=torch.bool).triu_(1)] if later is None else values.flatten()
-
-
-def _if_finite(z: Tensor, value: Tensor) -> Tensor:
-    """Return the value, NaN if an entry of z is not finite; without a host sync."""
-    return torch.where(z.detach().isfinite().all(), value, math.nan)
 
 
 def _check_rows(name: str, z: Tensor) -> None:

@@ -55,16 +55,18 @@ def strategy_table(
         spread: standard deviation of their distances.
         positive: distance D of the positive.
 
-    Returns: lines of text.
+    Returns:
+        lines of text.
 
     Raises:
         TypeError, ValueError, ImportError: as `sharpness_of`.
 
-    >>> print(strategy_table(["entropy:tau=0.25", "uniform"], negatives=100))  # doctest: +ELLIPSIS
-    100 negatives at D = 1 ± 0.15, positive at D = 0.2; α(D) in units of an average negative's weight
-    strategy          effective  local τ  α(0.55)  α(0.70)  ...
-    entropy:tau=0.25       83.8     0.25     4.84     2.71  ...
-    uniform               100.0      inf     1.00     1.00  ...
+    Examples:
+        >>> print(strategy_table(["entropy:tau=0.25", "uniform"], negatives=100))  # doctest: +ELLIPSIS
+        100 negatives at D = 1 ± 0.15, positive at D = 0.2; α(D) in units of an average negative's weight
+        strategy          effective  local τ  α(0.55)  α(0.70)  ...
+        entropy:tau=0.25       83.8     0.25     4.84     2.71  ...
+        uniform               100.0      inf     1.00     1.00  ...
     """
     _check_simulated(negatives, mean, spread, positive)
     distances = [max(mean + step * spread, 0.0) for step in _CURVE]
@@ -111,8 +113,9 @@ def sharpness_of(
     Raises:
         TypeError, ValueError, ImportError: as `resolve_strategy`, or a number is outside its range.
 
-    >>> sharpness_of("uniform", [0.5]).curve
-    [1.0]
+    Examples:
+        >>> sharpness_of("uniform", [0.5]).curve
+        [1.0]
     """
     _check_simulated(negatives, mean, spread, positive)
     chosen = strategy_from_text(strategy) if isinstance(strategy, str) else resolve_strategy(strategy)
@@ -160,10 +163,12 @@ def _number(x: float) -> str:
 def strategy_from_text(text: str) -> Any:
     """Build the strategy of ``name:option=value,...``; values are Python's, and a bare word is a string.
 
-    Raises: TypeError, ValueError, ImportError: as `resolve_strategy`, or the text is no such thing.
+    Raises:
+        TypeError, ValueError, ImportError: as `resolve_strategy`, or the text is no such thing.
 
-    >>> strategy_from_text("direct:tau=0.2,normalize=False")
-    Direct(tau=0.2, p=4.0, normalize=False)
+    Examples:
+        >>> strategy_from_text("direct:tau=0.2,normalize=False")
+        Direct(tau=0.2, p=4.0, normalize=False)
     """
     name, _, options = text.partition(":")
     try:

@@ -166,7 +166,8 @@ class TwoPass:
     ) -> Iterator[tuple[slice, Rows, Rows, bool]]:
         """Cut pairs of anchors and columns into tiles near the origin: all columns of a tile take a gradient, or none.
 
-        Yields: the places of the anchors in the loss, the anchors, the columns, whether these take a gradient.
+        Yields:
+            the places of the anchors in the loss, the anchors, the columns, whether these take a gradient.
         """
         side, centre = self._tiles.side, self._centre
         for group, a, b in pairs:

@@ -41,7 +41,8 @@ def embed(module: Any, batch: Any) -> Embedded:
         batch: a tensor, or nested lists. Tensors of two axes and more are views, the last integers ``[n]`` that come
             after them the labels; all else is left alone.
 
-    Raises: TypeError, ValueError: there is no view in the batch, or the module returns something else.
+    Raises:
+        TypeError, ValueError: there is no view in the batch, or the module returns something else.
     """
     views: list[Tensor] = []
     labels = None

@@ -79,7 +79,8 @@ class RepresentationMonitor(Callback):
         UserWarning: the embeddings have collapsed to a point or a line, or are not finite, and are no better than at
             the look before: with the number, its bound, and what to try; after 100 steps.
 
-    Source: the metrics of Wang & Isola (2020), Wang & Liu (2021), Roy & Vetterli (2007), Tian (2022).
+    Source:
+        the metrics of Wang & Isola (2020), Wang & Liu (2021), Roy & Vetterli (2007), Tian (2022).
     """
 
     def __init__(

@@ -43,11 +43,13 @@ class ClipLoss(nn.Module):
     Raises:
         TypeError, ValueError: an option is not these, or belongs to the model.
 
-    Source: Tian (2022), arXiv:2201.12680, Definition 1; Radford et al. (2021), CLIP, for the scale.
+    Source:
+        Tian (2022), arXiv:2201.12680, Definition 1; Radford et al. (2021), CLIP, for the scale.
 
-    >>> import torch
-    >>> round(ClipLoss("infonce")(torch.eye(3), torch.eye(3), torch.tensor(1.0)).item(), 4)  # log(1 + 2/e)
-    0.5514
+    Examples:
+        >>> import torch
+        >>> round(ClipLoss("infonce")(torch.eye(3), torch.eye(3), torch.tensor(1.0)).item(), 4)  # log(1 + 2/e)
+        0.5514
     """
 
     def __init__(

@@ -28,7 +28,8 @@ class CachedAlphaCLRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ign
     Raises:
         TypeError, ValueError: as `AlphaCLRankingLoss`.
 
-    Source: Gao et al. (2021), arXiv:2101.06983.
+    Source:
+        Gao et al. (2021), arXiv:2101.06983.
     """
 
     def __init__(

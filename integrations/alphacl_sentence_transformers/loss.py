@@ -64,7 +64,8 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
     Raises:
         TypeError, ValueError: an option is not these, or options do not go together.
 
-    Source: Tian (2022), arXiv:2201.12680, Definition 1.
+    Source:
+        Tian (2022), arXiv:2201.12680, Definition 1.
     """
 
     def __init__(

@@ -49,8 +49,9 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
             "autograd".
         fixed: what the method decides: ``symmetric``, or ``negatives="queue"`` if it has a queue.
 
-    Raises: ValueError, TypeError, ImportError for a loss, strategy or option that is unknown or that the method cannot
-        have.
+    Raises:
+        ValueError, TypeError, ImportError: for a loss, strategy or option that is unknown or that the method cannot
+            have.
     """
     loss = cfg.get("loss")
     if loss is None:
@@ -88,7 +89,8 @@ def given_options(loss: Any) -> dict[str, Any]:
 def monitor_options(cfg: Any) -> dict[str, Any] | None:
     """Return the options of ``cfg.monitor``: true, or a mapping of them; None where it is absent, null or false.
 
-    Raises: TypeError for anything else.
+    Raises:
+        TypeError: for anything else.
     """
     monitor = cfg.get(MONITOR)
     if monitor is None or monitor is False:

@@ -23,7 +23,8 @@ def register() -> None:
     Without a ``loss`` key in its config every method is what it was. From then on a config that names alpha_cl is an
     error for a class that would train another loss.
 
-    Raises: ImportError without solo-learn, or with one whose interface differs from that of the versions tried.
+    Raises:
+        ImportError: without solo-learn, or with one whose interface differs from that of the versions tried.
     """
     try:
         from omegaconf import OmegaConf

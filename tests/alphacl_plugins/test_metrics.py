@@ -11,7 +11,7 @@ from oracles import random_views
 from scipy.integrate import quad
 from scipy.stats import beta
 
-from alphacl_plugins import metrics, sphere
+from alphacl_plugins import metrics, pairwise, sphere
 from alphacl_plugins.functional import l2_normalize
 from alphacl_plugins.sphere import UniformCosines
 
@@ -86,7 +86,7 @@ SHAPES = {
 def test_metrics_in_tiles_are_those_of_the_whole_matrix(monkeypatch, shape, tile):
     z = SHAPES[shape]()
     expected = metrics.uniformity(z), metrics.wasserstein_uniformity(z)
-    monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", tile)
+    monkeypatch.setattr(pairwise, "_ROWS_AT_ONCE", tile)
     assert metrics.uniformity(z).item() == pytest.approx(expected[0].item(), rel=1e-12, abs=1e-12)
     assert metrics.wasserstein_uniformity(z).item() == pytest.approx(expected[1].item(), rel=1e-12)
 
@@ -95,7 +95,7 @@ def test_metrics_in_tiles_are_those_of_the_whole_matrix(monkeypatch, shape, tile
 def test_counting_cosines_in_bins_moves_the_distance_by_less_than_a_bin(monkeypatch, shape):
     z = SHAPES[shape]()
     exact = metrics.wasserstein_uniformity(z).item()
-    monkeypatch.setattr(metrics, "_EXACT_ROWS", 1)
+    monkeypatch.setattr(sphere, "_EXACT_ROWS", 1)
     assert metrics.wasserstein_uniformity(z).item() == pytest.approx(exact, rel=0, abs=2e-6)
 
 
@@ -107,7 +107,7 @@ def test_intervals_some_at_a_time(monkeypatch):
 
 @pytest.mark.parametrize("tile", [3, 1024])
 def test_gradients(monkeypatch, tile):
-    monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", tile)
+    monkeypatch.setattr(pairwise, "_ROWS_AT_ONCE", tile)
     z, z_aug = (embeddings(7, 4, seed).requires_grad_() for seed in (0, 1))
     labels = torch.tensor([0, 0, 1, 1, 1, 2, 5])
     assert torch.autograd.gradcheck(metrics.uniformity, z)
