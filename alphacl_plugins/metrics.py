@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from alphacl_plugins import pairwise
 from alphacl_plugins.checks import check_labels, check_matrix, check_positive, check_same_shape, check_two_rows
 from alphacl_plugins.functional import (
     centre_of,
@@ -16,7 +17,7 @@ from alphacl_plugins.functional import (
     promote,
     without_autocast,
 )  # fmt: skip
-from alphacl_plugins.pairwise import if_finite, once, tiles
+from alphacl_plugins.pairwise import if_finite, tiles
 from alphacl_plugins.sphere import wasserstein_uniformity
 from alphacl_plugins.statistics import entropy_of_rows
 
@@ -84,12 +85,16 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
     (rows,) = promote(z)
 
     def log_sum(some: Tensor, later: Tensor | None) -> Tensor:
-        return torch.logsumexp(-2 * t * once(distances(some, some if later is None else later), later), dim=0)
+        exponents = -2 * t * distances(some, some if later is None else later)
+        if later is None:  # each pair once
+            exponents = exponents.masked_fill(torch.ones_like(exponents, dtype=torch.bool).tril(), -math.inf)
+        return torch.logsumexp(exponents.flatten(), dim=0)
 
     with without_autocast(z.device):
         rows = rows - centre_of(rows)
         kept: Callable[..., Tensor] = log_sum
-        if rows.requires_grad and torch.is_grad_enabled():
+        several = len(rows) > pairwise.ROWS_AT_ONCE
+        if several and rows.requires_grad and torch.is_grad_enabled():
 
             def kept(*tile: Tensor | None) -> Tensor:
                 return checkpoint(log_sum, *tile, use_reentrant=False, preserve_rng_state=False)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_ROWS_AT_ONCE = 1024  # the square of it stays in the caches of a CPU
+ROWS_AT_ONCE = 1024  # the square of it stays in the caches of a CPU
 
 
 def tiles(rows: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield some rows with None, for themselves, and with some later ones: by `once` each pair i < j comes once."""
-    parts = torch.split(rows, _ROWS_AT_ONCE)
+    parts = torch.split(rows, ROWS_AT_ONCE)
     for i, some in enumerate(parts):
         if len(some) > 1:
             yield some, None

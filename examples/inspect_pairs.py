@@ -60,7 +60,7 @@ class Settings:
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, ..."""
     output: Path = Path(".runs/inspect_pairs")
-    """Folder of the pages; those of an earlier run are replaced."""
+    """Folder of the pages; files of the same name are replaced."""
 
 
 def main(settings: Settings) -> None:
@@ -78,11 +78,17 @@ def main(settings: Settings) -> None:
     found = {}
     for name, strategy in strategies.items():
         with bar(console, name) as progress:
-            pairs = heaviest_pairs(z, z_aug, strategy, settings.pairs, progress)
+            try:
+                pairs = heaviest_pairs(z, z_aug, strategy, settings.pairs, progress)
+            except ValueError as error:
+                console.print(f"{name}: left out: {error}")
+                continue
         found[name] = shown(pairs, root, files, classes)
         same = sum(row.same == "yes" for row in found[name])
         known = f"; {same} of one class" if classes[0] else ""
         console.print(f"{name}: {len(pairs)} pairs, weights {pairs[0].weight:.3g} to {pairs[-1].weight:.3g}{known}")
+    if not found:
+        raise ValueError("strategies: expected one that tells pairs of these images apart, got none")
     with held(settings.output):
         write_csv(settings.output / "pairs.csv", found)
         write_page(
@@ -155,6 +161,9 @@ def images_of(settings: Settings) -> tuple[Path, list[Path], list[str]]:
     files = images_in(root)
     if settings.limit is not None and settings.limit < len(files):
         files = [files[i * len(files) // settings.limit] for i in range(settings.limit)]
+    for file in files:
+        if not str(file).isprintable() or str(file) != str(file).encode(errors="replace").decode():
+            raise ValueError(f"data_root: expected file names in UTF-8, got {str(file)!r}")
     if len(files) < 3:
         raise ValueError(f"data_root: expected at least 3 images, got {len(files)} in {root}")
     labelled = len(class_folders(root)) > 1 and all(file.parent != root for file in files)

@@ -51,6 +51,8 @@ def alpha_curves(
         TypeError, ValueError, ImportError: as `alphacl_plugins.sharpness.sharpness_of`.
         ModuleNotFoundError: matplotlib is not installed.
     """
+    if isinstance(strategies, str):
+        raise TypeError(f"strategies: expected a list, got {strategies!r}")
     axes = new_axes(axes)
     start, end = max(min(mean - 5 * spread, positive - spread), 0.0), mean + 4 * spread
     distances = [start + (end - start) * i / (_POINTS - 1) for i in range(_POINTS)]

@@ -15,7 +15,11 @@ DASHES = ("-", "--", "-.", ":")
 
 def line(i: int) -> dict[str, Any]:
     """The look of line i."""
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 2}
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "linestyle": DASHES[(i + i // len(COLOURS)) % len(DASHES)],
+        "linewidth": 2,
+    }
 
 
 def new_axes(axes: Axes | None) -> Axes:

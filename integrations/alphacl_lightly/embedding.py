@@ -48,6 +48,9 @@ def embed(module: Any, batch: Any) -> Embedded:
     labels = None
     for tensor in _tensors(batch):
         if tensor.ndim > 1:
+            if views and (tensor.ndim, tensor.dtype) != (views[0].ndim, views[0].dtype):
+                got = f"{tensor.dtype} {tuple(tensor.shape)} after {views[0].dtype} {tuple(views[0].shape)}"
+                raise ValueError(f"batch: expected views of one kind and labels [n], got {got}; pass embed=")
             views.append(tensor)
         elif views and tensor.ndim == 1 and not tensor.is_floating_point():
             labels = tensor

@@ -33,7 +33,8 @@ def as_if_nobody_looked(*modules: Any) -> Iterator[None]:
     modes = [part.training for part in parts]
     try:
         with isolate_rng(), torch.no_grad():
-            torch.manual_seed(0)
+            _seed(0)
+            torch.manual_seed(0)  # of GPUs too
             for part in parts:
                 part.training = False
             yield
@@ -53,11 +54,15 @@ class _SeededItems(Dataset[Any]):
 
     def __getitem__(self, i: int) -> Any:
         place = self.places[i]
-        random.seed(place)
-        torch.default_generator.manual_seed(place)
-        if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(place)
+        _seed(place)
         return self.dataset[place]
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
 
 
 def loader_of(loader: Any, places: Sequence[int], size: int) -> Iterator[Any]:
@@ -76,10 +81,19 @@ def loader_of(loader: Any, places: Sequence[int], size: int) -> Iterator[Any]:
     )
 
 
-def batch_size(loader: Any) -> int:
-    """Return how many samples are in a batch; a loader whose sampler makes the batches does not say so itself."""
-    sizes = (getattr(place, "batch_size", None) for place in (loader, loader.batch_sampler, loader.sampler))
-    return next(filter(None, sizes), 64)
+def batch_size(loader: Any, default: int | None = None) -> int:
+    """Return how many samples are in a batch, as the loader says or the sampler that makes its batches.
+
+    Raises:
+        ValueError: none of them says it, and there is no default.
+    """
+    inner = getattr(getattr(loader.sampler, "dataset", None), "_sampler", None)  # Lightning's wrapper under DDP
+    places = (loader, loader.batch_sampler, loader.sampler, inner)
+    size = next(filter(None, (getattr(place, "batch_size", None) for place in places)), None)
+    size = default if size is None else size
+    if size is None:
+        raise ValueError(f"dataloader: expected a batch_size, or a sampler that has one, got {type(loader.sampler)!r}")
+    return int(size)
 
 
 def check_loader(name: str, loader: object) -> None:

@@ -58,10 +58,11 @@ class RepresentationMonitor(Callback):
             module has been fitted to; held-out data tell more. A loader gives its dataset, batch size and workers: the
             samples are taken evenly from the whole dataset, in order.
         every_n_epochs: how often to look; also before the first epoch and after the last.
-        samples: how many samples to look at, at most.
+        samples: how many samples to look at, >= 2; at least a batch of training, at most all.
         embed: what embeds a batch, as `embed` does: ``(module, batch) -> Embedded``. The batch is on the device of the
             module, after Lightning's hooks.
-        loss: whose α to watch; None: the `AlphaCLLoss` in the module, if there is one.
+        loss: whose α to watch, on batches as large as those it compares in training; None: the `AlphaCLLoss` among the
+            submodules, if there is one.
         weigh: what weighs the pairs of a batch: ``(loss, views, labels) -> PairWeights``. None: ``loss.pair_weights``
             of the views, without labels.
         neighbours: how many vote.
@@ -98,6 +99,8 @@ class RepresentationMonitor(Callback):
         super().__init__()
         for name, value in (("every_n_epochs", every_n_epochs), ("samples", samples), ("neighbours", neighbours)):
             check_count(name, value)
+        if samples == 1:
+            raise ValueError("samples: expected an int >= 2, got 1")
         if dataloader is not None:
             check_loader("dataloader", dataloader)
         if loss is not None and not isinstance(loss, alphacl_plugins.AlphaCLLoss):
@@ -106,6 +109,12 @@ class RepresentationMonitor(Callback):
         self.embed, self.loss, self.weigh, self.neighbours, self.prefix = embed, loss, weigh, neighbours, prefix
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self._epochs = 0
+
+    @property
+    def state_key(self) -> str:
+        """The name in a checkpoint: two monitors differ by their prefix."""
+        return f"RepresentationMonitor[{self.prefix}]"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Look before any other callback, so that a checkpoint of this epoch has the look in it."""
@@ -113,18 +122,26 @@ class RepresentationMonitor(Callback):
         trainer.callbacks.insert(0, self)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Look at the untrained module; a run that is resumed has done so."""
+        """Look at the untrained module, and begin a new history; a run that is resumed has done so."""
         if trainer.global_step == 0:
+            self.history = []
             self._look(trainer, pl_module, epoch=0)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look every few epochs, and after the last one."""
-        epoch = trainer.current_epoch + 1
+        self._epochs = epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
             found = self._look(trainer, pl_module, epoch)
             pl_module.log_dict(found, logger=False, on_step=False, on_epoch=True, sync_dist=True)
             if trainer.global_step >= LEAST_STEPS:
                 self._warn_of_collapse(epoch)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look once more where training ended before its last epoch: by steps, time or an early stop."""
+        if not self.history or self.history[-1]["step"] != trainer.global_step:
+            self._look(trainer, pl_module, self._epochs)
+            if trainer.global_step >= LEAST_STEPS:
+                self._warn_of_collapse(self._epochs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history."""
@@ -140,28 +157,30 @@ class RepresentationMonitor(Callback):
         if loader is None:
             loader = trainer.train_dataloader
             check_loader("dataloader", loader)
-        loss = self._loss_of(module)
+        loss, gathers = self._loss_of(module)
+        training = trainer.train_dataloader if isinstance(trainer.train_dataloader, DataLoader) else loader
+        batch = batch_size(training, default=64 if loss is None else None)  # that the loss compares in training
+        batch *= trainer.world_size if gathers else 1
         with as_if_nobody_looked(module, loss), trainer.precision_plugin.forward_context():
-            size = batch_size(loader)
-            seen = self._embed_all(trainer, module, loader, size)
+            seen = self._embed_all(trainer, module, loader, max(self.samples, batch))
         with as_if_nobody_looked(module, loss):
-            values = self._measure(seen, loss, size * trainer.world_size)
+            values = self._measure(seen, loss, batch)
         self.history.append({"epoch": epoch, "step": trainer.global_step, **values})
         named = {f"{self.prefix}/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
-            logger.log_metrics({**named, "epoch": trainer.current_epoch}, step=trainer.global_step)
+            logger.log_metrics(named, step=trainer.global_step)
         self.seconds += time.perf_counter() - began
         return named
 
-    def _embed_all(self, trainer: Any, module: Any, loader: Any, size: int) -> Embedded:
+    def _embed_all(self, trainer: Any, module: Any, loader: Any, samples: int) -> Embedded:
         """Embed the samples, each process its part, and return those of all in order."""
-        n = min(self.samples, len(loader.dataset))
+        n = min(samples, len(loader.dataset))
         places = [i * len(loader.dataset) // n for i in range(n)]
         each = -(-n // trainer.world_size)  # the last are embedded twice, so that processes have as many batches
         start = trainer.global_rank * each
         own = [places[min(i, n - 1)] for i in range(start, start + each)]
         batches = []
-        for batch in loader_of(loader, own, size):
+        for batch in loader_of(loader, own, batch_size(loader, default=64)):
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
             views, features, labels = self.embed(module, batch)
             batches.append(Embedded([view.float() for view in views], features.float(), labels))
@@ -181,7 +200,8 @@ class RepresentationMonitor(Callback):
                 found |= self._selectivity(seen, loss, batch)
         if seen.labels is not None and 1 < len(torch.unique(seen.labels)) < len(seen.labels):
             found["tolerance"] = metrics.tolerance(unit[0], seen.labels)
-            found["knn"] = torch.tensor(knn_accuracy(seen.features, seen.labels, self.neighbours))
+            knn = knn_accuracy(seen.features, seen.labels, self.neighbours)
+            found["knn"] = torch.tensor(knn if seen.features.isfinite().all() else math.nan)
         return {name: float(value) for name, value in found.items()}
 
     def _selectivity(self, seen: Embedded, loss: Any, batch: int) -> dict[str, Tensor]:
@@ -203,8 +223,8 @@ class RepresentationMonitor(Callback):
             f"effective_negatives_{round(100 * q):02}": value for q, value in zip(QUANTILES, quantiles, strict=True)
         }
 
-    def _loss_of(self, module: nn.Module) -> Any:
-        """Return the loss to watch, as it is for one process with the whole batch; None if there is none."""
+    def _loss_of(self, module: nn.Module) -> tuple[Any, bool]:
+        """Return the loss to watch as it is in one process, and whether it gathers; None if there is none."""
         if self.loss is None:
             kind = alphacl_plugins.AlphaCLLoss
             losses = {name: part for name, part in module.named_modules() if isinstance(part, kind)}
@@ -214,10 +234,10 @@ class RepresentationMonitor(Callback):
         else:
             loss = self.loss
         if loss is None or not loss.gather_distributed:
-            return loss
+            return loss, False
         alone = copy.copy(loss)
         alone.gather_distributed = False
-        return alone
+        return alone, True
 
     def _warn_of_collapse(self, epoch: int) -> None:
         found = self.history[-1]
@@ -229,7 +249,7 @@ class RepresentationMonitor(Callback):
         elif rank < least and rank <= before["effective_rank"]:
             sign = f"effective_rank {rank:.2f} < {least:.2f} at rank {found['rank']:.0f}: few directions are in use"
         elif math.isnan(uniformity):
-            sign = "the embeddings are not finite: training has diverged"
+            sign = "the embeddings are not finite"
         else:
             return
         warn = importlib.import_module(f"{LIGHTNINGS[0]}.utilities").rank_zero_warn

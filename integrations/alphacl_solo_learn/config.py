@@ -19,6 +19,9 @@ LOSS_OPTIONS = tuple(option for option in OPTIONS if option not in ("strategy", 
 MONITOR = "monitor"
 """The key that switches on an `alphacl_lightly.RepresentationMonitor`."""
 
+MONITOR_OPTIONS = ("every_n_epochs", "samples", "neighbours", "prefix")
+"""Those of the monitor that a config can have."""
+
 UNSET = "???"
 """OmegaConf's word for a key without a value, which never replaces one that has a value."""
 

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from processes import run_in_processes
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 import alphacl_lightly
 import alphacl_lightly.monitor as monitor_module
@@ -284,7 +284,7 @@ class Diverging(Module):
         (OnALine, r"after epoch \d: effective_rank 1\.0\d < 1\.12 at rank 5: few directions are in use, and it is"),
         (
             Diverging,
-            r"after epoch \d: the embeddings are not finite: training has diverged, and it is not getting better",
+            r"after epoch \d: the embeddings are not finite, and it is not getting better",
         ),
     ],
 )
@@ -295,6 +295,50 @@ def test_collapse_is_told(kind, message, monkeypatch):
     run = trainer(epochs=3, callbacks=[RepresentationMonitor(every_n_epochs=1)])
     with pytest.warns(UserWarning, match=message):
         run.fit(kind(rate=0.005), loader())
+
+
+def test_two_monitors_and_a_training_that_ends_early():
+    first, second = RepresentationMonitor(), RepresentationMonitor(loader(), prefix="held_out")
+    run = trainer(epochs=-1, callbacks=[first, second], max_steps=8)
+    run.fit(Module(), loader())
+    assert [(look["epoch"], look["step"]) for look in first.history] == [(0, 0), (3, 8)]
+    assert first.history == second.history
+    trainer(epochs=1, callbacks=[first]).fit(Module(), loader())
+    assert [look["epoch"] for look in first.history] == [0, 1]  # of the new training
+
+
+def test_alpha_is_that_of_batches_as_large_as_in_training():
+    expected = None
+    for held_out in (None, DataLoader(Views(), batch_size=1), DataLoader(Views(), batch_size=50)):
+        monitor = RepresentationMonitor(held_out, samples=10)  # a whole batch is looked at
+        trained(monitor, epochs=1)
+        expected = expected or monitor.history[0]["effective_negatives"]
+        assert monitor.history[0]["effective_negatives"] == pytest.approx(expected, rel=1e-6)
+    sampler = BatchSampler(RandomSampler(Views()), 24, drop_last=True)
+    items = TensorDataset(*(torch.stack([Views()[i][0][k] for i in range(72)]) for k in range(2)))
+    monitor = RepresentationMonitor(samples=72)
+    module = Module()
+    module.training_step = lambda batch: module.criterion(*map(module, batch))
+    trainer(epochs=1, callbacks=[monitor]).fit(module, DataLoader(items, sampler=sampler, batch_size=None))
+    assert monitor.history[0]["effective_negatives"] <= 46
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+def test_random_numbers_of_the_user_are_the_same_each_time(draw):
+    def own(module, batch):
+        views = [module(view + draw()) for view in batch[0]]
+        return Embedded(views, views[0])
+
+    monitor = RepresentationMonitor(embed=own, every_n_epochs=1)
+    L.seed_everything(5, verbose=False)
+    data = DataLoader(Views(), batch_size=24, num_workers=1)
+    module = Module(rate=0.0)
+    module.backbone = nn.Linear(6, 8)  # nothing moves
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        trainer(epochs=2, callbacks=[monitor]).fit(module, data)
+    looks = [{name: look[name] for name in ("alignment", "uniformity")} for look in monitor.history]
+    assert looks == [looks[0]] * 3
 
 
 def test_nearest_neighbours_by_loops():

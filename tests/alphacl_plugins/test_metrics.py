@@ -86,7 +86,7 @@ SHAPES = {
 def test_metrics_in_tiles_are_those_of_the_whole_matrix(monkeypatch, shape, tile):
     z = SHAPES[shape]()
     expected = metrics.uniformity(z), metrics.wasserstein_uniformity(z)
-    monkeypatch.setattr(pairwise, "_ROWS_AT_ONCE", tile)
+    monkeypatch.setattr(pairwise, "ROWS_AT_ONCE", tile)
     assert metrics.uniformity(z).item() == pytest.approx(expected[0].item(), rel=1e-12, abs=1e-12)
     assert metrics.wasserstein_uniformity(z).item() == pytest.approx(expected[1].item(), rel=1e-12)
 
@@ -107,7 +107,7 @@ def test_intervals_some_at_a_time(monkeypatch):
 
 @pytest.mark.parametrize("tile", [3, 1024])
 def test_gradients(monkeypatch, tile):
-    monkeypatch.setattr(pairwise, "_ROWS_AT_ONCE", tile)
+    monkeypatch.setattr(pairwise, "ROWS_AT_ONCE", tile)
     z, z_aug = (embeddings(7, 4, seed).requires_grad_() for seed in (0, 1))
     labels = torch.tensor([0, 0, 1, 1, 1, 2, 5])
     assert torch.autograd.gradcheck(metrics.uniformity, z)
@@ -116,7 +116,8 @@ def test_gradients(monkeypatch, tile):
     assert torch.autograd.gradcheck(lambda rows: metrics.tolerance(rows, labels), z)
 
 
-def test_the_gradient_of_uniformity_is_that_of_the_whole_matrix_in_less_memory():
+def test_the_gradient_of_uniformity_is_that_of_the_whole_matrix_in_less_memory(monkeypatch):
+    monkeypatch.setattr(pairwise, "ROWS_AT_ONCE", 200)
     z = embeddings(600, 4).requires_grad_()
     d2 = torch.pdist(z).square()
     expected = torch.autograd.grad(torch.logsumexp(-2 * d2, dim=0), z)[0]
@@ -125,6 +126,16 @@ def test_the_gradient_of_uniformity_is_that_of_the_whole_matrix_in_less_memory()
         value = metrics.uniformity(z)
     assert sum(saved) < 20 * z.numel() < d2.numel()
     torch.testing.assert_close(torch.autograd.grad(value, z)[0], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own
+def test_uniformity_under_the_transforms_of_torch():
+    z = embeddings(6, 3)
+    expected = torch.autograd.grad(metrics.uniformity(leaf := z.clone().requires_grad_()), leaf)[0]
+    torch.testing.assert_close(torch.func.grad(metrics.uniformity)(z), expected)
+    assert torch.func.hessian(metrics.uniformity)(z).shape == (6, 3, 6, 3)
+    both = torch.func.vmap(metrics.uniformity)(torch.stack([z, 2 * z]))
+    torch.testing.assert_close(both, torch.stack([metrics.uniformity(z), metrics.uniformity(2 * z)]))
 
 
 def test_the_gradient_of_the_effective_rank_is_finite_without_full_rank():
