@@ -62,7 +62,8 @@ class Call(NamedTuple):
     def of(labels: Any, queue: Any, pairs: Any) -> Call:
         """Return a call.
 
-        Raises: TypeError: a keyword is none of `PairArguments`.
+        Raises:
+            TypeError: a keyword is none of `PairArguments`.
         """
         if unknown := [name for name in pairs if name not in Call._fields]:
             raise TypeError(f"{unknown[0]}: expected a keyword among {', '.join(Call._fields)}, got this one")
@@ -107,7 +108,8 @@ def more_of(
 
     ``across`` is the group that gathers, ``around`` that of a ring, ``of_views`` the one that has gathered the views.
 
-    Returns: rows with extra negatives, labels as the rules read them, what else is said, weights of the anchors.
+    Returns:
+        rows with extra negatives, labels as the rules read them, what else is said, weights of the anchors.
     """
     n_views, n_all, _ = shape
     n_own = extra.shape[1] if extra is not None and extra.ndim == 3 else 0
@@ -129,7 +131,8 @@ def more_of(
 def _add_extra(rows: Tensor, extra: Tensor | None, across: Any, around: Any) -> tuple[Tensor, tuple[int, ...]]:
     """Put extra negatives behind the rows of the views, ``[R, D]``; in a ring as many on every rank.
 
-    Returns: all rows; how many of the extra ones are real, on each rank of a ring.
+    Returns:
+        all rows; how many of the extra ones are real, on each rank of a ring.
     """
     if extra is None or extra.ndim == 3:
         return rows if extra is None else torch.cat([rows, extra.flatten(0, 1)]), (0,) * world_size(around)

@@ -70,7 +70,9 @@ def numbers_of_ranks(number: int, device: torch.device, group: Any) -> tuple[int
 def raise_together(problem: Exception | None, device: torch.device, group: Any) -> None:
     """Raise on every rank if one has a problem, so that none waits for it.
 
-    Raises: the problem of this rank; ValueError if only other ranks have one.
+    Raises:
+        the problem of this rank
+        ValueError: if only other ranks have one.
     """
     wrong = [number for number, bad in enumerate(numbers_of_ranks(problem is not None, device, group)) if bad]
     if problem is not None:
@@ -114,7 +116,8 @@ def check_that_ranks_agree(
         gradient: whether this rank takes part in the backward pass, if that is a collective: 1 for the views, 2 for
             extra negatives, 3 for both.
 
-    Returns: whether some rank has autograd on.
+    Returns:
+        whether some rank has autograd on.
 
     Raises:
         ValueError: on every rank, if ranks differ in shape, dtype, options, or use of labels, queue or gradients, or if

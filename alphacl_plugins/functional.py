@@ -76,17 +76,20 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         a: rows ``[M, D]``, any floating-point dtype.
         b: rows ``[K, D]`` of the same width.
 
-    Returns: ``[M, K]``, >= 0, in float32 at least, whatever autocast says.
+    Returns:
+        ``[M, K]``, >= 0, in float32 at least, whatever autocast says.
 
     Raises:
         TypeError: ``a`` or ``b`` is not a floating-point tensor.
         ValueError: they are not matrices of one width.
 
-    Source: Tian (2022), Sec. 3 (d_ij²).
+    Source:
+        Tian (2022), Sec. 3 (d_ij²).
 
-    >>> squared_distances(torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
-    tensor([[0., 1.],
-            [1., 2.]])
+    Examples:
+        >>> squared_distances(torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+        tensor([[0., 1.],
+                [1., 2.]])
     """
     check_matrix("a", a)
     check_width("b", b, "a", a)
@@ -182,17 +185,20 @@ def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | AnyStrategy | str) -> Tenso
         alpha: importances ``[N, N]`` (the diagonal is ignored), or a strategy or its name, whose weights of the
             negatives are used.
 
-    Returns: a scalar, in float32 at least.
+    Returns:
+        a scalar, in float32 at least.
 
     Raises:
         TypeError: an argument is not of these kinds.
         ValueError: the shapes are not these, or N < 2.
 
-    Source: Tian (2022), Theorem 1, Eq. 3-5.
+    Source:
+        Tian (2022), Theorem 1, Eq. 3-5.
 
-    >>> z = torch.eye(4)
-    >>> energy(z, z, torch.ones(4, 4))  # twelve ordered pairs at D = 1, positives at 0
-    tensor(12.)
+    Examples:
+        >>> z = torch.eye(4)
+        >>> energy(z, z, torch.ones(4, 4))  # twelve ordered pairs at D = 1, positives at 0
+        tensor(12.)
     """
     check_same_shape("z_aug", z_aug, "z", z)
     check_two_rows("z", z)
@@ -218,13 +224,15 @@ def contrastive_covariance(a: Tensor, b: Tensor, alpha: Tensor, a_aug: Tensor, b
         a_aug: first feature of their other view, ``[N, A]``.
         b_aug: second feature of their other view, ``[N, B]``.
 
-    Returns: ``[A, B]``, in float32 at least.
+    Returns:
+        ``[A, B]``, in float32 at least.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
         ValueError: the shapes are not these, or N < 2.
 
-    Source: Tian (2022), Eq. 5.
+    Source:
+        Tian (2022), Eq. 5.
     """
     check_same_shape("a_aug", a_aug, "a", a)
     check_same_shape("b_aug", b_aug, "b", b)

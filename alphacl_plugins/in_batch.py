@@ -9,8 +9,8 @@ from torch import Tensor
 
 from alphacl_plugins.distributed import gather_rows, mean_of_ranks
 from alphacl_plugins.engines.two_pass import TwoPass
-from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.pairs import Batch
+from alphacl_plugins.statistics import statistics_of
 from alphacl_plugins.strategies import Calibrated, Strategy
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.masked import learnable_of

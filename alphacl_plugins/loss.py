@@ -18,10 +18,10 @@ from alphacl_plugins.engines.two_pass import TwoPass
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import through_normalization, without_autocast
 from alphacl_plugins.in_batch import in_batch
-from alphacl_plugins.metrics import statistics_of
 from alphacl_plugins.options import BlockSize, Negatives, check_options
 from alphacl_plugins.pairs import Batch, assemble
 from alphacl_plugins.process_groups import InGroup, group_of
+from alphacl_plugins.statistics import statistics_of
 from alphacl_plugins.strategies import AnyStrategy, Calibrated, PairWeights, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.masked import learnable_of, unmasked
@@ -76,14 +76,17 @@ class AlphaCLLoss(InGroup):
             batch): ``d2_pos`` and ``d2_neg`` (means), ``alpha_entropy`` (mean over anchors, nats),
             ``effective_negatives`` (its exponential) of ``negatives`` (mean number), and options that learn (``tau``).
 
-    Raises: TypeError, ValueError: an option is unknown or outside the above, or options do not go together.
+    Raises:
+        TypeError, ValueError: an option is unknown or outside the above, or options do not go together.
 
-    Source: Tian (2022), arXiv:2201.12680, Definition 1.
+    Source:
+        Tian (2022), arXiv:2201.12680, Definition 1.
 
-    >>> import torch
-    >>> z = torch.eye(4)
-    >>> AlphaCLLoss("direct", tau=0.5)(z, z)  # positives at D = 0, all negatives at D = 1
-    tensor(-1.)
+    Examples:
+        >>> import torch
+        >>> z = torch.eye(4)
+        >>> AlphaCLLoss("direct", tau=0.5)(z, z)  # positives at D = 0, all negatives at D = 1
+        tensor(-1.)
     """
 
     def __init__(
@@ -142,9 +145,11 @@ class AlphaCLLoss(InGroup):
             **pairs: ``queue_labels``, ``extra_negatives``, ``exclude``, ``count``, ``sample_weight``, as
                 `alphacl_plugins.arguments.PairArguments` says.
 
-        Returns: a scalar, or with reduction "none" the losses of the M anchors, view by view.
+        Returns:
+            a scalar, or with reduction "none" the losses of the M anchors, view by view.
 
-        Raises: TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
+        Raises:
+            TypeError, ValueError: dtypes or shapes are not these, or no anchor can have a negative.
         """
         views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
         call = Call.of(labels, queue, pairs) if pairs else Call(labels, queue)
@@ -199,9 +204,10 @@ class AlphaCLLoss(InGroup):
 
         The arguments are those of `forward`.
 
-        Returns: a row for each anchor, in the loss's order. Columns of ``neg`` are the rows of all views for "both" (or
-            with labels), of the anchor's own view or the other views for "same" and "cross"; then extra negatives (the
-            C, or the anchor's own H); then the queue. An excluded one has weight 0. ``pos`` is ``[M]``, or with several
+        Returns:
+            a row for each anchor, in the loss's order. Columns of ``neg`` are the rows of all views for "both" (or with
+            labels), of the anchor's own view or the other views for "same" and "cross"; then extra negatives (the C, or
+            the anchor's own H); then the queue. An excluded one has weight 0. ``pos`` is ``[M]``, or with several
             positives ``[M, P]``, each times its share in the mean: without labels the other views, beginning with the
             next; with labels all columns.
         """

@@ -126,8 +126,9 @@ class Batch(NamedTuple):
     def other_views(self) -> tuple[list[Tensor], Tensor | None]:
         """Measure each anchor against its sample in the other views: its positives without labels, none with labels.
 
-        Returns: for each shift s = 1, ..., V - 1 the differences to the view s further on, ``[anchor views, own, D]``;
-        half their squared lengths, ``[M, V - 1]``.
+        Returns:
+            for each shift s = 1, ..., V - 1 the differences to the view s further on, ``[anchor views, own, D]``; half
+            their squared lengths, ``[M, V - 1]``.
         """
         if self.labels is not None:
             return [], None

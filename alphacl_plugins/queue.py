@@ -57,13 +57,15 @@ class EmbeddingQueue(InGroup):
         TypeError: an option is of another kind.
         ValueError: an option is outside the above.
 
-    Source: He et al. (2020), arXiv:1911.05722.
+    Source:
+        He et al. (2020), arXiv:1911.05722.
 
-    >>> queue = EmbeddingQueue(3, dim=1)
-    >>> queue.enqueue(torch.tensor([[1.0], [2.0]]))
-    >>> queue.enqueue(torch.tensor([[3.0], [4.0]]))
-    >>> queue.embeddings.T, queue.pointer
-    (tensor([[4., 2., 3.]]), tensor(1))
+    Examples:
+        >>> queue = EmbeddingQueue(3, dim=1)
+        >>> queue.enqueue(torch.tensor([[1.0], [2.0]]))
+        >>> queue.enqueue(torch.tensor([[3.0], [4.0]]))
+        >>> queue.embeddings.T, queue.pointer
+        (tensor([[4., 2., 3.]]), tensor(1))
     """
 
     embeddings: Tensor

@@ -41,16 +41,19 @@ def row_losses(
             anything. A bool mask of the negatives for strategies that cannot count. None: 1.
         scale: "paper", or "ntxent": times the strategy's ``usual_scale``, 1/τ, as in `AlphaCLLoss`.
 
-    Returns: ``[M]``, in float32 at least.
+    Returns:
+        ``[M]``, in float32 at least.
 
     Raises:
         TypeError: an argument is of another kind, or the strategy cannot count.
         ValueError: the shapes are not these, the scale needs a τ, or the strategy the whole batch and there is a share.
 
-    Source: Tian (2022), arXiv:2201.12680, Theorem 1.
+    Source:
+        Tian (2022), arXiv:2201.12680, Theorem 1.
 
-    >>> row_losses("triplet", torch.tensor([[0.5]]), torch.tensor([[0.25, 2.0]]))
-    tensor([0.7500])
+    Examples:
+        >>> row_losses("triplet", torch.tensor([[0.5]]), torch.tensor([[0.25, 2.0]]))
+        tensor([0.7500])
     """
     check_matrix("d_pos", d_pos)
     check_matrix("d_neg", d_neg)

@@ -1,12 +1,64 @@
-"""The law of the cosine of two independent uniform points on the sphere, by its distribution function."""
+"""The law of the cosine of two uniform points on the sphere, and how far embeddings are from it."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from alphacl_plugins.checks import check_matrix, check_two_rows
+from alphacl_plugins.functional import l2_normalize
+from alphacl_plugins.pairwise import if_finite, once, tiles
+
 _CELLS = 8192
 _NEWTON_STEPS = 3
+_INTERVALS_AT_ONCE = 2**20
+_EXACT_ROWS = 4096
+_BINS = 2**20
+
+
+@torch.no_grad()
+def wasserstein_uniformity(z: Tensor) -> Tensor:
+    """How far the cosines of an embedding are from those of points spread uniformly on the sphere. Lower: more evenly.
+
+    The W1 distance ``∫ |F_N(c) - F(c)| dc`` between the law F_N of the cosines of all pairs i < j and the law F of the
+    cosine of a uniform pair in D dimensions, where ``(1 + cos)/2`` is Beta((D-1)/2, (D-1)/2), without sampling. Unlike
+    a mean, it sees a wrong shape of the distribution. Beyond 4,096 rows cosines are counted in 2^20 bins, which moves
+    each by 1e-6 at most, and the distance by no more.
+
+    Args:
+        z: embeddings, ``[N, D]``; rows need not have length 1.
+
+    Returns:
+        a scalar in [0, 2), in float64; NaN if an entry of ``z`` is not finite.
+
+    Raises:
+        TypeError: ``z`` is not a floating-point tensor.
+        ValueError: ``z`` is not a matrix of at least 2 rows.
+
+    Source:
+        the uniform law of Koromilas et al. (2024), arXiv:2405.18045; F is integrated to 1e-10.
+    """
+    check_matrix("z", z)
+    check_two_rows("z", z)
+    unit = l2_normalize(z.double())
+    with torch.autocast(z.device.type, enabled=False):
+        cosines = (once((a @ (a if b is None else b).T).clamp_(-1.0, 1.0), b) for a, b in tiles(unit))
+        if len(unit) <= _EXACT_ROWS:
+            points, counts = torch.cat(list(cosines)).sort().values, None
+        else:
+            points, counts = _binned(cosines, unit)
+    return if_finite(z, wasserstein_to_uniform(points, z.shape[1], counts))
+
+
+def _binned(cosines: Iterator[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the middles of the bins of [-1, 1] that have values, in order, and how many values each has."""
+    counts = torch.zeros(_BINS, dtype=torch.int64, device=like.device)
+    for block in cosines:
+        places = block.nan_to_num_().add_(1).mul_(_BINS / 2).long().clamp_(max=_BINS - 1)
+        counts += torch.bincount(places, minlength=_BINS)
+    middles = (torch.arange(_BINS, dtype=like.dtype, device=like.device) + 0.5) * (2 / _BINS) - 1
+    return middles[counts > 0], counts[counts > 0]
 
 
 class UniformCosines:
@@ -70,29 +122,37 @@ class UniformCosines:
         return left + (right - left) * rise + bend * (left_slope * (1 - s) - right_slope * s)
 
 
-def wasserstein_to_uniform(cosines: Tensor, dim: int) -> Tensor:
+def wasserstein_to_uniform(cosines: Tensor, dim: int, counts: Tensor | None = None) -> Tensor:
     """Return the W1 distance ``∫ |F_N(c) - F(c)| dc`` of cosines to the uniform law in D dimensions.
 
     F_N is constant, p, between two cosines a <= b, and F increases, so the integrand changes sign at most once there,
     at the quantile of p clamped to [a, b]; F itself has the antiderivative ``c F(c) - G(c)``.
 
     Args:
-        cosines: sorted, ``[pairs]``, in float64.
+        cosines: sorted, ``[K]``, in float64.
         dim: dimension D of the space, >= 1.
+        counts: how often each occurs, ``[K]``; None: once.
 
-    Returns: a scalar; NaN if a cosine is.
+    Returns:
+        a scalar; NaN if a cosine is.
     """
+    law = UniformCosines(dim, cosines.device) if dim > 1 else None
+    counts = torch.ones_like(cosines) if counts is None else counts.to(cosines.dtype)
     edges = torch.cat([cosines.new_full((1,), -1.0), cosines, cosines.new_ones(1)])
-    p = torch.linspace(0.0, 1.0, len(cosines) + 1, dtype=cosines.dtype, device=cosines.device)
-    if dim == 1:  # on a line a uniform pair has cosine -1 or +1, with equal chance
-        return ((p - 0.5).abs() * edges.diff()).sum()
-    law = UniformCosines(dim, cosines.device)
-    cdf = law.cdf(edges)
-    antiderivative = edges * cdf - law.partial_mean(edges)
-    a, b = edges[:-1], edges[1:]
+    p = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    p /= p[-1].clone()
+    some = [slice(i, i + _INTERVALS_AT_ONCE) for i in range(0, len(p), _INTERVALS_AT_ONCE)]
+    return torch.stack([_between(law, edges[:-1][i], edges[1:][i], p[i]) for i in some]).sum()
+
+
+def _between(law: UniformCosines | None, a: Tensor, b: Tensor, p: Tensor) -> Tensor:
+    """Integrate ``|p - F|`` over intervals [a, b]. On a line, without law, cosines are -1 or +1 with equal chance."""
+    if law is None:
+        return ((p - 0.5).abs() * (b - a)).sum()
+    cdf_a, cdf_b = law.cdf(a), law.cdf(b)
     turn = torch.minimum(torch.maximum(law.quantile(p), a), b)
-    cdf_at_turn = torch.minimum(torch.maximum(p, cdf[:-1]), cdf[1:])
+    cdf_at_turn = torch.minimum(torch.maximum(p, cdf_a), cdf_b)
     at_turn = turn * cdf_at_turn - law.partial_mean(turn)
-    below = p * (turn - a) - (at_turn - antiderivative[:-1])
-    above = (antiderivative[1:] - at_turn) - p * (b - turn)
+    below = p * (turn - a) - (at_turn - (a * cdf_a - law.partial_mean(a)))
+    above = (b * cdf_b - law.partial_mean(b) - at_turn) - p * (b - turn)
     return (below + above).sum()

@@ -6,12 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from loss_peers import OURS, PEERS, SAME_LOSS
+from alphacl_plugins.plots.axes import COLOURS
+from loss_peers import PEERS, SAME_LOSS
 
 Result = dict[str, Any]
 MIB = 2**20
+LEAST = 0.1
+"""MiB or ms that are drawn: less is noise."""
+
+DRAWN: dict[str, dict[str, Any]] = {
+    "infonce": {"marker": "o"},
+    "lightly NTXentLoss": {"marker": "s", "linestyle": "--"},
+    "solo-learn": {"marker": "^", "linestyle": "-."},
+    "pytorch-metric-learning": {"marker": "x", "linestyle": ":"},
+    "square": {"marker": "D", "linestyle": "--"},
+    "kcl": {"marker": "v", "linestyle": "-."},
+}
+"""The losses in the picture, all of 2N anchors; the others are in the table."""
 
 
 def markdown(results: list[Result]) -> str:
@@ -92,23 +105,31 @@ def goals(results: list[Result], rate: float | None = None) -> str:
 
 
 def plot(results: list[Result], path: Path) -> None:
-    """Time and memory against N, both logarithmic, for the smallest width."""
+    """Time and memory against N, both logarithmic, for the smallest width: InfoNCE here and there, and two others."""
     width = min(r["width"] for r in results)
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    colours = {name: plt.colormaps["tab20"](i) for i, name in enumerate((*OURS, *PEERS))}
-    columns = (("seconds", 1e3, "forward and backward, ms"), ("extra_bytes", 1 / MIB, "extra memory, MiB"))
-    for axis, (column, scale, label) in zip(axes, columns, strict=True):
-        for name in (*OURS, *PEERS):
-            found = [r for r in results if r["loss"] == name and r["width"] == width and r.get(column, 0) > 0]
+    sizes = sorted({r["size"] for r in results if r["width"] == width})
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    panels = (
+        ("seconds", 1e3, "Forward and backward, ms"),
+        ("extra_bytes", 1 / MIB, "Memory beyond the embeddings, MiB"),
+    )
+    for axes, (column, scale, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        for number, (name, style) in enumerate(DRAWN.items()):
+            rows = [r for r in results if r["loss"] == name and r["width"] == width]
+            found = [r for r in rows if scale * r.get(column, 0) >= LEAST]
             if found:
-                style = {"marker": "o", "linewidth": 1.8} if name in OURS else {"marker": "x", "linestyle": "--"}
                 numbers = [scale * r[column] for r in found]
-                axis.plot([r["size"] for r in found], numbers, label=name, color=colours[name], **style)
-        axis.set(xscale="log", yscale="log", xlabel=f"N (two views, D = {width})", ylabel=label)
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    figure.savefig(path, dpi=110, format="png")
-    plt.close(figure)
+                axes.plot([r["size"] for r in found], numbers, label=name, color=COLOURS[number], linewidth=2, **style)
+                if any("memory" in str(r.get("failed")) for r in rows):
+                    axes.annotate(" out of memory", (found[-1]["size"], numbers[-1]), fontsize=8, va="center")
+        axes.set(xscale="log", yscale="log", xlabel=f"N samples in two views (D = {width})")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+        axes.minorticks_off()
+        axes.set_title(title, fontsize="medium", loc="left")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=150, format="png")
 
 
 def _fastest_peer(results: list[Result], ours: Result) -> float | None:

@@ -159,10 +159,10 @@ def run_seed(settings: Settings, images: Images, seed: int) -> Iterator[Run]:
         initial = fingerprint(network)
         training = Training(network, loss, augment, settings.learning_rate)
         began = time.perf_counter()
-        fit(training, images, settings.epochs, settings.batch_size, seed, settings.accelerator)
+        history = fit(training, images, settings.epochs, settings.batch_size, seed, settings.accelerator)
         seconds = time.perf_counter() - began
         scores, features = evaluate(network.cpu(), images, augment, seed)
-        yield Run(method, seed, initial, seconds, scores, training.curves, features)
+        yield Run(method, seed, initial, seconds, scores, training.curves, features, history)
 
 
 def command_line() -> None:

@@ -1,7 +1,7 @@
 """The quickstart's results: the table on the terminal, the verdict below it, and the JSON file."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Run:
     scores: Scores
     curves: list[dict[str, float]]
     test_features: Features
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Of the monitor: held-out images, every five epochs."""
 
 
 def mean_and_error(runs: list[Run], method: str, column: str) -> tuple[float, float]:
@@ -127,4 +129,5 @@ def _run_as_json(run: Run) -> dict[str, Any]:
         "train_seconds": round(run.train_seconds, 2),
         "scores": asdict(run.scores),
         "curves": run.curves,
+        "monitor": run.history,
     }

@@ -16,6 +16,8 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from torchvision.transforms import v2
 
 from alphacl_lightly import AlphaCLLoss
+from alphacl_lightly.embedding import Embedded
+from alphacl_lightly.monitor import RepresentationMonitor
 from alphacl_timm import create_backbone
 from launched import one_process
 from quickstart_data import Images
@@ -100,7 +102,8 @@ class Training(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Keep the epoch's means."""
-        self.curves.append({name: value.item() for name, value in self.trainer.callback_metrics.items()})
+        found = self.trainer.callback_metrics.items()
+        self.curves.append({name: value.item() for name, value in found if not name.startswith("monitor/")})
 
     def configure_optimizers(self) -> L.pytorch.utilities.types.OptimizerLRScheduler:
         """AdamW; over the batches the rate rises for a tenth of them and then falls along a cosine."""
@@ -110,8 +113,20 @@ class Training(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def fit(training: Training, images: Images, epochs: int, batch_size: int, seed: int, accelerator: str) -> None:
-    """Train with Lightning; the seed alone decides the order of the images and their augmentations."""
+def embed(training: Training, batch: list[Tensor]) -> Embedded:
+    """Embed two views of each image, as in training."""
+    images, labels = batch[0].float() / 255, batch[1]
+    views = [training.network(training.augment(images)) for _ in range(2)]
+    return Embedded(views, training.network.features(images), labels)  # type: ignore[operator]
+
+
+def fit(
+    training: Training, images: Images, epochs: int, batch_size: int, seed: int, accelerator: str
+) -> list[dict[str, float]]:
+    """Train with Lightning; the seed alone decides the order of the images and their augmentations.
+
+    Returns: what the monitor saw of held-out images, every five epochs.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers")  # the images are in memory already
     warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 under PyTorch 2.15: theirs to mend
@@ -120,16 +135,19 @@ def fit(training: Training, images: Images, epochs: int, batch_size: int, seed: 
     loader = DataLoader(
         TensorDataset(images.train), sampler=BatchSampler(order, batch_size, drop_last=True), batch_size=None
     )
+    held_out = DataLoader(TensorDataset(images.test, torch.as_tensor(images.test_labels)), batch_size)
+    monitor: RepresentationMonitor = RepresentationMonitor(held_out, embed=embed)
     interactive = sys.stdout.isatty()
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator=accelerator,
         deterministic=True,
         enable_progress_bar=interactive,
-        callbacks=[RichProgressBar(leave=False)] if interactive else [],
+        callbacks=[monitor, RichProgressBar(leave=False)] if interactive else [monitor],
         **one_process(),
     )
     trainer.fit(training, loader)
+    return monitor.history
 
 
 def fingerprint(network: nn.Module) -> str:

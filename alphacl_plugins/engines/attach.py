@@ -14,8 +14,9 @@ from alphacl_plugins.functional import without_autocast
 def attach(losses: Tensor, rows: Tensor, gradient: Tensor | Callable[..., Tensor], *saved: Tensor | None) -> Tensor:
     """Attach a gradient for ``rows`` to losses ``[M]``, beside the gradients that they carry already.
 
-    Returns: the mean of the losses, if ``gradient`` is that of their sum. If it is a function, the losses: in the
-    backward pass ``gradient(weights, *saved)`` forms the gradient of ``Σ_i weights_i losses_i``.
+    Returns:
+        the mean of the losses, if ``gradient`` is that of their sum. If it is a function, the losses: in the backward
+        pass ``gradient(weights, *saved)`` forms the gradient of ``Σ_i weights_i losses_i``.
     """
     in_parts = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     needed = () if isinstance(gradient, Tensor) else saved

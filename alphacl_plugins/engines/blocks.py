@@ -62,8 +62,9 @@ def in_blocks(
 ) -> tuple[Losses, Tensor | None]:
     """Compare the anchors of a batch without graph, ``block`` of them at a time.
 
-    Returns: the losses, -E only if they need it or ``with_energy``, the excess only with it; the gradient of their sum,
-        with ``weights [M]`` if given, for the rows of the batch, None if not ``with_gradient``.
+    Returns:
+        the losses, -E only if they need it or ``with_energy``, the excess only with it; the gradient of their sum, with
+        ``weights [M]`` if given, for the rows of the batch, None if not ``with_gradient``.
     """
     n, pulls = batch.anchor_views * batch.own, []
     size = automatic_block(strategy, batch) if isinstance(block, str) else int(block)

@@ -20,9 +20,9 @@ from alphacl_plugins.engines.beside_others import beside_others, lowest
 from alphacl_plugins.engines.sums import NO_PLACE, Constants, Listed, OfPositives, Sums
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import centre_of
-from alphacl_plugins.metrics import batch_statistics
 from alphacl_plugins.pairs import Batch, Group
 from alphacl_plugins.rules import Rows, rows_of, rows_of_samples
+from alphacl_plugins.statistics import batch_statistics
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ class TwoPass:
     ) -> Iterator[tuple[slice, Rows, Rows, bool]]:
         """Cut pairs of anchors and columns into tiles near the origin: all columns of a tile take a gradient, or none.
 
-        Yields: the places of the anchors in the loss, the anchors, the columns, whether these take a gradient.
+        Yields:
+            the places of the anchors in the loss, the anchors, the columns, whether these take a gradient.
         """
         side, centre = self._tiles.side, self._centre
         for group, a, b in pairs:
@@ -182,7 +183,7 @@ class TwoPass:
 def _statistics(
     batch: Batch, d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, number: Tensor, found: Tensor, row_sum: Tensor
 ) -> dict[str, Tensor]:
-    """Return the means over the anchors, ``[M, 1]`` each, as `alphacl_plugins.metrics.statistics_of`."""
+    """Return the means over the anchors, ``[M, 1]`` each, as `alphacl_plugins.statistics.statistics_of`."""
     weights = torch.ones_like(d2_pos) if batch.weights is None else batch.weights[:, None]
     totals = [(weights * x).sum() for x in (d2_pos, d2_neg, entropy, number, found)]
     n_negatives, n = totals[3], totals[4].masked_fill(totals[4] == 0, 1)

@@ -36,13 +36,15 @@ class ContrastiveCovariance:
         TypeError: an argument is not of these kinds.
         ValueError: the shapes are not these, or N < 2.
 
-    Source: Tian (2022), Eq. 5 and Corollary 2.
+    Source:
+        Tian (2022), Eq. 5 and Corollary 2.
 
-    >>> x = torch.tensor([[0.0], [2.0]])
-    >>> ContrastiveCovariance(x, x + 1, torch.ones(2, 2)).dense()  # two ordered pairs, 4 each; two views, 1 each
-    tensor([[6.]])
-    >>> ContrastiveCovariance(x, x + 1, torch.ones(2, 2)) @ torch.tensor([2.0])
-    tensor([12.])
+    Examples:
+        >>> x = torch.tensor([[0.0], [2.0]])
+        >>> ContrastiveCovariance(x, x + 1, torch.ones(2, 2)).dense()  # two ordered pairs, 4 each; two views, 1 each
+        tensor([[6.]])
+        >>> ContrastiveCovariance(x, x + 1, torch.ones(2, 2)) @ torch.tensor([2.0])
+        tensor([12.])
     """
 
     def __init__(
@@ -84,7 +86,8 @@ class ContrastiveCovariance:
         Args:
             vectors: ``[D]`` or ``[D, k]``.
 
-        Returns: the product, in the shape of ``vectors``.
+        Returns:
+            the product, in the shape of ``vectors``.
 
         Raises:
             TypeError: ``vectors`` is not a tensor.
@@ -111,7 +114,8 @@ class ContrastiveCovariance:
     def dense(self) -> Tensor:
         """Form X_α.
 
-        Returns: ``[D, D]``, exactly symmetric.
+        Returns:
+            ``[D, D]``, exactly symmetric.
         """
         sums, of_views = self.x.new_zeros(len(self.x), 1), self.x.new_zeros(len(self.x), 1)
         column_sums = self.x.new_zeros(len(self.x))

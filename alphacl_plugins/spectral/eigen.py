@@ -32,7 +32,8 @@ def leading_eigenvectors(matrix: Tensor | ContrastiveCovariance, n_components: i
         matrix: symmetric, ``[D, D]``.
         n_components: n, how many, in [1, D].
 
-    Returns: components ``[n, D]``, eigenvalues ``[n]``.
+    Returns:
+        components ``[n, D]``, eigenvalues ``[n]``.
 
     Raises:
         TypeError: an argument is of another kind.
@@ -41,8 +42,9 @@ def leading_eigenvectors(matrix: Tensor | ContrastiveCovariance, n_components: i
     Warns:
         RuntimeWarning: residuals of an operator stay larger.
 
-    >>> leading_eigenvectors(torch.diag(torch.tensor([1.0, 3.0, -2.0])), 2).eigenvalues
-    tensor([3., 1.])
+    Examples:
+        >>> leading_eigenvectors(torch.diag(torch.tensor([1.0, 3.0, -2.0])), 2).eigenvalues
+        tensor([3., 1.])
     """
     if not isinstance(matrix, ContrastiveCovariance):
         check_matrix("matrix", matrix)

@@ -41,7 +41,8 @@ def contrastive_pca(
         block_size: anchors that are compared with all samples at once.
         solver: "dense" forms X_α; "operator" only multiplies with it; "auto": dense up to a width of 4,096.
 
-    Returns: components ``[n, D]``, eigenvalues ``[n]``, largest first.
+    Returns:
+        components ``[n, D]``, eigenvalues ``[n]``, largest first.
 
     Raises:
         TypeError: an argument is of another kind.
@@ -49,11 +50,13 @@ def contrastive_pca(
             finite, or the squares of the differences in ``x`` are too small for its dtype, or a tensor ``alpha`` has a
             weight < 0, or none above 0 for any pair.
 
-    Source: Tian (2022), Corollary 2, Eq. 9.
+    Source:
+        Tian (2022), Corollary 2, Eq. 9.
 
-    >>> x = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    >>> contrastive_pca(x, x, torch.ones(4, 4), n_components=1).components
-    tensor([[1., 0.]])
+    Examples:
+        >>> x = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> contrastive_pca(x, x, torch.ones(4, 4), n_components=1).components
+        tensor([[1., 0.]])
     """
     check_choice("solver", solver, ("auto", "dense", "operator"))
     operator = ContrastiveCovariance(x, x_aug, alpha, labels=labels, block_size=block_size)

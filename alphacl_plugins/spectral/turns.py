@@ -70,7 +70,8 @@ def take_turns(
             these are the leading eigenvectors, with inertia at others too; a gap above 0 tells of the others.
         block_size: anchors that are compared with all samples at once.
 
-    Returns: `Turns`:
+    Returns:
+        `Turns`:
 
         - the components, ``[n, D]``, and their eigenvalues under the last α, ``[n]``;
         - how many α were formed;
@@ -85,7 +86,8 @@ def take_turns(
         TypeError: an argument is of another kind.
         ValueError: as `ContrastiveCovariance` and `leading_eigenvectors`, or for ``max_iter`` or ``tol``.
 
-    Source: Tian (2022), Corollaries 1 and 2.
+    Source:
+        Tian (2022), Corollaries 1 and 2.
     """
     check_count("max_iter", max_iter)
     check_non_negative("tol", tol)

@@ -56,7 +56,8 @@ class DCLWeighted(OfBatch, Softmax):
         TypeError: if an option is of the wrong type.
         ValueError: if an option is not finite and > 0.
 
-    Source: Yeh et al. (2022), arXiv:2110.06848, Eq. 6 and the von Mises-Fisher weight below it.
+    Source:
+        Yeh et al. (2022), arXiv:2110.06848, Eq. 6 and the von Mises-Fisher weight below it.
     """
 
     has_loss = True
@@ -98,7 +99,8 @@ class MACL(OfBatch):
         TypeError: if an option is of the wrong type.
         ValueError: if an option is outside its range.
 
-    Source: Huang et al. (2023), ICML, arXiv:2207.07874, Eq. 5 and 9.
+    Source:
+        Huang et al. (2023), ICML, arXiv:2207.07874, Eq. 5 and 9.
     """
 
     uses_positive = False

@@ -40,7 +40,8 @@ class Debiased(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if a number is outside its range.
 
-    Source: Chuang et al. (2020), arXiv:2007.00224; Robinson et al. (2021), arXiv:2010.04592.
+    Source:
+        Chuang et al. (2020), arXiv:2007.00224; Robinson et al. (2021), arXiv:2010.04592.
     """
 
     pure = True

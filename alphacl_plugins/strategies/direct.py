@@ -28,7 +28,8 @@ class Direct(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if ``tau`` or ``p`` is not finite and > 0.
 
-    Source: Tian (2022), arXiv:2201.12680, Eq. 12.
+    Source:
+        Tian (2022), arXiv:2201.12680, Eq. 12.
     """
 
     uses_positive = False
@@ -78,7 +79,8 @@ class Uniform(Separable):
     Returns:
         Weights ``[M, K]`` for ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded); rows sum to 1.
 
-    Source: Tian (2022), Table 1 (L_quadratic).
+    Source:
+        Tian (2022), Table 1 (L_quadratic).
     """
 
     needs_distance = False

@@ -69,7 +69,8 @@ class InfoNCE(ExponentialMember):
         TypeError: if an option is of the wrong type.
         ValueError: if ``tau`` is not finite and > 0 or ``eps`` not finite and >= 0.
 
-    Source: Tian (2022), Eq. 2 and 4.
+    Source:
+        Tian (2022), Eq. 2 and 4.
     """
 
     has_loss = True
@@ -101,7 +102,8 @@ class MINE(ExponentialMember):
     Returns:
         Weights ``[M, K]`` for ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded); rows sum to 1.
 
-    Source: Tian (2022), Fig. 1; Belghazi et al. (2018).
+    Source:
+        Tian (2022), Fig. 1; Belghazi et al. (2018).
     """
 
     usual_scale = None  # there is no τ
@@ -132,7 +134,8 @@ class SoftTriplet(ExponentialMember):
         TypeError: if an option is of the wrong type.
         ValueError: if ``tau`` is not finite and > 0 or ``eps`` not finite.
 
-    Source: Tian (2022), Fig. 1; Tian et al. (2020), arXiv:2010.00578.
+    Source:
+        Tian (2022), Fig. 1; Tian et al. (2020), arXiv:2010.00578.
     """
 
     has_loss = True
@@ -164,7 +167,8 @@ class NPlus1Tuplet(ExponentialMember):
     Returns:
         Weights ``[M, K]`` for ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded); rows sum to ξ / (1 + ξ).
 
-    Source: Tian (2022), Fig. 1; Sohn (2016).
+    Source:
+        Tian (2022), Fig. 1; Sohn (2016).
     """
 
     usual_scale = None  # there is no τ
@@ -192,7 +196,8 @@ class LiftedStructured(ExponentialMember):
         TypeError: if an option is of the wrong type.
         ValueError: if ``eps`` is not finite.
 
-    Source: Tian (2022), Fig. 1; Oh Song et al. (2016).
+    Source:
+        Tian (2022), Fig. 1; Oh Song et al. (2016).
     """
 
     usual_scale = None  # there is no τ

@@ -52,7 +52,8 @@ class Family(FamilyMember):
     Raises:
         TypeError: if ``phi`` or ``psi`` cannot be called.
 
-    Source: Tian (2022), Eq. 1 and 4.
+    Source:
+        Tian (2022), Eq. 1 and 4.
 
     Examples:
         >>> mine = Family(phi=torch.log, psi=torch.exp)

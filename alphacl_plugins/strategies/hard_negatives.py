@@ -33,7 +33,8 @@ class Hardness(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if ``tau`` is not finite and > 0 or ``a`` not finite and >= 0.
 
-    Source: Lan et al. (2025), LLaVE, arXiv:2503.04812, Eq. 5; sentence-transformers.
+    Source:
+        Lan et al. (2025), LLaVE, arXiv:2503.04812, Eq. 5; sentence-transformers.
     """
 
     tau: float | Tensor = 0.5
@@ -73,7 +74,8 @@ class DualTemperature(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if an option is not finite and > 0.
 
-    Source: Zhang et al. (2022), Dual Temperature, arXiv:2203.17248.
+    Source:
+        Zhang et al. (2022), Dual Temperature, arXiv:2203.17248.
     """
 
     needs_distance = False
@@ -121,7 +123,8 @@ class ADNCE(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if ``tau`` or ``sigma`` is not finite and > 0, or ``mu`` not finite.
 
-    Source: Wu et al. (2023), arXiv:2310.11048.
+    Source:
+        Wu et al. (2023), arXiv:2310.11048.
     """
 
     tau: float | Tensor = 0.4

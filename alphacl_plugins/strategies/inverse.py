@@ -34,7 +34,8 @@ class Inverse(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if an option is not finite and > 0.
 
-    Source: the published code of Tian (2022), arXiv:2201.12680, Table 1.
+    Source:
+        the published code of Tian (2022), arXiv:2201.12680, Table 1.
     """
 
     uses_positive = False
@@ -74,7 +75,8 @@ class InverseExact(Strategy):
         TypeError: if an option is of the wrong type.
         ValueError: if ``tau`` is not finite and > 0 or ``gamma`` not finite and > 1.
 
-    Source: Tian (2022), Sec. 6 (r_γ), Eq. 8a.
+    Source:
+        Tian (2022), Sec. 6 (r_γ), Eq. 8a.
     """
 
     needs_distance = False

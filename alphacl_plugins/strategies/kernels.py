@@ -31,7 +31,8 @@ class DHEL(Softmax):
         TypeError: if an option is of the wrong type.
         ValueError: if ``tau`` is not finite and > 0.
 
-    Source: Koromilas et al. (2024), arXiv:2405.18045.
+    Source:
+        Koromilas et al. (2024), arXiv:2405.18045.
     """
 
     negatives = "same"
@@ -140,7 +141,8 @@ class KCL(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if ``kernel`` is unknown, or ``t`` or ``gamma`` is not finite and > 0.
 
-    Source: Koromilas et al. (2024), arXiv:2405.18045.
+    Source:
+        Koromilas et al. (2024), arXiv:2405.18045.
     """
 
     negatives = "same"

@@ -35,7 +35,8 @@ class KLBall(Strategy):
         TypeError: if an option is of the wrong type.
         ValueError: if ``rho`` is not finite and > 0, or the bounds are not 0 < least < largest.
 
-    Source: Qiu et al. (2023), arXiv:2305.11965 (RGCL, iSogCLR), for the objective.
+    Source:
+        Qiu et al. (2023), arXiv:2305.11965 (RGCL, iSogCLR), for the objective.
     """
 
     needs_distance = False

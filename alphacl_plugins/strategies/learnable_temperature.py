@@ -46,7 +46,8 @@ class LearnableTemperature(Learnable):
         TypeError: if the strategy has no temperature or an argument is of the wrong type.
         ValueError: if the strategy has no loss to learn from, or a number is outside its range.
 
-    Source: Theorem 1 of Tian (2022), arXiv:2201.12680; a learnable τ: Radford et al. (2021), CLIP.
+    Source:
+        Theorem 1 of Tian (2022), arXiv:2201.12680; a learnable τ: Radford et al. (2021), CLIP.
 
     Examples:
         >>> from alphacl_plugins.strategies import InfoNCE

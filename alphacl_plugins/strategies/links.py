@@ -60,7 +60,8 @@ class Link(LinkedLoss):
     Raises:
         TypeError: if ``logit`` cannot be called.
 
-    Source: such logits: Tan et al. (2024), arXiv:2303.15103; Kim & Kim (2025), arXiv:2501.17683.
+    Source:
+        such logits: Tan et al. (2024), arXiv:2303.15103; Kim & Kim (2025), arXiv:2501.17683.
 
     Examples:
         >>> cauchy = Link(lambda d2: -torch.log1p(2 * d2))
@@ -99,7 +100,8 @@ class StudentT(LinkedLoss):
         TypeError: if an option is of the wrong type.
         ValueError: if an option is not finite and > 0.
 
-    Source: Böhm et al. (2023), t-SimCNE, arXiv:2210.09879; Hu et al. (2023), t-SimCLR, arXiv:2205.14814.
+    Source:
+        Böhm et al. (2023), t-SimCNE, arXiv:2210.09879; Hu et al. (2023), t-SimCLR, arXiv:2205.14814.
     """
 
     nu: float = 1.0

@@ -33,8 +33,9 @@ class Masked(Around):
         TypeError: if the strategy cannot be called, or an option is of the wrong type.
         ValueError: if a number is outside its range.
 
-    Source: Zhang et al. (2025), arXiv:2506.05176 (Qwen3 Embedding), for the margin; Wu et al. (2021),
-        arXiv:2010.02037, for the ring between two quantiles.
+    Source:
+        Zhang et al. (2025), arXiv:2506.05176 (Qwen3 Embedding), for the margin; Wu et al. (2021), arXiv:2010.02037, for
+        the ring between two quantiles.
 
     Examples:
         >>> from alphacl_plugins.strategies import Uniform

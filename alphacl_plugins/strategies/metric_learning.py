@@ -31,7 +31,8 @@ class MultiSimilarity(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if ``alpha`` or ``beta`` is not finite and > 0, or ``base`` not finite.
 
-    Source: Wang et al. (2019), arXiv:1904.06627.
+    Source:
+        Wang et al. (2019), arXiv:1904.06627.
     """
 
     usual_scale = 1.0
@@ -78,7 +79,8 @@ class Circle(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if an option is not finite and > 0.
 
-    Source: Sun et al. (2020), arXiv:2002.10857.
+    Source:
+        Sun et al. (2020), arXiv:2002.10857.
     """
 
     usual_scale = 1.0

@@ -42,7 +42,8 @@ class Entropy(Softmax):
         TypeError: if ``tau`` is of the wrong type.
         ValueError: if ``tau`` is not finite and > 0.
 
-    Source: Tian (2022), Sec. 6 (r_H), Eq. 6; Yeh et al. (2021) for DCL.
+    Source:
+        Tian (2022), Sec. 6 (r_H), Eq. 6; Yeh et al. (2021) for DCL.
     """
 
     needs_distance = False
@@ -77,7 +78,8 @@ class Regularized(Strategy):
     Raises:
         TypeError: if an argument cannot be called.
 
-    Source: Tian (2022), Eq. 8a.
+    Source:
+        Tian (2022), Eq. 8a.
 
     Examples:
         >>> log_barrier = Regularized(derivative=lambda a: 0.5 / a, inverse_derivative=lambda v: 0.5 / v)

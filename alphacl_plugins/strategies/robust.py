@@ -31,7 +31,8 @@ class RINCE(Softmax):
         TypeError: if an option is of the wrong type.
         ValueError: if an option is outside its range.
 
-    Source: Chuang et al. (2022), arXiv:2201.04309.
+    Source:
+        Chuang et al. (2022), arXiv:2201.04309.
     """
 
     has_loss = True

@@ -31,7 +31,8 @@ class Sigmoid(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if ``t`` is not finite and > 0, or ``b`` not finite.
 
-    Source: Zhai et al. (2023), arXiv:2303.15343; Chen et al. (2020), arXiv:2002.05709, for NT-Logistic.
+    Source:
+        Zhai et al. (2023), arXiv:2303.15343; Chen et al. (2020), arXiv:2002.05709, for NT-Logistic.
     """
 
     usual_scale = 1.0
@@ -81,7 +82,8 @@ class LearnableSigmoid(Learnable):
         TypeError: if the strategy is another one.
         ValueError: if t starts outside the bounds.
 
-    Source: Zhai et al. (2023), arXiv:2303.15343, Algorithm 1.
+    Source:
+        Zhai et al. (2023), arXiv:2303.15343, Algorithm 1.
 
     Examples:
         >>> LearnableSigmoid(Sigmoid(b=-8.0)).in_force["b"]

@@ -30,7 +30,8 @@ class Square(Strategy):
         TypeError: if ``tau`` is of the wrong type.
         ValueError: if ``tau`` is not finite and > 0.
 
-    Source: Tian (2022), Sec. 6 (r_s), Eq. 8a. The published code's solver is one index off; this follows the KKT
+    Source:
+        Tian (2022), Sec. 6 (r_s), Eq. 8a. The published code's solver is one index off; this follows the KKT
         conditions.
     """
 

@@ -26,7 +26,8 @@ class Triplet(FamilyMember):
         TypeError: if an option is of the wrong type.
         ValueError: if ``eps`` is not finite.
 
-    Source: Tian (2022), Fig. 1; Schroff et al. (2015).
+    Source:
+        Tian (2022), Fig. 1; Schroff et al. (2015).
     """
 
     eps: float = 0.5
@@ -58,7 +59,8 @@ class ModifiedTriplet(FamilyMember):
         TypeError: if an option is of the wrong type.
         ValueError: if ``c`` is not finite and > 0.
 
-    Source: Tian (2022), Fig. 1; Coria et al. (2020).
+    Source:
+        Tian (2022), Fig. 1; Coria et al. (2020).
     """
 
     c: float = 1.0
@@ -83,7 +85,8 @@ class TripletContrastive(Separable):
     Returns:
         Weights ``[M, K]`` for ``d2_pos [M]``, ``d2_neg [M, K]`` (+inf where excluded); each 1.
 
-    Source: Tian (2022), Fig. 1; Ji et al. (2021).
+    Source:
+        Tian (2022), Fig. 1; Ji et al. (2021).
     """
 
     needs_distance = False

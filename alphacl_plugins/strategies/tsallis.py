@@ -36,7 +36,8 @@ class Tsallis(Strategy):
         TypeError: if an option is of the wrong type.
         ValueError: if ``index`` is not finite and <= 2 or ``tau`` not finite and > 0.
 
-    Source: Tian (2022), Eq. 8a, for r; Peters et al. (2019), arXiv:1905.05702, for entmax.
+    Source:
+        Tian (2022), Eq. 8a, for r; Peters et al. (2019), arXiv:1905.05702, for entmax.
     """
 
     needs_distance = False

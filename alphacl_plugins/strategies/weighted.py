@@ -38,7 +38,8 @@ class Weighted(Separable):
         TypeError: if an argument is of the wrong type.
         ValueError: if weights do not factor, ``mass`` needs more than one sum, or a number is outside its range.
 
-    Source: gradient dissipation, weight and ratio of Li et al. (2024), ACL; Wang et al. (2019), arXiv:1904.06627.
+    Source:
+        gradient dissipation, weight and ratio of Li et al. (2024), ACL; Wang et al. (2019), arXiv:1904.06627.
 
     Examples:
         >>> from alphacl_plugins.strategies import Direct, DualTemperature, Entropy, InfoNCE
@@ -130,7 +131,8 @@ class Quadratic(Separable):
         TypeError: if an option is of the wrong type.
         ValueError: if an option is not finite.
 
-    Source: contains Tian (2022), Eq. 12 at p = 4, and the shape of Wu et al. (2023), ADNCE.
+    Source:
+        contains Tian (2022), Eq. 12 at p = 4, and the shape of Wu et al. (2023), ADNCE.
     """
 
     uses_positive = False

@@ -67,10 +67,11 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
         ValueError: an option is outside its range, or options do not go together.
         TypeError: an option is unknown or of another kind.
 
-    >>> import torch
-    >>> criterion = AlphaCLLoss("infonce", tau=0.5)
-    >>> criterion(torch.eye(4), torch.eye(4)).shape
-    torch.Size([])
+    Examples:
+        >>> import torch
+        >>> criterion = AlphaCLLoss("infonce", tau=0.5)
+        >>> criterion(torch.eye(4), torch.eye(4)).shape
+        torch.Size([])
     """
 
     memory_bank: EmbeddingQueue | None
@@ -146,7 +147,8 @@ class AlphaCLLoss(alphacl_plugins.AlphaCLLoss):
             labels: classes ``[N]``, whose rows are positives, those in the bank too.
             **pairs: as `alphacl_plugins.AlphaCLLoss.forward`; the bank has its own ``queue_labels``.
 
-        Returns: a scalar, or with reduction "none" the losses of the anchors.
+        Returns:
+            a scalar, or with reduction "none" the losses of the anchors.
         """
         call = self._with_bank(out0, out1, labels, pairs)
         views: list[Any] = [out0] if out1 is None and not more_views else [out0, out1, *more_views]

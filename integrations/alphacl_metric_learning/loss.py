@@ -41,13 +41,15 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
     Raises:
         TypeError, ValueError: an option is not these, or the strategy needs distances and gets similarities.
 
-    Source: Tian (2022), arXiv:2201.12680, Definition 1.
+    Source:
+        Tian (2022), arXiv:2201.12680, Definition 1.
 
-    >>> from pytorch_metric_learning.miners import MultiSimilarityMiner
-    >>> loss, miner = AlphaCLLoss("direct", tau=0.5), MultiSimilarityMiner()
-    >>> embeddings, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
-    >>> loss(embeddings, labels, miner(embeddings, labels))  # all pairs at D = 1
-    tensor(0.)
+    Examples:
+        >>> from pytorch_metric_learning.miners import MultiSimilarityMiner
+        >>> loss, miner = AlphaCLLoss("direct", tau=0.5), MultiSimilarityMiner()
+        >>> embeddings, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
+        >>> loss(embeddings, labels, miner(embeddings, labels))  # all pairs at D = 1
+        tensor(0.)
     """
 
     def __init__(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 import alphacl_plugins
 from alphacl_open_clip.model_scale import ModelScale
 from alphacl_plugins.checks import is_scalar
+from alphacl_plugins.distributed import world_size
+from alphacl_plugins.functional import paired_squared_distances
 from alphacl_plugins.options import BlockSize
 from alphacl_plugins.strategies import AnyStrategy, Sigmoid, resolve_strategy
 
@@ -43,11 +46,13 @@ class ClipLoss(nn.Module):
     Raises:
         TypeError, ValueError: an option is not these, or belongs to the model.
 
-    Source: Tian (2022), arXiv:2201.12680, Definition 1; Radford et al. (2021), CLIP, for the scale.
+    Source:
+        Tian (2022), arXiv:2201.12680, Definition 1; Radford et al. (2021), CLIP, for the scale.
 
-    >>> import torch
-    >>> round(ClipLoss("infonce")(torch.eye(3), torch.eye(3), torch.tensor(1.0)).item(), 4)  # log(1 + 2/e)
-    0.5514
+    Examples:
+        >>> import torch
+        >>> round(ClipLoss("infonce")(torch.eye(3), torch.eye(3), torch.tensor(1.0)).item(), 4)  # log(1 + 2/e)
+        0.5514
     """
 
     def __init__(
@@ -99,7 +104,22 @@ class ClipLoss(nn.Module):
                 raise TypeError(f"{name}: expected a floating-point tensor of one number, got {scalar!r}")
         if logit_bias is None and isinstance(self.criterion.strategy.strategy, Sigmoid):
             raise TypeError("logit_bias: expected a tensor with sigmoid, from a model that has one, got None")
-        self.criterion.strategy.follow(logit_scale, logit_bias)
-        loss: Tensor = self.criterion(image_features, text_features)
-        self.criterion.strategy.follow(None)
+        strategy = self.criterion.strategy
+        strategy.follow(logit_scale, logit_bias)
+        try:
+            if len(image_features) == 1 and world_size(self.criterion.gathering_group()) == 1:
+                loss = self._of_one_pair(image_features, text_features, logit_scale, logit_bias)
+            else:
+                loss = self.criterion(image_features, text_features)
+        finally:
+            strategy.follow(None)
+        if logit_bias is not None and not isinstance(strategy.strategy, Sigmoid):
+            loss = loss + 0 * logit_bias.sum()  # a gradient of 0, which DDP waits for
         return {"contrastive_loss": loss} if output_dict else loss
+
+    def _of_one_pair(self, image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor | None) -> Tensor:
+        """Return the loss of a pair without negatives: 0, or of sigmoid that of the positive."""
+        cosine = 1 - paired_squared_distances(image, text)
+        if isinstance(self.criterion.strategy.strategy, Sigmoid) and logit_bias is not None:
+            return softplus(-(logit_scale.reshape(()) * cosine + logit_bias.reshape(()))).mean()
+        return 0 * (logit_scale.reshape(()) * cosine).mean()

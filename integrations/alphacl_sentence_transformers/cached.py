@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +29,8 @@ class CachedAlphaCLRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ign
     Raises:
         TypeError, ValueError: as `AlphaCLRankingLoss`.
 
-    Source: Gao et al. (2021), arXiv:2101.06983.
+    Source:
+        Gao et al. (2021), arXiv:2101.06983.
     """
 
     def __init__(
@@ -50,25 +52,43 @@ class CachedAlphaCLRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ign
         if options.get("guide") is not None:
             raise ValueError("guide: expected None in the cached form, which embeds with one model, got one")
         self.loss: Any = AlphaCLRankingLoss(model, strategy, **options)
+        self._slopes: list[Tensor] = []  # of the loss's own parameters, in the batch at hand
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """Embed and compare a batch; the gradients wait in the embeddings, and of a learnable τ here, for backward."""
+        self._slopes = []
+        loss: Tensor = super().forward(sentence_features, labels)
+        for parameter, slope in zip(self.loss.criterion.parameters(), self._slopes, strict=bool(self._slopes)):
+            loss = loss + (parameter - parameter.detach()) * slope
+        return loss
 
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
     ) -> Tensor:
         """Compute the loss of a batch from the embeddings of its mini-batches; backward to them, if asked."""
         embeddings = [torch.cat(column) for column in reps]
-        if self.loss.streams(len(embeddings)):
+        if self.loss.streams(embeddings):
             loss: Tensor = self.loss.compute_loss_from_embeddings(embeddings)
             if with_backward:
-                loss.backward()  # type: ignore[no-untyped-call]
+                self._backward(loss, reps)
             return loss.detach() if with_backward else loss
         gathered, total = self.loss.gathered(embeddings), embeddings[0].new_zeros(())
         for own in gathered.own.split(self.mini_batch_size):
             part = self.loss.losses_of(gathered, own).sum() / len(gathered.own)
             if with_backward:
-                part.backward(retain_graph=True)
+                self._backward(part, reps)
                 part = part.detach()
             total = total + part
         return total
+
+    def _backward(self, loss: Tensor, reps: list[list[Tensor]]) -> None:
+        """Add to the gradients of the embeddings, and to the slopes: backward of the loss is still to come."""
+        leaves, own = [leaf for column in reps for leaf in column], list(self.loss.criterion.parameters())
+        found = torch.autograd.grad(loss, [*leaves, *own], retain_graph=True, materialize_grads=True, allow_unused=True)
+        for leaf, gradient in zip(leaves, found, strict=False):
+            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+        slopes = found[len(leaves) :]
+        self._slopes = [a + b for a, b in zip(self._slopes, slopes, strict=True)] if self._slopes else list(slopes)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return what the host writes into the model card."""

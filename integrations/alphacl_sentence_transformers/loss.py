@@ -14,9 +14,10 @@ from torch import Tensor
 import alphacl_plugins
 from alphacl_plugins import row_losses
 from alphacl_plugins.checks import check_choice, check_finite
-from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank
-from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
+from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
+from alphacl_plugins.strategies import AnyStrategy, Calibrated, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain, plain_on
+from alphacl_plugins.strategies.learnable import Learnable
 from alphacl_plugins.strategies.masked import learnable_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
     Raises:
         TypeError, ValueError: an option is not these, or options do not go together.
 
-    Source: Tian (2022), arXiv:2201.12680, Definition 1.
+    Source:
+        Tian (2022), arXiv:2201.12680, Definition 1.
     """
 
     def __init__(
@@ -89,6 +91,10 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
         check_choice("margin_strategy", margin_strategy, ("absolute", "relative"))
         check_finite("margin", margin)
         resolved = resolve_strategy(strategy, options)
+        if isinstance(learnable_of(resolved), Calibrated):
+            raise ValueError(
+                "effective_share: expected None, as the model card names the scale from the start; give tau"
+            )
         usual = plain(resolved).usual_scale
         super().__init__(
             model,
@@ -125,6 +131,12 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Embed the texts of a batch, with the guide as well if there is one, and compute the loss."""
+        learns = learnable_of(self.strategy)
+        if isinstance(learns, Learnable) and learns.learnable and world_size(None) > 1:
+            raise ValueError(
+                "learnable_tau: expected False with several processes, as the trainer averages the gradients of the "
+                "model alone, and each would have a temperature of its own"
+            )
         if self.guide is None:
             return super().forward(sentence_features, labels)  # type: ignore[no-any-return]
         features = list(sentence_features)
@@ -138,15 +150,18 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
         """Compute the loss of a batch: queries, their positives, and hard negatives, ``[N, D]`` each."""
         if len(embeddings) < 2:
             raise ValueError(f"sentence_features: expected queries and documents, got {len(embeddings)} columns")
-        if self.streams(len(embeddings)):
+        if self.streams(embeddings):
             queries, positives, *hard = embeddings
             found: Tensor = self.criterion(queries, positives, extra_negatives=torch.cat(hard) if hard else None)
             return found
         gathered = self.gathered(embeddings)
         return self.losses_of(gathered, gathered.own).mean()
 
-    def streams(self, n_columns: int) -> bool:
-        """Whether the loss needs no matrix of similarities."""
+    def streams(self, embeddings: Sequence[Tensor]) -> bool:
+        """Whether the loss of a batch needs no matrix of similarities; one pair by itself has no negatives."""
+        n_columns, group = len(embeddings), None if self.gather_across_devices else ALONE
+        if n_columns == 2 and len(embeddings[0]) == 1 and world_size(group) == 1:
+            return False
         weighted = self.hardness_mode is not None and self.hardness_strength > 0
         plain_rows = self.similarity_fct is cos_sim and self.false_negatives is None and not weighted
         both = set(self.directions) == {TO_DOC, "doc_to_query"}
@@ -248,6 +263,10 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
     def get_config_dict(self) -> dict[str, Any]:
         """Return what the host writes into the model card: its options, and the strategy with its own."""
         config = super().get_config_dict()
+        if self.false_negatives is not None:
+            config["false_negatives"] = getattr(self.false_negatives, "__name__", repr(self.false_negatives))
+        if self.guide is not None:
+            config |= {"guide": self.guide, "margin_strategy": self.margin_strategy, "margin": self.margin}
         return {"strategy": repr(self.strategy), **config}
 
 

@@ -63,14 +63,18 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             small τ may leave no such W.
         n_features_in_, feature_names_in_: as in all of scikit-learn.
 
-    Raises: ValueError, TypeError at `fit` for an option outside the above. Warns: ConvergenceWarning if ``n_iter > 1``
-        turns do not reach ``tol``.
-    Source: Tian (2022), arXiv:2201.12680, Corollaries 1 and 2.
+    Raises:
+        ValueError, TypeError: at `fit` for an option outside the above. Warns: ConvergenceWarning if ``n_iter > 1``
+            turns do not reach ``tol``.
 
-    >>> import numpy as np
-    >>> X = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    >>> ContrastivePCA(1).fit(X).components_
-    array([[1., 0.]])
+    Source:
+        Tian (2022), arXiv:2201.12680, Corollaries 1 and 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> X = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> ContrastivePCA(1).fit(X).components_
+        array([[1., 0.]])
     """
 
     def __init__(
@@ -105,7 +109,8 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             alpha: importance >= 0 of each pair of samples, held fixed, in place of the strategy. (A cross-validation
                 would split its rows alone: use a strategy there.)
 
-        Shape: ``X``, ``X_aug`` ``[n_samples, n_features]``; ``y [n_samples]``; ``alpha [n_samples, n_samples]``.
+        Shape:
+            ``X``, ``X_aug`` ``[n_samples, n_features]``; ``y [n_samples]``; ``alpha [n_samples, n_samples]``.
         """
         X = validate_data(self, X, dtype=(np.float64, np.float32), ensure_min_samples=2)
         n_components = self._n_components(X)

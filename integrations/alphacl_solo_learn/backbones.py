@@ -46,7 +46,9 @@ def timm_backbone(name: str, method: str | None = None, **kwargs: Any) -> nn.Mod
         **kwargs: ``backbone.kwargs``, the options of `alphacl_timm.create_backbone`: ``image_size``, ``pretrained``,
             ``stem`` and timm's own.
 
-    Raises: ValueError, TypeError as `create_backbone`; ValueError for a name that is solo-learn's own.
+    Raises:
+        ValueError, TypeError: as `create_backbone`
+        ValueError: for a name that is solo-learn's own.
     """
     from alphacl_timm import create_backbone
 
@@ -74,7 +76,8 @@ def set_image_size(cfg: Any) -> None:
 def check_validation_size(cfg: Any, backbone: nn.Module) -> None:
     """Refuse to validate a timm backbone at a size that it cannot take, ahead of the first epoch.
 
-    Raises: ValueError if custom data are validated, which solo-learn does at 224 px, and the backbone fails on them.
+    Raises:
+        ValueError: if custom data are validated, which solo-learn does at 224 px, and the backbone fails on them.
     """
     data = cfg.data
     if not cfg.backbone.name.startswith(PREFIX) or data.dataset != "custom":

@@ -16,6 +16,12 @@ NAME = "alpha_cl"
 LOSS_OPTIONS = tuple(option for option in OPTIONS if option not in ("strategy", "reduction", "process_group"))
 """The ``loss.*`` keys that are the loss's own; ``name`` and ``strategy`` apart, all others are the strategy's."""
 
+MONITOR = "monitor"
+"""The key that switches on an `alphacl_lightly.RepresentationMonitor`."""
+
+MONITOR_OPTIONS = ("every_n_epochs", "samples", "neighbours", "prefix")
+"""Those of the monitor that a config can have."""
+
 UNSET = "???"
 """OmegaConf's word for a key without a value, which never replaces one that has a value."""
 
@@ -46,8 +52,9 @@ def build_criterion(cfg: Any, *, fixed: Mapping[str, Any]) -> AlphaCLLoss | None
             "autograd".
         fixed: what the method decides: ``symmetric``, or ``negatives="queue"`` if it has a queue.
 
-    Raises: ValueError, TypeError, ImportError for a loss, strategy or option that is unknown or that the method cannot
-        have.
+    Raises:
+        ValueError, TypeError, ImportError: for a loss, strategy or option that is unknown or that the method cannot
+            have.
     """
     loss = cfg.get("loss")
     if loss is None:
@@ -79,6 +86,21 @@ def given_options(loss: Any) -> dict[str, Any]:
     options = {key: loss.get(key, UNSET) for key in loss if key != "name"}
     if "block_size" in options and options["block_size"] is None:
         options["block_size"] = "autograd"
+    return {key: value for key, value in options.items() if value not in (None, UNSET)}
+
+
+def monitor_options(cfg: Any) -> dict[str, Any] | None:
+    """Return the options of ``cfg.monitor``: true, or a mapping of them; None where it is absent, null or false.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    monitor = cfg.get(MONITOR)
+    if monitor is None or monitor is False:
+        return None
+    if monitor is not True and not isinstance(monitor, Mapping):
+        raise TypeError(f"{MONITOR}: expected true, or options such as {{every_n_epochs: 1}}, got {monitor!r}")
+    options = {} if monitor is True else dict(monitor)
     return {key: value for key, value in options.items() if value not in (None, UNSET)}
 
 

@@ -16,8 +16,9 @@ def check_launched(expected: int, why: str) -> None:
         expected: how many processes share this run.
         why: what says so, for the message.
 
-    Raises: ValueError if torchrun or SLURM has started another number, or if this is one process too many of any
-        launcher; the first of those trains alone.
+    Raises:
+        ValueError: if torchrun or SLURM has started another number, or if this is one process too many of any launcher;
+            the first of those trains alone.
     """
     launchers = ("torchrun", TorchElasticEnvironment, "WORLD_SIZE"), ("SLURM", SLURMEnvironment, "SLURM_NTASKS")
     for launcher, environment, number in launchers:

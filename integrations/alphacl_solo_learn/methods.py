@@ -8,21 +8,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from alphacl_plugins import AlphaCLLoss, EmbeddingQueue
+from alphacl_plugins import AlphaCLLoss, EmbeddingQueue, PairWeights
 from alphacl_plugins.functional import l2_normalize
 from alphacl_solo_learn.backbones import check_validation_size, set_image_size
 from alphacl_solo_learn.config import (
     BANK,
     LOSS_OPTIONS,
+    MONITOR,
+    MONITOR_OPTIONS,
     NAME,
     build_criterion,
     forget_unset,
     given_options,
+    monitor_options,
     selected,
 )
 from alphacl_solo_learn.run_folder import check_not_shared
@@ -62,12 +66,32 @@ LOOK_EVERY = 50
 
 
 class AnyMethod(_Base):
-    """Any method of solo-learn: its timm backbone is made for the size of its crops."""
+    """Any method of solo-learn: its timm backbone is made for the size of its crops, and it can be monitored."""
 
     def __init__(self, cfg: Any) -> None:
         set_image_size(cfg)
         super().__init__(cfg)
         check_validation_size(cfg, self.backbone)
+
+    def configure_callbacks(self) -> Any:
+        """Return the monitor that ``monitor`` in the config asks for."""
+        options, own = monitor_options(self.cfg), list(super().configure_callbacks())  # type: ignore[arg-type]
+        if options is None:
+            return own
+        from alphacl_lightly import RepresentationMonitor
+
+        names = [name for name in signature(RepresentationMonitor).parameters if name in MONITOR_OPTIONS]
+        if unknown := [name for name in options if name not in names]:
+            raise TypeError(f"{MONITOR}: expected options among {', '.join(names)}, got {', '.join(unknown)}")
+        try:
+            monitor = RepresentationMonitor(weigh=self.weigh, **options)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{MONITOR}: {error}") from None
+        return [*own, monitor]
+
+    def weigh(self, loss: AlphaCLLoss, views: list[Tensor], labels: Tensor | None) -> PairWeights:
+        """Return the weights of the pairs of a batch, as the training step compares them."""
+        return loss.pair_weights(*views)
 
 
 class ContrastiveMethod(AnyMethod):
@@ -190,6 +214,12 @@ class SupCon(ContrastiveMethod):
             self.memory_bank = EmbeddingQueue(size, width, gather_distributed=gathers, labels=True)
             self.trained_with = f"{self.trained_with}, {BANK}={size}"
 
+    def weigh(self, loss: AlphaCLLoss, views: list[Tensor], labels: Tensor | None) -> PairWeights:
+        """Compare the views, and the bank, by their labels."""
+        bank = self.memory_bank
+        queued: Any = {} if bank is None else {"queue": bank.embeddings, "queue_labels": bank.labels}
+        return loss.pair_weights(*views, labels=labels, **queued)
+
     def contrast(self, z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
         """Compare the views, stacked in ``z``; solo-learn's indexes are the labels here."""
         views, labels, bank = z.chunk(self.num_crops), indexes.chunk(self.num_crops)[0], self.memory_bank
@@ -205,6 +235,11 @@ class MoCoV2Plus(ContrastiveMethod):
 
     loss_function = "mocov2plus_loss_func"
     fixed = QUEUE
+
+    def weigh(self, loss: AlphaCLLoss, views: list[Tensor], labels: Tensor | None) -> PairWeights:
+        """Compare the first view, as queries, with the second and the queue of its keys."""
+        queue: Any = self.queue
+        return loss.pair_weights(*views[:2], queue=queue[1].T)
 
     def contrast(self, query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
         """Compare one direction; the queue is ``[D, Q]``."""

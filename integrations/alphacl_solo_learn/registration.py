@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 from alphacl_solo_learn.backbones import Backbones
-from alphacl_solo_learn.config import NAME, misplaced, selected
+from alphacl_solo_learn.config import MONITOR, NAME, misplaced, monitor_options, selected
 from alphacl_solo_learn.methods import CONTRASTIVE, AnyMethod, ContrastiveMethod
 from alphacl_solo_learn.paper_method import AlphaCL
 from alphacl_solo_learn.run_folder import RESOLVER, run_folder
@@ -23,7 +23,8 @@ def register() -> None:
     Without a ``loss`` key in its config every method is what it was. From then on a config that names alpha_cl is an
     error for a class that would train another loss.
 
-    Raises: ImportError without solo-learn, or with one whose interface differs from that of the versions tried.
+    Raises:
+        ImportError: without solo-learn, or with one whose interface differs from that of the versions tried.
     """
     try:
         from omegaconf import OmegaConf
@@ -70,6 +71,10 @@ def _refuse_another_loss(init: Callable[[Any, Any], None]) -> Callable[[Any, Any
                     "trains another loss"
                 )
             raise ValueError(f"loss: expected {NAME} with a method among {', '.join(ours)}, got method {cfg.method}")
+        if monitor_options(cfg) is not None and not isinstance(self, AnyMethod):
+            raise TypeError(
+                f'{MONITOR}: expected none but with solo.methods.METHODS["{cfg.method}"], got one with {type(self)!r}'
+            )
         init(self, cfg)
 
     return checked

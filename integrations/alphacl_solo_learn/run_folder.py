@@ -17,9 +17,10 @@ NOT_WRITABLE = "<not serializable>"
 def run_folder(parent: str, time: str, *, _root_: Any) -> str:
     """Return a folder in ``parent`` that tells the run: name of the config, the loss's options, seed, time.
 
-    >>> config = {"name": "mine", "loss": {"name": "alpha_cl", "strategy": "inverse", "gamma": 3}}
-    >>> run_folder("/runs", "12-00", _root_=config)
-    '/runs/mine/strategy=inverse,gamma=3,seed=5,12-00'
+    Examples:
+        >>> config = {"name": "mine", "loss": {"name": "alpha_cl", "strategy": "inverse", "gamma": 3}}
+        >>> run_folder("/runs", "12-00", _root_=config)
+        '/runs/mine/strategy=inverse,gamma=3,seed=5,12-00'
     """
     parts = {**given_options(_root_.get("loss")), "seed": _root_.get("seed", SOLOS_SEED)}
     label = ",".join(f"{key}={value}" for key, value in parts.items())
@@ -31,7 +32,8 @@ def check_not_shared(trainer: Any) -> None:
 
     Runs that start together with a config of the user's own take one folder ``version_N``.
 
-    Raises: ValueError if another run has written into the folder of solo-learn's ``Checkpointer`` since this one did.
+    Raises:
+        ValueError: if another run has written into the folder of solo-learn's ``Checkpointer`` since this one did.
     """
     from omegaconf import OmegaConf
     from solo.utils.checkpointer import Checkpointer

@@ -20,12 +20,14 @@ def relative_rate(schedule: Schedule, epoch: int, *, batches: float, epochs: int
         batches: T, the batches of an epoch as one process with the whole batch has them; inf is allowed.
         epochs: E, of the whole training.
 
-    Source: of "paper", the published code of Tian (2022), arXiv:2201.12680.
+    Source:
+        of "paper", the published code of Tian (2022), arXiv:2201.12680.
 
-    >>> [round(relative_rate("paper", epoch, batches=390, epochs=500), 3) for epoch in (0, 10, 100, 400)]
-    [1.0, 1.0, 0.874, 0.0]
-    >>> [round(relative_rate("cosine", epoch, batches=390, epochs=500), 3) for epoch in (0, 10, 100, 400)]
-    [1.0, 0.999, 0.905, 0.095]
+    Examples:
+        >>> [round(relative_rate("paper", epoch, batches=390, epochs=500), 3) for epoch in (0, 10, 100, 400)]
+        [1.0, 1.0, 0.874, 0.0]
+        >>> [round(relative_rate("cosine", epoch, batches=390, epochs=500), 3) for epoch in (0, 10, 100, 400)]
+        [1.0, 0.999, 0.905, 0.095]
     """
     part = epoch / epochs if schedule == "cosine" else max(0, epoch - CONSTANT_EPOCHS) / batches
     return (1 + math.cos(math.pi * part)) / 2

@@ -64,16 +64,21 @@ def create_backbone(
         **options: of ``timm.create_model``, such as ``in_chans``, ``global_pool``, ``drop_path_rate``; they go before
             what the stem would set. Weights of ``checkpoint_path`` are read before the stem is changed.
 
-    Shape: the module maps ``[N, in_chans, image_size, image_size]`` to ``[N, module.num_features]``.
-    Raises: ValueError for an unknown name or stem, a model that does not give one vector per image, a family without a
-        small stem if one is asked for, a size that is not positive or that the model cannot process, weights that
-        timm does not have or that do not fit, options that timm refuses, or ``num_classes``; TypeError if ``name`` is
-        not a string, ``image_size`` or ``in_chans`` not an int, or for options that the model does not know;
-        FileNotFoundError if there is no file at ``checkpoint_path``.
+    Shape:
+        the module maps ``[N, in_chans, image_size, image_size]`` to ``[N, module.num_features]``.
 
-    >>> backbone = create_backbone("test_resnet", image_size=32)
-    >>> backbone(torch.rand(2, 3, 32, 32)).shape[1] == backbone.num_features
-    True
+    Raises:
+        ValueError: for an unknown name or stem, a model that does not give one vector per image, a family without a
+            small stem if one is asked for, a size that is not positive or that the model cannot process, weights that
+            timm does not have or that do not fit, options that timm refuses, or ``num_classes``
+        TypeError: if ``name`` is not a string, ``image_size`` or ``in_chans`` not an int, or for options that the model
+            does not know
+        FileNotFoundError: if there is no file at ``checkpoint_path``.
+
+    Examples:
+        >>> backbone = create_backbone("test_resnet", image_size=32)
+        >>> backbone(torch.rand(2, 3, 32, 32)).shape[1] == backbone.num_features
+        True
     """
     check_count("image_size", image_size)
     _check_name(name)
@@ -143,7 +148,8 @@ def _check_name(name: str) -> None:
 def _is_elsewhere(name: str) -> bool:
     """Whether timm finds the model on the Hugging Face hub or in a folder.
 
-    Raises: ValueError for another prefix, or a path without one.
+    Raises:
+        ValueError: for another prefix, or a path without one.
     """
     try:
         return parse_model_name(name)[0] is not None

@@ -80,3 +80,31 @@ def test_a_script_trains_with_one_line_changed(script, tmp_path):
         first = [steps[0] for steps in processes]
         expected = [[tau * value for value in steps[0]] for steps in train(source, tmp_path / "lightlys")]
         assert first == [pytest.approx(process, rel=1e-5) for process in expected]
+
+
+MONITOR = """
+from alphacl_lightly import RepresentationMonitor
+monitor = RepresentationMonitor(every_n_epochs=1, samples=16)
+"""
+HISTORY = """
+import json, pathlib
+pathlib.Path(f"history-{trainer.global_rank}.json").write_text(json.dumps(monitor.history))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EXAMPLES.exists(), reason=f"needs a clone of lightly at {EXAMPLES.parent}")
+@pytest.mark.parametrize("script", ["pytorch_lightning/simclr", "pytorch_lightning_distributed/simclr"])
+def test_a_script_is_monitored_with_two_lines_more(script, tmp_path):
+    theirs, ours, _ = NTXENT
+    source = (EXAMPLES / f"{script}.py").read_text(encoding="utf-8").replace(f" {theirs}", f" {ours}")
+    assert source.count("pl.Trainer(") == 1
+    watched = MONITOR + IMPORT + source.replace("pl.Trainer(", "pl.Trainer(callbacks=[monitor], ") + HISTORY
+    expected, steps = train(IMPORT + source, tmp_path / "alone"), train(watched, tmp_path / "watched")
+    assert steps == expected  # training goes on as if nobody had looked
+    histories = [json.loads(file.read_text()) for file in sorted((tmp_path / "watched").glob("history-*.json"))]
+    assert len(histories) == len(steps)
+    for history in histories:
+        assert history == histories[0]
+        assert [look["epoch"] for look in history] == [0, 1]
+        assert {"alignment", "uniformity", "effective_negatives", "knn"} < set(history[-1])

@@ -1,5 +1,6 @@
 """CLIP's loss on ours: with infonce open_clip's ClipLoss, with sigmoid its SigLipLoss, the model's scalars included."""
 
+import copy
 import math
 
 import pytest
@@ -108,6 +109,34 @@ def test_half_precision_is_computed_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         got = ClipLoss()(image.float(), text.float(), torch.tensor(100.0))
     assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_one_pair_is_as_in_the_host():
+    image, text = (torch.nn.functional.normalize(torch.randn(1, 5, dtype=torch.float64), dim=1) for _ in range(2))
+    scale, bias = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (8.0, -3.0))
+    assert ClipLoss("infonce")(image, text, scale).item() == 0
+    value = ClipLoss("sigmoid", symmetric=False)(image, text, scale, bias)
+    expected = torch.nn.functional.softplus(-(scale * (image * text).sum() + bias))
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    for found, right in zip(
+        torch.autograd.grad(value, (scale, bias)), torch.autograd.grad(expected, (scale, bias)), strict=True
+    ):
+        assert found.item() == pytest.approx(right.item(), rel=1e-12)
+
+
+def test_a_bias_that_has_no_effect_has_a_gradient_of_0_which_ddp_waits_for():
+    image, text = (torch.nn.functional.normalize(torch.randn(4, 5), dim=1) for _ in range(2))
+    scale, bias = torch.tensor(8.0, requires_grad=True), torch.tensor(-3.0, requires_grad=True)
+    ClipLoss("infonce")(image, text, scale, bias).backward()
+    assert bias.grad.item() == 0
+    assert scale.grad.item() != 0
+
+
+def test_an_error_lets_go_of_the_models_scalars():
+    loss, scale = ClipLoss("infonce"), torch.tensor(8.0, requires_grad=True)
+    with pytest.raises(ValueError, match="z_aug: expected the shape of z"):
+        loss(torch.rand(4, 5), torch.rand(3, 5), scale * 1)
+    copy.deepcopy(loss)
 
 
 def test_what_the_model_decides_is_no_option():

@@ -67,7 +67,7 @@ def test_the_streamed_form_is_that_of_the_matrix(name, hard, monkeypatch):
     for directions in ((TO_DOC,), (TO_DOC, TO_QUERY))[: 1 if hard else 2]:
         options = {"directions": directions, "partition_mode": "per_direction", "scale": scale}
         streamed, by_matrix = (AlphaCLRankingLoss(MODEL, name, **options) for _ in range(2))
-        assert streamed.streams(2 + hard)
+        assert streamed.streams(columns(hard))
         monkeypatch.setattr(by_matrix, "streams", lambda number: False)
         if directions == (TO_DOC,):
             agree(streamed, by_matrix, columns(hard))
@@ -129,7 +129,38 @@ def test_a_temperature_learns_alike_in_every_form():
     assert found[0] != pytest.approx(found[1], rel=1e-3)
 
 
+@pytest.mark.parametrize("directions", [(TO_DOC,), (TO_DOC, "query_to_query")])
+def test_the_cached_gradient_of_a_temperature_waits_for_backward(directions):
+    options = {"tau": TAU, "learnable_tau": True, "directions": directions}
+    plain = AlphaCLRankingLoss(MODEL, "infonce", **options)
+    cached = CachedAlphaCLRankingLoss(MODEL, "infonce", mini_batch_size=2, **options)
+    (tau,), (cached_tau,) = plain.parameters(), cached.loss.criterion.parameters()
+    leaves = [column.detach().requires_grad_() for column in columns()]
+    value = plain.compute_loss_from_embeddings(leaves)
+    (value / 4).backward()
+    reps = [[column.detach().requires_grad_()] for column in columns()]
+    cached.forward_cached = lambda *_: cached.calculate_loss(reps, with_backward=True).requires_grad_()
+    loss = cached([{}, {}])
+    assert cached_tau.grad is None
+    (loss / 4).backward()
+    assert loss.item() == pytest.approx(value.item(), rel=1e-6)
+    assert cached_tau.grad.item() == pytest.approx(tau.grad.item(), rel=1e-6)
+    for (rep,), leaf in zip(reps, leaves, strict=True):
+        assert relative_error(rep.grad / 4, leaf.grad) < 1e-6
+
+
+def test_one_pair_has_no_negatives_and_a_loss_of_0():
+    pair = [column[:1].detach().requires_grad_() for column in columns()[:2]]
+    for loss in (AlphaCLRankingLoss(MODEL, "infonce", tau=TAU), AlphaCLRankingLoss(MODEL, "direct")):
+        value = loss.compute_loss_from_embeddings(pair)
+        value.backward()
+        assert value.item() == 0
+    assert CachedAlphaCLRankingLoss(MODEL, "infonce").calculate_loss([[column] for column in pair]).item() == 0
+
+
 def test_what_the_model_card_gets():
+    guided = AlphaCLRankingLoss(MODEL, "infonce", tau=TAU, guide=MODEL, margin=0.1).get_config_dict()
+    assert (guided["guide"], guided["margin"], guided["margin_strategy"]) == (MODEL, 0.1, "absolute")
     config = AlphaCLRankingLoss(MODEL, "infonce", tau=TAU).get_config_dict()
     assert config["strategy"] == "InfoNCE(tau=0.2, eps=1.0)"
     assert config["scale"] == pytest.approx(1 / TAU)  # the host's word for 1/τ
@@ -144,6 +175,11 @@ def test_wrong_options_name_themselves():
         (lambda: AlphaCLRankingLoss(MODEL, "infonce", scale=20.0), ValueError, "scale: expected one of"),
         (lambda: AlphaCLRankingLoss(MODEL, similarity_fct=dot_score), ValueError, "similarity_fct: expected cos_sim"),
         (lambda: AlphaCLRankingLoss(MODEL, hardness_mode="all"), ValueError, "hardness_mode: expected one of"),
+        (
+            lambda: AlphaCLRankingLoss(MODEL, "infonce", effective_share=0.3),
+            ValueError,
+            "effective_share: expected None",
+        ),
         (lambda: AlphaCLRankingLoss(MODEL, "infonec"), ValueError, "did you mean 'infonce'"),
         (lambda: AlphaCLRankingLoss(MODEL, "infonce", temperature=1), TypeError, "the temperature is called tau"),
         (lambda: AlphaCLRankingLoss(MODEL, "triplet"), ValueError, 'scale: expected "paper" with Triplet'),

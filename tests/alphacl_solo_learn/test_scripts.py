@@ -1,5 +1,6 @@
 """A user's session with the unmodified scripts: pretrain, resume, linear accuracy, kNN; on scikit-learn's digits."""
 
+import csv
 import json
 import os
 import re
@@ -316,3 +317,37 @@ def test_the_linear_evaluation_reads_a_timm_state_dict_as_documented(folder):
     state = torch.load(judged, map_location="cpu")["state_dict"]
     frozen = {name: value for name, value in weights.items() if name.endswith(("weight", "bias"))}
     assert all(torch.equal(state[f"backbone.{name}"], value) for name, value in frozen.items())
+
+
+WITHOUT_TENSORBOARD = """
+import runpy, sys
+import lightning.pytorch.trainer.connectors.logger_connector.logger_connector as connector
+connector._TENSORBOARD_AVAILABLE = connector._TENSORBOARDX_AVAILABLE = False
+sys.argv = sys.argv[1:]
+sys.path[0] = str(__import__("pathlib").Path(sys.argv[0]).parent)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_monitor_logs_to_csv_and_tensorboard_and_a_resumed_run_continues(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (folder / "without.py").write_text(WITHOUT_TENSORBOARD)
+    options = ("method=simclr", "+monitor={every_n_epochs: 1, samples: 20}", "checkpoint.dir=watched")
+    script(folder, "main_pretrain", *options, f"+default_root_dir={folder}/board")
+    (events,) = Path(folder, "board", "lightning_logs", "version_0").glob("events*")
+    board = EventAccumulator(str(events))
+    board.Reload()
+    assert [event.step for event in board.Scalars("monitor/knn")] == [0, 2, 4]
+    (first,) = Path(folder, "watched", "simclr").glob("*/*-ep=1.ckpt")
+    command = ("without.py", SOLO_LEARN_HOME / "main_pretrain.py", "--config-path", folder, "--config-name", "pretrain")
+    resumed = (*options, "max_epochs=3", f"+resume_from_checkpoint='{first}'", f"+default_root_dir={folder}/csv")
+    run(folder, *command, *resumed)
+    logged = folder / "csv" / "lightning_logs" / "version_0" / "metrics.csv"
+    rows = list(csv.DictReader(logged.read_text().splitlines()))
+    assert [int(row["step"]) for row in rows if row["monitor/effective_rank"]] == [6]
+    (last,) = Path(folder, "watched", "simclr").glob("*/*-ep=2.ckpt")
+    (history,) = (
+        state["history"] for name, state in torch.load(last)["callbacks"].items() if "RepresentationMonitor" in name
+    )
+    assert [look["epoch"] for look in history] == [0, 1, 2, 3]

@@ -76,6 +76,8 @@ def test_every_number_of_every_run_is_kept(report):
         assert len(run["curves"]) == (0 if run["method"] == "untrained" else 2)
         for epoch in run["curves"]:
             assert epoch.keys() == {"loss", "d2_pos", "d2_neg", "alpha_entropy", "effective_negatives", "negatives"}
+        assert [look["epoch"] for look in run["monitor"]] == ([] if run["method"] == "untrained" else [0, 2])
+        assert all(0 <= look["knn"] <= 100 and look["effective_negatives"] > 1 for look in run["monitor"])
 
 
 @pytest.mark.slow
