@@ -150,7 +150,10 @@ CRITERIA = {
 }
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+QUICK = "a memory bank"
+
+
+@pytest.mark.parametrize("criterion", [pytest.param(x, marks=[] if x == QUICK else pytest.mark.slow) for x in CRITERIA])
 def test_training_goes_on_as_if_nobody_had_looked(criterion):
     monitor = RepresentationMonitor(every_n_epochs=1)
     watched, alone = trained(monitor, CRITERIA[criterion]()), trained(None, CRITERIA[criterion]())
@@ -163,6 +166,7 @@ def test_training_goes_on_as_if_nobody_had_looked(criterion):
     assert watched.head[1].training
 
 
+@pytest.mark.slow
 def test_workers_change_nothing():
     alone, in_workers = (RepresentationMonitor(every_n_epochs=2) for _ in range(2))
     trained(alone)
@@ -307,6 +311,7 @@ def test_two_monitors_and_a_training_that_ends_early():
     assert [look["epoch"] for look in first.history] == [0, 1]  # of the new training
 
 
+@pytest.mark.slow
 def test_alpha_is_that_of_batches_as_large_as_in_training():
     expected = None
     for held_out in (None, DataLoader(Views(), batch_size=1), DataLoader(Views(), batch_size=50)):
@@ -323,6 +328,7 @@ def test_alpha_is_that_of_batches_as_large_as_in_training():
     assert monitor.history[0]["effective_negatives"] <= 46
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [random.random, np.random.rand])
 def test_random_numbers_of_the_user_are_the_same_each_time(draw):
     def own(module, batch):
@@ -409,6 +415,7 @@ def test_the_package_names_what_it_has():
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_manual_run(tmp_path, monkeypatch):
     """Beginning with ``import lightning as L``, and with two epochs in place of a hundred."""
     pytest.importorskip("matplotlib")

@@ -49,7 +49,11 @@ def fit(solo, method, loader=None, own=None, **changes):
     return model, (found or [None])[0]
 
 
-@pytest.mark.parametrize("method", [*METHODS, "alpha_cl"])
+QUICK = "mocov2plus"
+EVERY = [pytest.param(x, marks=[] if x == QUICK else pytest.mark.slow) for x in (*METHODS, "alpha_cl")]
+
+
+@pytest.mark.parametrize("method", EVERY)
 def test_every_method_is_monitored_and_trains_as_without(solo, method):
     loss = {"name": "alpha_cl", "strategy": "infonce"}
     more = {"memory_bank_size": 12} if method == "supcon" else {}
@@ -76,6 +80,7 @@ def test_the_queue_of_moco_is_what_its_queries_are_weighed_against(solo):
     assert monitor.history[-1]["alpha_entropy"] == pytest.approx(entropy, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "barlow_twins", "byol"])
 def test_a_method_with_its_own_loss_is_monitored_too(solo, method):
     _, monitor = fit(solo, method, monitor=True)

@@ -132,6 +132,7 @@ def in_the_browser(page: str, folder: Path, action: str) -> list[list[str]]:
     return [re.findall(r"<td>(.*?)</td>", row, flags=re.DOTALL) for hidden, row in rows if "hidden" not in hidden]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromium or google-chrome on the path")
 def test_the_page_sorts_and_filters_in_a_browser(made, tmp_path):
     page, found = (made / "pages" / "pairs.html").read_text(encoding="utf-8"), lines(made)
