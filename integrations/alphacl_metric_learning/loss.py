@@ -85,6 +85,10 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
                 f"{type(self.distance).__name__}"
             )
 
+    def extra_repr(self) -> str:
+        """Show the strategy, beside the host's own modules."""
+        return f"strategy={self.strategy!r}, scale={self.scale!r}"
+
     def mat_based_loss(self, mat: Tensor, indices_tuple: Any) -> Any:
         """Compute the losses of the positive pairs from the host's matrix ``[Q, K]`` and the pairs' indices."""
         a1, p, a2, n = indices_tuple

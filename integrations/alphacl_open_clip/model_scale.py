@@ -36,6 +36,10 @@ class ModelScale(Learnable):
         self._scale = None if logit_scale is None else logit_scale.reshape(())
         self._bias = None if logit_bias is None else logit_bias.reshape(())
 
+    def extra_repr(self) -> str:
+        """Show the strategy; its temperature is the model's."""
+        return repr(self.strategy)
+
     def _options(self) -> dict[str, Any]:
         if self._scale is None:  # between two calls
             return {}

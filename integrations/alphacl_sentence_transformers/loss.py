@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -148,6 +149,8 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor | None = None) -> Tensor:
         """Compute the loss of a batch: queries, their positives, and hard negatives, ``[N, D]`` each."""
+        if self.guide is not None:
+            raise ValueError("guide: expected None for embeddings alone, as a guide reads the texts, got one")
         if len(embeddings) < 2:
             raise ValueError(f"sentence_features: expected queries and documents, got {len(embeddings)} columns")
         if self.streams(embeddings):
@@ -215,9 +218,21 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
 
     def _for_guide(self, features: dict[str, Any]) -> dict[str, Any]:
         """Return features of the same texts for the guide, whose words may be others."""
+        words, for_guide = self.model.tokenizer, self.guide.tokenizer
+        for name, tokenizer in (("model", words), ("guide", for_guide)):
+            if not hasattr(tokenizer, "batch_decode"):
+                raise ValueError(
+                    f"guide: expected transformers' tokenizers, got {type(tokenizer).__name__} of the {name}"
+                )
+        if words.get_vocab() == for_guide.get_vocab() and self.guide.max_seq_length >= self.model.max_seq_length:
+            return dict(features)
         if "input_ids" not in features:
             raise ValueError("guide: expected a model whose features have input_ids, to read the texts from")
-        texts = self.model.tokenizer.batch_decode(features["input_ids"], skip_special_tokens=True)
+        ids = features["input_ids"]
+        if "cu_seq_lens_q" in features:  # texts one after another in one row
+            ends = features["cu_seq_lens_q"].tolist()
+            ids = [ids[0][start:end] for start, end in pairwise(ends)]
+        texts = words.batch_decode(ids, skip_special_tokens=True)
         return batch_to_device(self.guide.preprocess(texts), self.guide.device)  # type: ignore[no-any-return]
 
     def _closer_than_positive(self, distances: Tensor, guide: Gathered, own: Tensor) -> Tensor:

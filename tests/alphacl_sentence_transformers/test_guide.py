@@ -74,3 +74,22 @@ def test_without_a_guide_the_model_is_called_as_the_host_calls_it(tmp_path):
     cached = CachedAlphaCLRankingLoss(model, "infonce", tau=0.2, mini_batch_size=3)
     agree(model, cached, theirs, 1)
     assert torch.is_grad_enabled()
+
+
+def test_a_guide_of_the_same_vocabulary_reads_unknown_words_as_the_host_does(tmp_path, monkeypatch):
+    model, guide = sentence_model(tmp_path / "model", WORDS), sentence_model(tmp_path / "guide", WORDS, seed=1)
+    known = texts
+    monkeypatch.setitem(
+        globals(),
+        "texts",
+        lambda n, seed: [f"{text} zzz qqq" * (i % 2) or text for i, text in enumerate(known(n, seed))],
+    )
+    theirs = hosts.GISTEmbedLoss(model, guide, temperature=0.2)
+    agree(model, AlphaCLRankingLoss(model, "infonce", tau=0.2, guide=guide, directions=GTE), theirs, 0)
+
+
+def test_a_guide_reads_texts_and_no_embeddings(tmp_path):
+    model = sentence_model(tmp_path / "model", WORDS)
+    loss = AlphaCLRankingLoss(model, "infonce", guide=model)
+    with pytest.raises(ValueError, match="guide: expected None for embeddings alone, as a guide reads the texts"):
+        loss.compute_loss_from_embeddings([torch.rand(3, 4), torch.rand(3, 4)])
