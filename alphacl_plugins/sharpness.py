@@ -118,6 +118,8 @@ def sharpness_of(
         [1.0]
     """
     _check_simulated(negatives, mean, spread, positive)
+    for place, distance in enumerate(distances):
+        check_non_negative(f"distances[{place}]", distance)
     chosen = strategy_from_text(strategy) if isinstance(strategy, str) else resolve_strategy(strategy)
     rule, generator = plain_on(chosen, torch.full((1,), positive)), torch.Generator().manual_seed(0)
     normal = torch.randn(_ROWS, negatives, generator=generator, dtype=torch.float64)

@@ -7,17 +7,18 @@ Every image is embedded, and each strategy weighs all pairs as if they were one 
 pairs.html (one file, opens in a browser, sorts by a click) and a sheet of the first pairs for each strategy.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from alphacl_plugins.sharpness import strategy_from_text
 from alphacl_timm import create_backbone
@@ -73,16 +74,14 @@ def main(settings: Settings) -> None:
     console.print(
         f"{len(files)} images in {root}, {len(set(classes))} classes" if classes[0] else f"{len(files)} images"
     )
-    with bar(console, "images") as progress:
-        z, z_aug = embed(settings, network, size, data, files, progress)
+    z, z_aug = embed(settings, network, size, data, files, progress(console, "images"))
     found = {}
     for name, strategy in strategies.items():
-        with bar(console, name) as progress:
-            try:
-                pairs = heaviest_pairs(z, z_aug, strategy, settings.pairs, progress)
-            except ValueError as error:
-                console.print(f"{name}: left out: {error}")
-                continue
+        try:
+            pairs = heaviest_pairs(z, z_aug, strategy, settings.pairs, progress(console, name))
+        except ValueError as error:
+            console.print(f"{name}: left out: {error}")
+            continue
         found[name] = shown(pairs, root, files, classes)
         same = sum(row.same == "yes" for row in found[name])
         known = f"; {same} of one class" if classes[0] else ""
@@ -137,18 +136,8 @@ def build(settings: Settings) -> tuple[nn.Module, int, str]:
             reason = str(error).splitlines()[0]
             raise ValueError(f"checkpoint: expected weights of {settings.backbone}, got others: {reason}") from error
     cfg: Any = backbone.pretrained_cfg
-    normalized = nn.Sequential(_Normalize(cfg["mean"], cfg["std"]), backbone)
+    normalized = nn.Sequential(v2.Normalize(cfg["mean"], cfg["std"]), backbone)
     return normalized.eval().to(settings.device), size, "cifar10"
-
-
-class _Normalize(nn.Module):
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std  # type: ignore[operator]
 
 
 def images_of(settings: Settings) -> tuple[Path, list[Path], list[str]]:
@@ -161,9 +150,9 @@ def images_of(settings: Settings) -> tuple[Path, list[Path], list[str]]:
     files = images_in(root)
     if settings.limit is not None and settings.limit < len(files):
         files = [files[i * len(files) // settings.limit] for i in range(settings.limit)]
-    for file in files:
-        if not str(file).isprintable() or str(file) != str(file).encode(errors="replace").decode():
-            raise ValueError(f"data_root: expected file names in UTF-8, got {str(file)!r}")
+    for file in map(str, files):
+        if file != file.encode(errors="replace").decode():
+            raise ValueError(f"data_root: expected file names in UTF-8, got {file!r}")
     if len(files) < 3:
         raise ValueError(f"data_root: expected at least 3 images, got {len(files)} in {root}")
     labelled = len(class_folders(root)) > 1 and all(file.parent != root for file in files)
@@ -188,16 +177,9 @@ def embed(
     return z, z_aug
 
 
-@contextmanager
-def bar(console: Console, what: str) -> Iterator[Any]:
-    """Show on a terminal how far the blocks of something are, and the time that is left."""
-    columns = TextColumn(what), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-
-        def through(blocks: Sequence[int]) -> Iterable[int]:
-            return progress.track(blocks)
-
-        yield through
+def progress(console: Console, what: str) -> Any:
+    """Return what shows, on a terminal, how far a loop over blocks is and the time that is left."""
+    return partial(track, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
 if __name__ == "__main__":

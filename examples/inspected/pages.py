@@ -96,7 +96,8 @@ def write_page(file: Path, found: dict[str, list[Shown]], root: Path, title: str
 
 
 def _row(strategy: str, row: Shown, root: Path) -> str:
-    cells = [strategy, row.rank, f"{row.pair.weight:.4g}", f"{row.pair.cosine:.4f}", f"{row.difference:.1f}", row.same]
+    weight, cosine, difference = f"{row.pair.weight:.4g}", f"{row.pair.cosine:.4f}", f"{row.difference:.1f}"
+    cells = [escape(strategy), row.rank, weight, cosine, difference, row.same]
     for file, name in ((row.a, row.class_a), (row.b, row.class_b)):
         cells += [f'<img src="{_embedded(root / file)}" alt="">', escape(file.as_posix()), escape(name)]
     return f'<tr class="{row.same}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
@@ -104,15 +105,11 @@ def _row(strategy: str, row: Shown, root: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _embedded(file: Path) -> str:
-    image, data = small(file, THUMBNAIL), io.BytesIO()
-    image.save(data, "PNG" if max(_size(file)) < THUMBNAIL else "JPEG")
-    kind = "png" if data.getvalue()[:4] == b"\x89PNG" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-def _size(file: Path) -> tuple[int, int]:
+    data = io.BytesIO()
     with Image.open(file) as image:
-        return image.size
+        kind = "PNG" if max(image.size) < THUMBNAIL else "JPEG"  # which would blur what is enlarged
+    small(file, THUMBNAIL).save(data, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def write_sheet(file: Path, strategy: str, rows: Sequence[Shown], root: Path) -> None:

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import experiment
+from alphacl_plugins.plots.axes import COLOURS
 from conserved import balance, lemma_2
-from experiment import COLOURS, command_line, progress, save, show, tidy
+from experiment import command_line, progress, save, show, tidy
 from flow import (
     FILTER,
     LAYER,

@@ -19,7 +19,8 @@ from torch.nn.functional import normalize
 import alphacl_plugins as acl
 import experiment
 from alphacl_plugins import strategies
-from experiment import COLOURS, command_line, progress, save, tidy
+from alphacl_plugins.plots.axes import COLOURS
+from experiment import command_line, progress, save, tidy
 
 TAU, EPS, RATE = 0.3, 1.0, 0.05
 PLAYERS = ("infonce", "numerical", "closed", "direct")

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import experiment
-from experiment import COLOURS, INK, command_line, progress, save, tidy
+from alphacl_plugins.plots.axes import COLOURS
+from experiment import INK, command_line, progress, save, tidy
 from flow import LAYER, Weights, ascend, gradient, rescale
 from problems import Mixtures, random_mixtures
 from relu_flow import STANDSTILL, Ended, arrive, energies, follow, relu_gradient, start_for, sticky_gradient

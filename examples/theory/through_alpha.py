@@ -18,7 +18,8 @@ from torch.nn.functional import normalize
 
 import experiment
 from alphacl_plugins import AlphaCLLoss
-from experiment import COLOURS, command_line, progress, save, show, tidy
+from alphacl_plugins.plots.axes import COLOURS
+from experiment import command_line, progress, save, show, tidy
 
 TAUS = (0.05, 0.1, 0.2, 0.4)
 BATCH, CLUSTERS, INPUTS = 128, 20, 32

@@ -11,6 +11,13 @@ from torch import Tensor, nn
 from alphacl_plugins.distributed import Maybe
 from alphacl_plugins.functional import l2_normalize
 
+try:
+    from lightly.utils.benchmarking import knn_predict
+except ImportError as error:
+    raise ImportError(
+        f"alphacl_lightly.RepresentationMonitor needs lightly: pip install 'alphacl-plugins[lightly]' ({error})"
+    ) from error
+
 
 class Embedded(NamedTuple):
     """A batch as a monitor sees it.
@@ -89,16 +96,16 @@ def of_all_processes(part: Embedded) -> list[Embedded]:
 
 
 def knn_accuracy(features: Tensor, labels: Tensor, neighbours: int = 20, temperature: float = 0.1) -> float:
-    """Return the accuracy in % of nearest neighbours by cosine: every other sample is predicted by the rest.
+    """Return the accuracy in % of nearest neighbours by cosine: of two halves, each is named by the other.
+
+    The halves are the samples at even and at odd places.
 
     Args:
         features: ``[N, F]``.
         labels: classes ``[N]``.
-        neighbours: how many vote, at most half of the samples.
+        neighbours: how many vote, at most the samples of a half.
         temperature: of their votes.
     """
-    from lightly.utils.benchmarking import knn_predict
-
     classes, labels = torch.unique(labels, return_inverse=True)
     unit = l2_normalize(features)
     right = 0

@@ -45,8 +45,8 @@ class RepresentationMonitor(Callback):
     Logged to every logger of the trainer, and for callbacks such as EarlyStopping, with the names ``monitor/...``:
     ``alignment``, ``uniformity``, ``rank`` and ``effective_rank`` of the embeddings, scaled to length 1;
     ``alpha_entropy`` and ``effective_negatives``, and five quantiles of the effective negatives of an anchor, if the
-    module has an `AlphaCLLoss`; with labels ``tolerance``, and ``knn``: the accuracy in % of nearest neighbours, every
-    other sample predicted by the rest. What needs two views is left out where there is one.
+    module has an `AlphaCLLoss`; with labels ``tolerance``, and ``knn``: the accuracy in % of nearest neighbours, where
+    one half of the samples names the other. What needs two views is left out where there is one.
 
     The same samples are looked at each time, with the same random views, in eval mode; training goes on as if nobody
     had looked: its random numbers, batch statistics and queue stay as they were. Of several processes each embeds a

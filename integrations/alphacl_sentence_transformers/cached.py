@@ -56,9 +56,9 @@ class CachedAlphaCLRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ign
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Embed and compare a batch; the gradients wait in the embeddings, and of a learnable τ here, for backward."""
-        self._slopes = []
+        own, self._slopes = self.loss.own_parameters(), []
         loss: Tensor = super().forward(sentence_features, labels)
-        for parameter, slope in zip(self.loss.criterion.parameters(), self._slopes, strict=bool(self._slopes)):
+        for parameter, slope in zip(own, self._slopes, strict=False):  # none without gradient
             loss = loss + (parameter - parameter.detach()) * slope
         return loss
 
@@ -83,7 +83,7 @@ class CachedAlphaCLRankingLoss(CachedMultipleNegativesRankingLoss):  # type: ign
 
     def _backward(self, loss: Tensor, reps: list[list[Tensor]]) -> None:
         """Add to the gradients of the embeddings, and to the slopes: backward of the loss is still to come."""
-        leaves, own = [leaf for column in reps for leaf in column], list(self.loss.criterion.parameters())
+        leaves, own = [leaf for column in reps for leaf in column], self.loss.own_parameters()
         found = torch.autograd.grad(loss, [*leaves, *own], retain_graph=True, materialize_grads=True, allow_unused=True)
         for leaf, gradient in zip(leaves, found, strict=False):
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient

@@ -18,7 +18,6 @@ from alphacl_plugins.checks import check_choice, check_finite
 from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
 from alphacl_plugins.strategies import AnyStrategy, Calibrated, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain, plain_on
-from alphacl_plugins.strategies.learnable import Learnable
 from alphacl_plugins.strategies.masked import learnable_of
 
 if TYPE_CHECKING:
@@ -132,12 +131,7 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Embed the texts of a batch, with the guide as well if there is one, and compute the loss."""
-        learns = learnable_of(self.strategy)
-        if isinstance(learns, Learnable) and learns.learnable and world_size(None) > 1:
-            raise ValueError(
-                "learnable_tau: expected False with several processes, as the trainer averages the gradients of the "
-                "model alone, and each would have a temperature of its own"
-            )
+        self.own_parameters()
         if self.guide is None:
             return super().forward(sentence_features, labels)  # type: ignore[no-any-return]
         features = list(sentence_features)
@@ -159,6 +153,20 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
             return found
         gathered = self.gathered(embeddings)
         return self.losses_of(gathered, gathered.own).mean()
+
+    def own_parameters(self) -> list[Tensor]:
+        """Return what learns beside the model, as a learnable τ.
+
+        Raises:
+            ValueError: there are several processes: the trainer averages the gradients of the model alone.
+        """
+        own: list[Tensor] = [parameter for parameter in self.criterion.parameters() if parameter.requires_grad]
+        if own and world_size(None) > 1:
+            raise ValueError(
+                "learnable_tau: expected False with several processes, as the trainer averages the gradients of the "
+                "model alone, and each would have a temperature of its own"
+            )
+        return own
 
     def streams(self, embeddings: Sequence[Tensor]) -> bool:
         """Whether the loss of a batch needs no matrix of similarities; one pair by itself has no negatives."""

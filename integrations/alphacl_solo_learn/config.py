@@ -101,6 +101,8 @@ def monitor_options(cfg: Any) -> dict[str, Any] | None:
     if monitor is not True and not isinstance(monitor, Mapping):
         raise TypeError(f"{MONITOR}: expected true, or options such as {{every_n_epochs: 1}}, got {monitor!r}")
     options = {} if monitor is True else dict(monitor)
+    if unknown := [key for key in options if key not in MONITOR_OPTIONS]:
+        raise TypeError(f"{MONITOR}: expected options among {', '.join(MONITOR_OPTIONS)}, got {', '.join(unknown)}")
     return {key: value for key, value in options.items() if value not in (None, UNSET)}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +20,6 @@ from alphacl_solo_learn.config import (
     BANK,
     LOSS_OPTIONS,
     MONITOR,
-    MONITOR_OPTIONS,
     NAME,
     build_criterion,
     forget_unset,
@@ -80,9 +78,6 @@ class AnyMethod(_Base):
             return own
         from alphacl_lightly import RepresentationMonitor
 
-        names = [name for name in signature(RepresentationMonitor).parameters if name in MONITOR_OPTIONS]
-        if unknown := [name for name in options if name not in names]:
-            raise TypeError(f"{MONITOR}: expected options among {', '.join(names)}, got {', '.join(unknown)}")
         try:
             monitor = RepresentationMonitor(weigh=self.weigh, **options)
         except (TypeError, ValueError) as error:

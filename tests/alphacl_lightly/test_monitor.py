@@ -2,11 +2,13 @@
 
 import copy
 import csv
+import importlib
 import logging
 import math
 import os
 import random
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -404,6 +406,13 @@ class TwoLosses(Module):
 def test_errors_say_what_was_expected(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_without_lightly_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightly.utils.benchmarking", None)
+    monkeypatch.delitem(sys.modules, "alphacl_lightly.embedding")
+    with pytest.raises(ImportError, match=r"needs lightly: pip install 'alphacl-plugins\[lightly\]'"):
+        importlib.import_module("alphacl_lightly.embedding")
 
 
 def test_the_package_names_what_it_has():

@@ -44,6 +44,11 @@ def test_the_table_of_strategies_is_that_of_the_code():
         assert build_strategy(name) == build_strategy(name, **options), name
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_screen_counts_the_strategies(page):
+    assert f"{len(strategy_names())} weightings by name" in (ROOT / page).read_text(encoding="utf-8")
+
+
 def test_the_first_trained_model_is_that_of_its_json():
     page = (ROOT / "docs" / "get-started.md").read_text(encoding="utf-8")
     summary = json.loads((ROOT / "docs" / "quickstart.json").read_text(encoding="utf-8"))["summary"]
