@@ -107,7 +107,8 @@ class ClipLoss(nn.Module):
         strategy = self.criterion.strategy
         strategy.follow(logit_scale, logit_bias)
         try:
-            if len(image_features) == 1 and world_size(self.criterion.gathering_group()) == 1:
+            alone = len(image_features) == len(text_features) == 1
+            if alone and world_size(self.criterion.gathering_group()) == 1:
                 loss = self._of_one_pair(image_features, text_features, logit_scale, logit_bias)
             else:
                 loss = self.criterion(image_features, text_features)

@@ -136,6 +136,8 @@ def test_an_error_lets_go_of_the_models_scalars():
     loss, scale = ClipLoss("infonce"), torch.tensor(8.0, requires_grad=True)
     with pytest.raises(ValueError, match="z_aug: expected the shape of z"):
         loss(torch.rand(4, 5), torch.rand(3, 5), scale * 1)
+    with pytest.raises(ValueError, match="z_aug: expected the shape of z"):
+        loss(torch.rand(1, 5), torch.rand(3, 5), scale * 1)
     copy.deepcopy(loss)
 
 
