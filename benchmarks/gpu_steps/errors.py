@@ -98,7 +98,8 @@ def _random(n: int, width: int) -> Tensor:
 
 
 def _errors(got: Tensor, expected: Tensor, what: str) -> Row:
-    error = float((got.double().cpu() - expected).abs().max() / expected.abs().max())
+    largest = expected.abs().max()
+    error = float((got.double().cpu() - expected).abs().max() / torch.where(largest > 0, largest, 1.0))
     return (
         {what: error}
         if math.isfinite(error)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from paired.images import Parts
-from paired.losses import BASELINE, Loss
+from paired.losses import Loss
 from paired.run import Protocol, build, fit, judge
 from recipe.data import Data, Images
 from recipe.training import quiet
@@ -101,21 +101,22 @@ def make_plan(
     )
 
 
-def measure(protocol: Protocol, parts: Parts, precisions: tuple[str, ...]) -> dict[str, Costs]:
+def measure(protocol: Protocol, parts: Parts, precisions: tuple[str, ...], loss: Loss) -> dict[str, Costs]:
     """Return the time of a step and of an evaluation on this machine, for each precision.
 
     Args:
         protocol: of the study.
         parts: its images.
         precisions: to try.
+        loss: to train with.
     """
     quiet()
-    return {each: _measure(replace(protocol, precision=each, epochs=STEPS), parts) for each in precisions}
+    return {each: _measure(replace(protocol, precision=each, epochs=STEPS), parts, loss) for each in precisions}
 
 
-def _measure(protocol: Protocol, parts: Parts) -> Costs:
+def _measure(protocol: Protocol, parts: Parts, loss: Loss) -> Costs:
     data = parts.judging
-    training = build(Loss(BASELINE), 0, protocol, data, parts)
+    training = build(loss, 0, protocol, data, parts)
     ticks = Ticks()
     fit(training, protocol, [ticks], max_steps=STEPS)
     few = replace(data, train=_first(data.train), test=_first(data.test))

@@ -79,7 +79,7 @@ class Study:
         if self.asked.precision == "auto":
             choices = ("bf16",) if self.asked.device == "cuda" else ("32", "bf16")
         self.console.print("measuring the speed ...")
-        measured = workers.measure(self.asked, choices)
+        measured = workers.measure(self.asked, choices, [row.trials[0] for row in self.rows + self.paper])
         precision = min(choices, key=lambda each: measured[each].step)
         return replace(self.asked, precision=precision), measured[precision]
 

@@ -1,16 +1,18 @@
 """Several runs at once, each in a process that computes with one thread (on a CPU), and dies with its parent."""
 
-import io
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import cycle, islice
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 
 from paired.budget import Costs, measure
 from paired.images import Parts
+from paired.losses import Loss
 from paired.run import Protocol, Run, execute
 from recipe.data import Data, Images
 from recipe.protocol import Augmentation, Jitter
@@ -43,9 +46,10 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         self.jobs = jobs
         self.epochs: Synchronized[int] = context.Value("i", 0)
-        images = io.BytesIO()  # bytes take no shared memory, of which a container may have little
+        self.folder = tempfile.TemporaryDirectory()  # a pipe would be read when a process has started, one by one
+        images = Path(self.folder.name) / "images.pt"
         torch.save(parts, images)
-        self.pool = ProcessPoolExecutor(jobs, context, _start, (images.getvalue(), self.epochs))
+        self.pool = ProcessPoolExecutor(jobs, context, _start, (images, self.epochs))
         self.others = multiprocessing.active_children()
 
     def __enter__(self) -> "Workers":
@@ -57,11 +61,16 @@ class Workers:
                 if process not in self.others:
                     process.kill()
         self.pool.shutdown(wait=kind is None, cancel_futures=True)
+        self.folder.cleanup()
 
-    def measure(self, protocol: Protocol, precisions: tuple[str, ...]) -> dict[str, Costs]:
-        """Return the largest costs that the processes measure while all of them are busy, for each precision."""
+    def measure(self, protocol: Protocol, precisions: tuple[str, ...], losses: list[Loss]) -> dict[str, Costs]:
+        """Return the largest costs that the processes measure while all of them are busy, for each precision.
+
+        Each process has one of the losses: on a GPU a small batch is launches, of which some losses have many more.
+        """
+        each_has = islice(cycle(losses), self.jobs)
         with _without_interrupts():
-            futures = [self.pool.submit(_measure, protocol, precisions) for _ in range(self.jobs)]
+            futures = [self.pool.submit(_measure, protocol, precisions, loss) for loss in each_has]
         found = [_result(future, "calibration") for future in futures]
         return {
             each: Costs(max(costs[each][0] for costs in found), max(costs[each][1] for costs in found))
@@ -128,11 +137,11 @@ def _without_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _start(images: bytes, epochs: "Synchronized[int]") -> None:
+def _start(images: Path, epochs: "Synchronized[int]") -> None:
     global _parts, _epochs
     torch.set_num_threads(THREADS)
     torch.serialization.add_safe_globals([Parts, Data, Images, Augmentation, Jitter])
-    _parts, _epochs = torch.load(io.BytesIO(images), weights_only=True), epochs
+    _parts, _epochs = torch.load(images, weights_only=True, mmap=True), epochs
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -143,8 +152,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _measure(protocol: Protocol, precisions: tuple[str, ...]) -> dict[str, Costs]:
-    return measure(protocol, _parts, precisions)
+def _measure(protocol: Protocol, precisions: tuple[str, ...], loss: Loss) -> dict[str, Costs]:
+    return measure(protocol, _parts, precisions, loss)
 
 
 def _execute(run: Run, protocol: Protocol) -> dict[str, Any]:

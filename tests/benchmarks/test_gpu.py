@@ -168,6 +168,11 @@ def test_the_errors_are_those_of_the_engine(monkeypatch):
     assert auto["failed"] == "gradient: expected finite numbers, got others"
 
 
+def test_a_gradient_of_zero_is_right_if_it_is_zero():
+    cell = {"strategy": "triplet", "options": {}, "kind": "plain", "n": 12, "width": 512}  # no negative in the margin
+    assert [row["gradient"] for row in errors.measure("cpu", **cell)] == [0.0, 0.0, 0.0]
+
+
 def test_a_gpu_gets_the_sizes_that_were_asked_for():
     cells = losses.cells("cuda")
     assert {cell["n"] for cell in cells} == {64, 128, 512, 1024, 4096, 8192, 16384}

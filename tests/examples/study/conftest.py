@@ -75,7 +75,7 @@ class InProcess:
     def __exit__(self, *_):
         pass
 
-    def measure(self, protocol, precisions):
+    def measure(self, protocol, precisions, losses):
         return dict.fromkeys(precisions, self.costs)
 
     def run(self, runs, protocol, done, may_begin, tick):

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 import study
@@ -19,14 +20,16 @@ def rows(text: str) -> list[str]:
     return re.findall(r"^\| .*\|$", text, flags=re.MULTILINE)
 
 
-def test_the_report_is_that_of_the_runs(tmp_path):
-    shutil.copytree(PUBLISHED, tmp_path / "study")
+@pytest.mark.parametrize("name", ["study", "study_gpu"])
+def test_the_report_is_that_of_the_runs(name, tmp_path):
+    shutil.copytree(ROOT / "results" / name, tmp_path / "study")
     study.report(Records(tmp_path / "study"), Console(quiet=True))
-    assert (tmp_path / "study" / "README.md").read_text() == (PUBLISHED / "README.md").read_text()
+    assert (tmp_path / "study" / "README.md").read_text() == (ROOT / "results" / name / "README.md").read_text()
 
 
-def test_the_page_has_the_tables_of_the_report():
-    report = rows((PUBLISHED / "README.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["study", "study_gpu"])
+def test_the_page_has_the_tables_of_the_report(name):
+    report = rows((ROOT / "results" / name / "README.md").read_text(encoding="utf-8"))
     assert report
     assert [row for row in report if row not in PAGE] == []
 
