@@ -1,6 +1,7 @@
 """The pairs with the largest α, by loops; and the pages that show them, in a real browser."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -189,3 +190,12 @@ def test_a_checkpoint_of_a_recipe_brings_its_head(made, monkeypatch, tmp_path):
     built, size, data = inspect_pairs.build(settings(made, backbone=None))
     assert built(torch.zeros(2, 3, size, size)).shape == (2, 128)
     assert data == "cifar10"
+
+
+def test_the_manuals_table_of_copies_is_that_of_its_json():
+    docs = Path(__file__).parents[2] / "docs"
+    found = json.loads((docs / "monitor" / "copies.json").read_text())["found"]
+    page = (docs / "monitor.md").read_text(encoding="utf-8")
+    assert len(found) == 11
+    for strategy, numbers in found.items():
+        assert f"| {strategy} | {numbers['copies']} | {numbers['one_class']} |" in page
