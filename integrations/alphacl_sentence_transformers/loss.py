@@ -181,6 +181,9 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
 
     def gathered(self, embeddings: Sequence[Tensor]) -> Gathered:
         """Gather the embeddings of all ranks, with their gradient, if that is asked for."""
+        lengths = [len(column) for column in embeddings]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"sentence_features: expected columns of one length, got {lengths}")
         stacked, group = torch.stack(list(embeddings)), None if self.gather_across_devices else ALONE
         check_that_ranks_agree("sentence_features", stacked, group, gradient=int(stacked.requires_grad))
         queries, *documents = gather(stacked, group)
@@ -286,6 +289,8 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
     def get_config_dict(self) -> dict[str, Any]:
         """Return what the host writes into the model card: its options, and the strategy with its own."""
         config = super().get_config_dict()
+        if self.criterion.scale == "paper":
+            config["scale"] = "paper"  # the host's number is that of its own softmax
         if self.false_negatives is not None:
             config["false_negatives"] = getattr(self.false_negatives, "__name__", repr(self.false_negatives))
         if self.guide is not None:

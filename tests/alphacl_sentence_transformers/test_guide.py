@@ -3,6 +3,8 @@
 import pytest
 import torch
 from oracles import relative_error
+from processes import run_in_processes
+from torch import distributed as dist
 
 hosts = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
 from tiny_hosts import sentence_model  # noqa: E402
@@ -93,3 +95,26 @@ def test_a_guide_reads_texts_and_no_embeddings(tmp_path):
     loss = AlphaCLRankingLoss(model, "infonce", guide=model)
     with pytest.raises(ValueError, match="guide: expected None for embeddings alone, as a guide reads the texts"):
         loss.compute_loss_from_embeddings([torch.rand(3, 4), torch.rand(3, 4)])
+
+
+def guided_in_two_processes(rank, world, model, guide):
+    options = {"tau": 0.2, "guide": guide, "directions": GTE, "margin": 0.02}
+    columns = [texts(4 * world, seed) for seed in range(2)]
+    own = [model.preprocess(column[4 * rank : 4 * rank + 4]) for column in columns]
+    value = AlphaCLRankingLoss(model, "infonce", gather_across_devices=True, **options)(own)
+    value.backward()
+    found = [parameter.grad.clone() / world for parameter in model.parameters() if parameter.grad is not None]
+    for tensor in (value := value.detach() / world, *found):
+        dist.all_reduce(tensor)
+    model.zero_grad()
+    whole = AlphaCLRankingLoss(model, "infonce", **options)([model.preprocess(column) for column in columns])
+    whole.backward()
+    assert relative_error(value, whole.detach()) < 1e-5
+    expected = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    largest = max(float(gradient.abs().max()) for gradient in expected)
+    assert all(float((a - b).abs().max()) < 1e-5 * largest for a, b in zip(found, expected, strict=True))
+
+
+def test_a_guide_sees_the_batch_of_all_processes(tmp_path):
+    models = (sentence_model(tmp_path / name, WORDS, seed=seed) for seed, name in enumerate(("model", "guide")))
+    run_in_processes(2, tmp_path, guided_in_two_processes, *models)

@@ -165,6 +165,7 @@ def test_what_the_model_card_gets():
     assert config["strategy"] == "InfoNCE(tau=0.2, eps=1.0)"
     assert config["scale"] == pytest.approx(1 / TAU)  # the host's word for 1/τ
     assert config["directions"] == (TO_DOC,)
+    assert AlphaCLRankingLoss(MODEL, "infonce", tau=TAU, scale="paper").get_config_dict()["scale"] == "paper"
     cached = CachedAlphaCLRankingLoss(MODEL, "direct", mini_batch_size=7).get_config_dict()
     assert cached["strategy"] == "Direct(tau=0.5, p=4.0, normalize=True)"
     assert cached["mini_batch_size"] == 7
@@ -184,6 +185,13 @@ def test_wrong_options_name_themselves():
         (lambda: AlphaCLRankingLoss(MODEL, "infonce", temperature=1), TypeError, "the temperature is called tau"),
         (lambda: AlphaCLRankingLoss(MODEL, "triplet"), ValueError, 'scale: expected "paper" with Triplet'),
         (lambda: AlphaCLRankingLoss(MODEL).compute_loss_from_embeddings(columns()[:1]), ValueError, "got 1 columns"),
+        (
+            lambda: AlphaCLRankingLoss(MODEL, directions=DIRECTIONS[1]).compute_loss_from_embeddings(
+                [torch.rand(3, 4), torch.rand(2, 4)]
+            ),
+            ValueError,
+            r"sentence_features: expected columns of one length, got \[3, 2\]",
+        ),
     ):
         with pytest.raises(error, match=message):
             call()
