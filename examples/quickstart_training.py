@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from torchvision.transforms import v2
 
-from alphacl_lightly import AlphaCLLoss
-from alphacl_lightly.embedding import Embedded
-from alphacl_lightly.monitor import RepresentationMonitor
+from alphacl_lightly import AlphaCLLoss, Embedded, RepresentationMonitor
 from alphacl_timm import create_backbone
 from launched import one_process
 from quickstart_data import Images
