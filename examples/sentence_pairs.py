@@ -47,7 +47,7 @@ class Settings(compared.Settings):
 
     tau: float = 0.05
     """Temperature of the host's loss (1 / scale) and of infonce, > 0."""
-    epochs: int = 4
+    epochs: int = 3
     batch_size: int = 32
     learning_rate: float = 2e-3
     pairs: int | None = None
