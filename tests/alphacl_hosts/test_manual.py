@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from selection import slow_but
 from torch import nn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hosts.md").read_text(encoding="utf-8")
@@ -88,9 +89,7 @@ def test_every_snippet_is_of_a_host_that_is_tried():
     assert {title for title, blocks in SECTIONS.items() if blocks} == HOSTS.keys()
 
 
-@pytest.mark.parametrize(
-    "title", [pytest.param(title, marks=() if title in QUICK else pytest.mark.slow) for title in HOSTS]
-)
+@pytest.mark.parametrize("title", slow_but(QUICK, HOSTS))
 @pytest.mark.filterwarnings("default")  # of the hosts
 def test_the_snippets_of_a_host_run_one_after_the_other(title, tmp_path, monkeypatch):
     begin, needed = HOSTS[title]

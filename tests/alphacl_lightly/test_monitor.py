@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from processes import run_in_processes
+from selection import slow_but
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
@@ -155,7 +156,7 @@ CRITERIA = {
 QUICK = "a memory bank"
 
 
-@pytest.mark.parametrize("criterion", [pytest.param(x, marks=[] if x == QUICK else pytest.mark.slow) for x in CRITERIA])
+@pytest.mark.parametrize("criterion", slow_but([QUICK], CRITERIA))
 def test_training_goes_on_as_if_nobody_had_looked(criterion):
     monitor = RepresentationMonitor(every_n_epochs=1)
     watched, alone = trained(monitor, CRITERIA[criterion]()), trained(None, CRITERIA[criterion]())

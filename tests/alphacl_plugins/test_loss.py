@@ -9,6 +9,7 @@ import pytest
 import torch
 from batches import NEGATIVES, random_queue
 from oracles import in_a_batch, is_finite, random_views, relative_error
+from selection import slow_but
 
 from alphacl_plugins import (
     AlphaCLLoss,
@@ -191,7 +192,9 @@ def test_a_users_strategy_with_wrong_shapes_is_refused(answer, error, message):
         AlphaCLLoss(answer)(*random_views(16, n=3, d=3))
 
 
-@every_name
+@pytest.mark.parametrize(
+    "name", slow_but(["direct", "infonce", "inverse", "kcl", "square", "triplet"], strategy_names())
+)
 def test_compiled_without_graph_breaks_it_gives_the_same_gradient(name):
     torch._dynamo.reset()
     views = random_views(13, n=8, d=16)
@@ -204,7 +207,7 @@ def test_compiled_without_graph_breaks_it_gives_the_same_gradient(name):
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="inductor needs a C compiler")
-@pytest.mark.parametrize("name", ["infonce", "direct", "square"])
+@pytest.mark.parametrize("name", slow_but(["infonce"], ["infonce", "direct", "square"]))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch's own code generation
 def test_compiled_by_inductor_it_gives_the_same_gradient(name):
     torch._dynamo.reset()

@@ -6,6 +6,7 @@ import math
 import lightning as L
 import pytest
 import torch
+from selection import slow_but
 from solo_clone import METHODS, load_solo, needs_clone, small_config
 from torch import nn
 from torch.utils.data import DataLoader
@@ -50,7 +51,7 @@ def fit(solo, method, loader=None, own=None, **changes):
 
 
 QUICK = "mocov2plus"
-EVERY = [pytest.param(x, marks=[] if x == QUICK else pytest.mark.slow) for x in (*METHODS, "alpha_cl")]
+EVERY = slow_but([QUICK], [*METHODS, "alpha_cl"])
 
 
 @pytest.mark.parametrize("method", EVERY)

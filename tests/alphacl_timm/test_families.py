@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from selection import slow_but
 from timm.models import list_models, list_modules
 
 import backbones
@@ -67,7 +68,7 @@ def test_a_model_of_each_family_trains(name, image_size):
     backward_works(name, image_size)
 
 
-@pytest.mark.parametrize("name", WIDTHS)
+@pytest.mark.parametrize("name", slow_but(["resnet18", "vit_tiny_patch16_224"], WIDTHS))
 def test_the_documented_table_has_the_true_width_and_the_expected_maps(name):
     sides = " | ".join(f"{side}x{side}" for side in expected_sides(name))
     row = backbones.row(name)

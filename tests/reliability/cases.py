@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from selection import slow_but
 from torch import Tensor
 
 from alphacl_plugins import AlphaCLLoss, build_strategy, strategy_names
@@ -74,9 +75,7 @@ NAMES = [*strategy_names(), *OTHERS]
 SLOW = {"Regularized"}  # solved by autograd in every step of Newton's method
 SLOW |= {"hardness", "dual_temperature", "adnce", "student_t", "rince", "multi_similarity", "circle", "dcl_weighted"}
 SLOW |= {"tsallis", "modified_triplet", "triplet_contrastive", "n_plus_1_tuplet"}
-every_name = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
-)
+every_name = pytest.mark.parametrize("name", slow_but([name for name in NAMES if name not in SLOW], NAMES))
 
 
 def default_strategy(name: str) -> Strategy:

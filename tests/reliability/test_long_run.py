@@ -9,13 +9,14 @@ import pytest
 import torch
 from reliability import record
 from reliability.cases import NAMES, default_strategy
+from selection import slow_but
 from torch import nn
 
 from alphacl_plugins import AlphaCLLoss, EmbeddingQueue
 
 WARM_UP = 20
 
-QUICK = {"direct", "square", "LearnableTemperature"}  # the others in `make test-full`
+QUICK = {"square"}  # the others in `make test-full`
 
 
 def live_tensors() -> int:
@@ -67,9 +68,7 @@ def run_in_constant_memory(name: str, steps: int) -> None:
     assert all(parameter.isfinite().all() for parameter in training.model.parameters())
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", slow_but(QUICK, NAMES))
 def test_a_hundred_steps(name):
     with record.case("100 training steps in constant memory", name):
         run_in_constant_memory(name, 100)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from reliability.cases import NAMES, default_strategy
 from reliability.source_rules import findings
+from selection import slow_but
 
 from alphacl_plugins import AlphaCLLoss
 
@@ -92,7 +93,7 @@ def run_without_sockets(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", NO_SOCKETS + code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", slow_but(["alphacl_plugins", "alphacl_lightly"], PACKAGES))
 def test_importing_opens_no_socket(package):
     if package in NEED:
         pytest.importorskip(NEED[package])

@@ -72,9 +72,8 @@ def uninterrupted(tmp_path_factory, examples, digits_folder):
     return output
 
 
-@pytest.mark.parametrize(
-    ("moment", "name", "step"), [KILLS[0], *(pytest.param(*kill, marks=pytest.mark.slow) for kill in KILLS[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "name", "step"), KILLS)
 def test_a_killed_run_ends_as_one_that_was_not(moment, name, step, uninterrupted, examples, digits_folder, tmp_path):
     killed = recipe(examples, digits_folder, tmp_path, killed=(moment, name))
     assert_ended_by(name, killed)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from looks import watch_looks
+from selection import slow_but
 
 from alphacl_plugins import strategy_names
 from recipe import run
@@ -300,7 +301,7 @@ def test_a_diverged_training_is_said(settings):
         run.run(DATASETS["cifar10"], replace(settings, learning_rate=1e30, knn_every=0))
 
 
-@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize("name", slow_but(["direct", "infonce", "square"], strategy_names()))
 @pytest.mark.parametrize("precision", ["32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_every_strategy_trains(name, precision, settings):
     options = replace(settings, strategy=name, precision=precision, knn_every=0)
