@@ -176,11 +176,13 @@ def _separable(
         totals = Totals(log_sum, potential, rest.sum(dim=1, keepdim=True), log_mass)
         log_scale, neg, pos, value = beside_others(strategy, d2_pos, others.share, at, totals)
         return Weights(others.replace(torch.exp(log_w + log_scale), neg), pos, None if value is None else value[:, 0])
-    row_max = (log_w.detach() if log_w.requires_grad else log_w).amax(dim=1, keepdim=True)
-    row_max = row_max.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else row_max
-    w = (log_w - row_max).exp_()
-    sum_exp = w.sum(dim=1, keepdim=True)
-    sum_exp = sum_exp.masked_fill(left == 0, 1.0) if isinstance(left, Tensor) else sum_exp
+    # An anchor without negatives, whose weights the caller drops, has no NaN. Softmax is faster than exp, and much faster
+    # where weights underflow.
+    logits = log_w.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else log_w
+    neg, log_sum = torch.softmax(logits, dim=1), logits
+    transpose = transpose and not neg.requires_grad
+    if strategy.uses_totals or transpose:
+        log_sum = logits.amax(dim=1, keepdim=True) - neg.amax(dim=1, keepdim=True).log()
     totals = Totals(d2, 0.0, 0)  # not looked at
     if strategy.uses_totals:
         u = strategy.potential(d2)
@@ -189,17 +191,15 @@ def _separable(
         log_mass = 0.0 if log_v is None else log_sum_exp(log_v)
         if isinstance(left, Tensor) and isinstance(log_mass, Tensor):
             log_mass = log_mass.masked_fill(left == 0, 0.0)
-        totals = Totals(row_max + sum_exp.log(), potential, number, log_mass)
+        totals = Totals(log_sum, potential, number, log_mass)
     row_sum, pos, value = strategy.factors(d2_pos, totals)
     if isinstance(share, Tensor) or share != 1.0:
         row_sum, pos = (share * row_sum).sum(dim=1, keepdim=True), share * pos
         value = None if value is None else (share * value).sum(dim=1, keepdim=True)
     value = None if value is None else value[:, 0]
-    scale = row_sum / sum_exp
     # w is symmetric: computing negᵀ is faster than transposing. The clamp is for D_ij and D_ji that round apart.
-    transpose = transpose and not w.requires_grad
-    transposed = log_w.sub_(row_max.T).clamp_max_(0.0).exp_().mul_(scale.T) if transpose else None
-    return Weights(w * scale if w.requires_grad else w.mul_(scale), pos, value, transposed)
+    transposed = log_w.sub_(log_sum.T).clamp_max_(0.0).exp_().mul_(row_sum.T) if transpose else None
+    return Weights(neg * row_sum if neg.requires_grad else neg.mul_(row_sum), pos, value, transposed)
 
 
 def _asked(
