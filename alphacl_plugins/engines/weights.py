@@ -176,7 +176,7 @@ def _separable(
         totals = Totals(log_sum, potential, rest.sum(dim=1, keepdim=True), log_mass)
         log_scale, neg, pos, value = beside_others(strategy, d2_pos, others.share, at, totals)
         return Weights(others.replace(torch.exp(log_w + log_scale), neg), pos, None if value is None else value[:, 0])
-    # An anchor without negatives, whose weights the caller drops, has no NaN. Softmax is faster than exp, and much faster
+    # The caller drops the weights of an anchor without negatives: no NaN. Softmax is faster than exp, and much faster
     # where weights underflow.
     logits = log_w.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else log_w
     neg, log_sum = torch.softmax(logits, dim=1), logits
