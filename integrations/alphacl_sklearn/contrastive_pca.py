@@ -61,7 +61,8 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             ``alpha``. Above 0 after the turns have ended, W spans other eigenvectors than the leading ones. At 0, W is
             the best answer to its own α, and for a min player such as ``"infonce"`` no embedding is better; a
             small τ may leave no such W.
-        n_features_in_, feature_names_in_: as in all of scikit-learn.
+        n_features_in_: as in all of scikit-learn.
+        feature_names_in_: as in all of scikit-learn.
 
     Raises:
         ValueError, TypeError: at `fit` for an option outside the above. Warns: ConvergenceWarning if ``n_iter > 1``
