@@ -84,7 +84,7 @@ def test_theorem_5_every_run_ends_one_hot():
 
 @pytest.mark.slow
 def test_theorem_6_has_both_branches_and_no_other():
-    found, _ = theorem_6(25, seeded())
+    found = theorem_6(25, seeded())
     assert found["neither"] == 0
     assert found["one_mode"] > 0
     assert found["rank_above_one"] > 0
@@ -121,7 +121,7 @@ def test_every_run_is_in_a_bar():
 
 @pytest.mark.slow
 def test_theorems_5_and_6_on_two_hundred_runs():
-    five, (six, _) = theorem_5(200, seeded(77)), theorem_6(200, seeded(78))
+    five, six = theorem_5(200, seeded(77)), theorem_6(200, seeded(78))
     assert five["one_hot"] == 200
     assert six["neither"] == 0
     assert six["one_mode"] > 20
