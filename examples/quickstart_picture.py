@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
@@ -35,11 +36,11 @@ class Look(NamedTuple):
     """How a method is drawn: no two methods differ in their colour alone."""
 
     colour: str
-    dashes: str
+    dashes: Literal["-", "--", "none"]
     marker: str
 
 
-LOOKS = (Look("#8a8a8a", "-", "s"), Look("#0072b2", "-", "o"), Look("#d55e00", "--", "^"))
+LOOKS = (Look("#8a8a8a", "none", "s"), Look("#0072b2", "-", "o"), Look("#d55e00", "--", "^"))
 """Of untrained, InfoNCE and α-CL; the colours are Okabe and Ito's."""
 
 
@@ -50,20 +51,20 @@ def draw_picture(path: Path, runs: list[Run], batch_size: int) -> None:
     effective, accuracy = panels["effective"], panels["accuracy"]
     _curves(panels["positives"], runs, "d2_pos", "Distance to the other view", "mean of 1 - cos")
     _curves(effective, runs, "effective_negatives", "Effective negatives", "negatives")
-    all_negatives = 2 * batch_size - 2
-    effective.axhline(all_negatives, color=INK, linewidth=1, linestyle=":")
-    effective.annotate(
-        f"all {all_negatives}", (1, all_negatives), (0, 3), textcoords="offset points", size=9, color=INK
-    )
-    effective.set_ylim(0, 1.12 * all_negatives)
+    every = 2 * batch_size - 2
+    effective.axhline(every, color=INK, linewidth=1, linestyle=":")
+    effective.annotate(f"all {every}", (1, every), (0, 3), textcoords="offset points", size=9, color=INK)
+    effective.set_ylim(0, 1.12 * every)
     _accuracies(accuracy, runs)
     n_seeds = len({run.seed for run in runs})
     if n_seeds > 1:
-        note = (
-            f"{n_seeds} seeds. Lines: mean, with a band from the lowest to the highest; points: mean ± standard error"
-        )
-        figure.suptitle(note, fontsize=9, color=INK)
-    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        note = "Lines: mean, with a band from the lowest to the highest; points: mean ± standard error"
+        figure.suptitle(f"{n_seeds} seeds. {note}", fontsize=9, color=INK)
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, linewidth=2, label=method)
+        for method, look in zip(methods_of(runs), LOOKS, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, handlelength=4)
     replace_file(path, lambda part: figure.savefig(part, format="png"))
 
 
@@ -133,7 +134,7 @@ def _accuracies(axes: Axes, runs: list[Run]) -> None:
     for shift, method, look in zip((-0.2, 0, 0.2), methods_of(runs), LOOKS, strict=True):
         places = np.arange(len(columns)) + shift
         means, errors = zip(*(mean_and_error(runs, method, column) for column in columns), strict=True)
-        axes.errorbar(places, means, np.nan_to_num(errors), fmt=look.marker, color=look.colour, capsize=3, label=method)
+        axes.errorbar(places, means, np.nan_to_num(errors), fmt=look.marker, color=look.colour, capsize=3)
         for place, mean, error in zip(places, means, np.nan_to_num(errors), strict=True):
             axes.annotate(
                 f"{mean:.1f}", (place, mean + error), (0, 4), textcoords="offset points", ha="center", size=8, color=INK

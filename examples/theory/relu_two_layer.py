@@ -173,8 +173,8 @@ def figure_3(report: dict[str, Any]) -> Figure:
         limit = max(float(pair[which].abs().max()) for pair in matrices.values())
         axes = [panels[f"{network} {which}"] for network in matrices]
         for axis, (network, pair) in zip(axes, matrices.items(), strict=True):
-            matrix, look = pair[which], {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-            image = axis.imshow(matrix.numpy(), aspect="auto", interpolation="nearest", **look)
+            matrix = pair[which].numpy()
+            image = axis.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
             axis.set_xticks(range(matrix.shape[1]))
             axis.set_yticks(range(matrix.shape[0]))
             tidy(axis, f"{'ReLU' if network == 'relu' else network}: {name}", columns, "hidden node")
