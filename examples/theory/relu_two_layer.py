@@ -178,7 +178,9 @@ def figure_3(report: dict[str, Any]) -> Figure:
             axis.set_xticks(range(matrix.shape[1]))
             axis.set_yticks(range(matrix.shape[0]))
             tidy(axis, f"{'ReLU' if network == 'relu' else network}: {name}", columns, "hidden node")
-        figure.colorbar(image, ax=axes, label=unit, aspect=15)
+        bar = figure.colorbar(image, ax=axes, aspect=15)
+        bar.set_label(unit, fontsize=9, color=INK)
+        bar.ax.tick_params(labelsize=8, colors=INK)
     draw_ranks(panels["ranks"], report)
     return figure
 
@@ -202,7 +204,7 @@ def draw_ranks(axis: Axes, report: dict[str, Any]) -> None:
         places = [rank + 0.27 * (i - 1) for rank in range(1, highest + 1)]
         bars = axis.bar(places, heights, width=0.27, color=COLOURS[(0, 4, 1)[i]], label=label)
         axis.bar_label(bars, labels=[str(n) if n else "" for n in heights], fontsize=8, color=INK)
-    axis.set_ylim(0, 1.1 * report["runs"])
+    axis.set_ylim(0, 1.3 * report["runs"])
     axis.legend(fontsize=8, frameon=False, loc="upper right")
     axis.set_xticks(range(1, highest + 1))
     tidy(axis, f"Rank of $W_1$ in {report['runs']} runs", "rank", "runs")
