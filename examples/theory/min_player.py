@@ -183,7 +183,7 @@ def figure(losses: dict[str, list[float]], differences: dict[str, list[float]]) 
         seen = [value if value > 0 else float("nan") for value in values]
         right.semilogy(seen, label=label, color=colour, linestyle=line, linewidth=width)
     right.legend(fontsize=8, frameon=False)
-    tidy(right, "Weights: distance to the gradient descent", "step", "largest difference")
+    tidy(right, "Weights: distance to the gradient descent", "step", "largest difference of any weight")
     return result
 
 
