@@ -45,9 +45,9 @@ class Settings:
     """Image folder: DIR/train/<class>/* and DIR/test/<class>/*, or DIR/<class>/*, of which a fifth is held out.
     Without it: the handwritten digits of scikit-learn."""
     limit: int | None = None
-    """At most so many training images, and as many test images, with every class in its proportion."""
+    """Use at most this many training images, and as many test images; classes keep their proportions."""
     image_size: int | None = None
-    """Side in pixels that images are brought to. Default: 8 for the digits, 32 for a folder."""
+    """Side in pixels to which images are resized. Default: 8 for the digits, 32 for a folder."""
     backbone: str = "test_resnet"
     """Any timm model: test_resnet (tiny), resnet18, resnet50d, ..."""
     strategy: str = "direct"
@@ -57,18 +57,17 @@ class Settings:
     epochs: int = 25
     """Passes over the training images."""
     batch_size: int = 256
-    """Images in a batch, each with two views; at most: fewer images make a smaller batch."""
+    """Images in a batch, each with two views. With fewer images the batch is smaller."""
     learning_rate: float = 0.01
     """Largest learning rate (AdamW, warm-up and cosine)."""
     seeds: int = 3
-    """How many repetitions; the table shows their mean ± standard error."""
+    """Number of repetitions; the table shows their mean ± standard error."""
     first_seed: int = 0
     """Seeds are first_seed, first_seed + 1, ..."""
     accelerator: str = "cpu"
     """What Lightning trains on: cpu (the same numbers each time, for one number of threads), gpu, mps or auto."""
     threads: int | None = None
-    """CPU threads. Default: 1 for the digits, where more gain little and are slow beside other work; for a folder, as
-    many as the libraries take by themselves."""
+    """CPU threads. Default: 1 for the digits, where more gain little; for a folder, what the libraries choose."""
     output: Path = Path(".runs/quickstart")
     """Folder for quickstart.png, embeddings.png and quickstart.json, which replace those of an earlier run."""
 

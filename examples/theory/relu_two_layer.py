@@ -29,7 +29,7 @@ ZERO = 1e-6
 
 @dataclass(frozen=True)
 class Settings(experiment.Settings):
-    """How many problems, and where to."""
+    """How many problems, and where the files go."""
 
     problems: int = 300
     """Random problems of Theorem 5 and of Theorem 6."""

@@ -45,7 +45,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     Args:
         n_components: rows of W, in [1, min(n_samples, n_features)]; None: the most.
         strategy: a registered name (its default options), an import path, or a strategy object.
-        n_iter: at most so many turns, >= 1; each costs O(n_samples² · n_features). 1: the answer to the α of PCA.
+        n_iter: largest number of turns, >= 1; each costs O(n_samples² · n_features). 1: the answer to the α of PCA.
         tol: the turns end when so small a part of ``X_α Wᵀ``, in [0, 1], and of the next W lies outside W, >= 0.
         block_size: samples that are compared with all others at once; memory is
             O(block_size · n_samples + n_features²).
