@@ -21,9 +21,9 @@ from alphacl_plugins.rules import NO_CLASS, Said
 
 
 class PairArguments(TypedDict, total=False):
-    """Keywords of a loss's call that say who is compared with whom.
+    """Keywords of a loss's call that say who is compared with whom; each may be left out, or None.
 
-    Args:
+    Attributes:
         queue_labels: classes ``[Q]`` of the queue, -1 for none; rows of the anchor's class are positives.
         extra_negatives: with gradient: ``[C, D]`` of every anchor (gathered; C may differ between ranks), or
             ``[N, H, D]``, of the anchors of sample i alone (not gathered).

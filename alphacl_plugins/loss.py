@@ -54,7 +54,7 @@ class AlphaCLLoss(InGroup):
         block_size: how the loss is computed. Value and gradient are the same.
 
             - "auto": the gradient is formed beside the loss in O(N) memory, some anchors at a time.
-            - an int >= 1: so many anchors at a time; in a ring, tiles of so many anchors and negatives.
+            - an int >= 1: this many anchors at a time; in a ring, tiles of this many anchors and negatives.
             - "autograd" (or None): from the N x N distances. Second derivatives need it, and with reduction "none" a
               strategy that draws random numbers: the other engines ask for α again in the backward pass.
             - "kernel": by Triton on a GPU, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Direct, ...) without labels.

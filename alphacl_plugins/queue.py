@@ -23,7 +23,7 @@ class EmbeddingQueue(InGroup):
 
     One step of MoCo, with ``criterion = AlphaCLLoss("infonce", negatives="queue", symmetric=False)``::
 
-        loss = criterion(q, k, queue=queue.embeddings)  # queries, keys of the momentum encoder, keys of earlier batches
+        loss = criterion(q, k, queue=queue.embeddings)  # queries, keys, keys of earlier batches
         queue.enqueue(k)  # before or after loss.backward()
 
     The queue begins with random rows of length 1, the same on every rank, and leaves torch's global generator alone.

@@ -13,7 +13,7 @@ from alphacl_plugins.strategies import Strategy
 def entropy_of_rows(alpha: Tensor, count: Tensor | None = None) -> Tensor:
     """Return the entropy of each row's positive part, divided by its sum, ``[M, K] -> [M]``.
 
-    With ``count`` the weights are those of so many copies together: ``-Σ_j q_j log(q_j / count_j)``.
+    With ``count`` a weight is that of ``count_j`` copies together: ``-Σ_j q_j log(q_j / count_j)``.
     """
     weights = alpha.clamp_min(0.0)
     largest = weights.amax(dim=1, keepdim=True)

@@ -66,18 +66,18 @@ STEPS: dict[StepName, Step] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, for how long, and where the results go."""
+    """What to measure, for how long, and where the results go."""
 
     minutes: float = 10.0
-    """Time for all of it, from the start of this program."""
+    """Time for all steps together, from the start of this program."""
     data_root: Path = Path(".data")
     """Where CIFAR-10 is: torchvision's files or an image folder, as for the recipes."""
     output: Path = Path(".runs/gpu")
     """Folder of the results; those of an earlier run are replaced."""
     device: Literal["cuda", "cpu"] = "cuda"
-    """cpu: a try at tiny sizes."""
+    """cpu: a trial run at tiny sizes."""
     jobs: int | None = None
-    """Trainings at once. None: 8 on a GPU, 2 on a CPU."""
+    """Number of trainings at once. None: 8 on a GPU, 2 on a CPU."""
     steps: tuple[StepName, ...] = get_args(StepName)
     """Which steps, in their own order."""
 

@@ -33,16 +33,16 @@ from recipe.stopping import in_one_line
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Time and memory of losses, forward and backward."""
 
     sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
     """Samples N."""
     widths: tuple[int, ...] = (128, 512)
     """Columns D of an embedding."""
     losses: tuple[str, ...] = (*OURS, *PEERS)
-    """Which losses."""
+    """Names of the losses."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Of products of float32 on a GPU, as torch names it. inf-cl and memeff take TF32 whatever it says."""
+    """Precision of float32 products on a GPU, as torch names it. inf-cl and memeff always use TF32."""
     threads: int = 2
     """Threads of a CPU."""
     memory_limit: float = 8.0

@@ -53,7 +53,7 @@ def goals(results: list[Result], rate: float | None = None) -> str:
     """
     at = {(r["loss"], r["size"]): r for r in results if r["width"] == 128 and "failed" not in r}
     on_gpu = any(r["device"] == "cuda" for r in results)
-    lines = [f"| goal (D = 128, {'GPU' if on_gpu else 'CPU'}) | measured | |", "|---|---|---|"]
+    lines = [f"| goal (D = 128, {'GPU' if on_gpu else 'CPU'}) | measured | result |", "|---|---|---|"]
 
     def goal(text: str, measured: Callable[[], float | None], bound: float, *, at_least: bool) -> None:
         try:

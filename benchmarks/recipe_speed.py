@@ -35,7 +35,7 @@ ALONE = "network alone"
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Images per second of a recipe beside lightly, solo-learn and the network alone."""
 
     backbone: str = "resnet18"
     """Any timm model."""
@@ -46,23 +46,23 @@ class Settings:
     data_format: Literal["auto", "torchvision", "folder"] = "auto"
     """torchvision's own files, or an image folder."""
     limit: int | None = None
-    """Use at most so many images, for a try."""
+    """Use at most this many images, for a trial run."""
     batch_size: int = protocol.BATCH_SIZE
     """Images in a batch."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Of the network; auto: bf16 on a GPU, else 32."""
+    """Precision of the network; auto: bf16 on a GPU, else 32."""
     compile: bool = False
     """Compile the network with torch.compile."""
     workers: tuple[int, ...] = (4, 16)
-    """Processes of the hosts' loaders."""
+    """Worker processes of lightly's and solo-learn's loaders."""
     augment_ahead: tuple[int, ...] = (1, 8)
-    """The recipe augments so many batches in one go; the last is judged."""
+    """Numbers of batches that the recipe augments at once; the goals refer to the last one."""
     batches: int = 200
     """Batches to time, in each repetition."""
     warm_up: int = 50
-    """Batches before; at least twice the workers, which fetch so many ahead."""
+    """Batches before the timing; at least twice the workers, which fetch that many ahead."""
     repeats: int = 5
-    """How often."""
+    """Number of repetitions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one."""
     output: Path = Path(".runs/recipe_speed")

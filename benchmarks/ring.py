@@ -32,7 +32,7 @@ from recipe.stopping import in_one_line
 
 @dataclass(frozen=True)
 class Settings:
-    """The batch."""
+    """What the ring and gathering send and hold, for one batch."""
 
     rows: int = 1024
     """Samples per rank, each with two views."""

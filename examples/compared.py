@@ -29,7 +29,7 @@ class Settings:
     tau: float = 0.1
     """Temperature of the host's loss and of infonce, > 0."""
     strategy_tau: float = 0.5
-    """Temperature of the strategy, > 0. One τ means another sharpness to each strategy."""
+    """Temperature of the strategy, > 0. The same τ is not equally sharp for two strategies."""
     epochs: int = 10
     """Passes over the training data."""
     batch_size: int = 64

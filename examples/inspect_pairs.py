@@ -49,13 +49,13 @@ class Settings:
     pretrained: bool = False
     """Take timm's own weights of the backbone, which are downloaded."""
     image_size: int | None = None
-    """Side in pixels that images are brought to. Default: that of the checkpoint; 32 with --backbone."""
+    """Side in pixels to which images are resized. Default: that of the checkpoint; 32 with --backbone."""
     strategies: tuple[str, ...] = ("infonce", "direct", "square", "direct:normalize=False")
     """Names or import paths, with options as in infonce:tau=0.1."""
     pairs: int = 100
-    """How many pairs of each strategy."""
+    """Number of pairs to show for each strategy."""
     limit: int | None = None
-    """At most this many images, evenly taken."""
+    """Use at most this many images, taken evenly."""
     seed: int = 0
     """Seed of the second view of each image, which is its positive."""
     device: str = "cpu"

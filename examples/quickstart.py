@@ -5,7 +5,8 @@
 
 Both losses start from the same weights and see the same batches and augmentations; an untrained network is the floor.
 The features are judged by a linear probe (all labels, and 10 per class) and by nearest neighbours, on held-out images.
-A table goes to the terminal, the picture quickstart.png and every number, quickstart.json, to the output folder.
+A table goes to the terminal. The output folder gets every number (quickstart.json), their curves (quickstart.png) and
+the held-out features in two dimensions (embeddings.png).
 
 The parts, each a file beside this one: quickstart_data (images), quickstart_training (views, network, Lightning loop),
 quickstart_evaluation (probes), quickstart_report (table, JSON, with paired/interval.py) and quickstart_picture.
@@ -30,7 +31,7 @@ from launched import ONE_PROCESS, check_launched
 from provenance import check_writable
 from quickstart_data import Images, load_digits, load_folder
 from quickstart_evaluation import evaluate
-from quickstart_picture import draw_picture
+from quickstart_picture import draw_embeddings, draw_picture
 from quickstart_report import UNTRAINED, Run, print_table, save_json
 from quickstart_training import Network, Training, augmentation, fingerprint, fit
 from recipe.stopping import held
@@ -44,9 +45,9 @@ class Settings:
     """Image folder: DIR/train/<class>/* and DIR/test/<class>/*, or DIR/<class>/*, of which a fifth is held out.
     Without it: the handwritten digits of scikit-learn."""
     limit: int | None = None
-    """At most so many training images, and as many test images, with every class in its proportion."""
+    """Use at most this many training images, and as many test images; classes keep their proportions."""
     image_size: int | None = None
-    """Side in pixels that images are brought to. Default: 8 for the digits, 32 for a folder."""
+    """Side in pixels to which images are resized. Default: 8 for the digits, 32 for a folder."""
     backbone: str = "test_resnet"
     """Any timm model: test_resnet (tiny), resnet18, resnet50d, ..."""
     strategy: str = "direct"
@@ -56,20 +57,19 @@ class Settings:
     epochs: int = 25
     """Passes over the training images."""
     batch_size: int = 256
-    """Images in a batch, each with two views; at most: fewer images make a smaller batch."""
+    """Images in a batch, each with two views. With fewer images the batch is smaller."""
     learning_rate: float = 0.01
     """Largest learning rate (AdamW, warm-up and cosine)."""
     seeds: int = 3
-    """How many repetitions; the table shows their mean ± standard error."""
+    """Number of repetitions; the table shows their mean ± standard error."""
     first_seed: int = 0
     """Seeds are first_seed, first_seed + 1, ..."""
     accelerator: str = "cpu"
     """What Lightning trains on: cpu (the same numbers each time, for one number of threads), gpu, mps or auto."""
     threads: int | None = None
-    """CPU threads. Default: 1 for the digits, where more gain little and are slow beside other work; for a folder, as
-    many as the libraries take by themselves."""
+    """CPU threads. Default: 1 for the digits, where more gain little; for a folder, what the libraries choose."""
     output: Path = Path(".runs/quickstart")
-    """Folder for quickstart.png and quickstart.json; those of an earlier run are replaced."""
+    """Folder for quickstart.png, embeddings.png and quickstart.json, which replace those of an earlier run."""
 
 
 def main(settings: Settings) -> list[Run]:
@@ -136,8 +136,11 @@ def run(settings: Settings, images: Images) -> list[Run]:
             data=images.description,
             seconds=time.perf_counter() - started,
         )
-        draw_picture(settings.output / "quickstart.png", runs, images)
-    console.print(f"Picture and numbers: {settings.output}/quickstart.png, quickstart.json", highlight=False)
+        draw_picture(settings.output / "quickstart.png", runs, settings.batch_size)
+        draw_embeddings(settings.output / "embeddings.png", runs, images)
+    console.print(
+        f"Pictures and numbers: {settings.output}/quickstart.png, embeddings.png, quickstart.json", highlight=False
+    )
     return runs
 
 

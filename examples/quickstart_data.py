@@ -49,7 +49,7 @@ def load_digits(image_size: int = 8, limit: int | None = None) -> Images:
 
     Args:
         image_size: side in pixels; other than 8, the digits are interpolated.
-        limit: at most so many training and so many held-out images; None for all.
+        limit: at most this many training and this many held-out images; None for all.
 
     Raises: ValueError if ``limit`` is less than the number of classes.
     """
@@ -74,7 +74,7 @@ def load_folder(root: Path, image_size: int = 32, limit: int | None = None) -> I
     Args:
         root: holds ``train/<class>/*`` and ``test/<class>/*``, or ``<class>/*``, of which a fifth is then held out.
         image_size: side in pixels.
-        limit: at most so many training and so many held-out images, every class in its proportion; None for all.
+        limit: at most this many training and this many held-out images; classes keep their proportions. None for all.
 
     Raises: FileNotFoundError if a folder or its images are missing; ValueError for fewer than two classes, a class
         unknown to ``train``, a file that is no image, or a ``limit`` less than the number of classes.

@@ -19,10 +19,10 @@ from quickstart_training import Network
 FEW = 10
 """Labels for each class in the small probe."""
 DRAWS = 5
-"""The small probe is the mean over so many draws of its labels, the same draws for every network."""
+"""Number of draws of the labels over which the small probe is averaged, the same draws for every network."""
 NEIGHBOURS = 5
 GEOMETRY_IMAGES = 1000
-"""Alignment, uniformity and effective rank are of at most so many held-out images."""
+"""Largest number of held-out images for alignment, uniformity and effective rank."""
 EVALUATION_BATCH = 512
 
 Features = npt.NDArray[np.float32]

@@ -41,60 +41,60 @@ class Reproduction:
     """Which cells to run, and how."""
 
     table: Literal[1, 2] = 1
-    """Of the paper."""
+    """Table of the paper."""
     dataset: Literal["cifar10", "cifar100", "stl10"] | None = None
-    """This one alone. None: all that the table has."""
+    """Only this data set. None: all data sets of the table."""
     backbone: str | None = None
-    """resnet18 or resnet50: this one alone. Any other timm model: in its place, for a try."""
+    """Only resnet18, or only resnet50. Any other timm model replaces it, for a trial run."""
     row: tuple[Literal["quadratic", "infonce", "backprop", "entropy", "inverse", "square", "direct"], ...] = ()
-    """These rows alone. None given: all that the table has."""
+    """Only these rows. None given: all rows of the table."""
     seeds: int = 5
     """Repetitions: seeds first_seed, first_seed + 1, ..."""
     first_seed: int = 0
-    """The first of them."""
+    """First seed."""
     host: Host = "lightly"
     """The library whose training is used."""
     dry_run: bool = False
-    """List the cells, and how long they may take; run nothing."""
+    """Only list the cells, and how long they may take."""
     report: bool = False
-    """Write the report and its pictures from the results that there are; run nothing."""
+    """Only write the report and its pictures from the present results."""
     jobs: int = 1
-    """Runs at once on one GPU, which a single ResNet-18 does not fill."""
+    """Number of runs at once on one GPU; a single ResNet-18 does not fill it."""
     minutes: float | None = None
-    """Stop after so many minutes; the same command goes on. A cell that cannot end in time, by the speed of earlier
-    runs on this hardware, is not begun, and named. None: run all."""
+    """Stop after this many minutes; the same command continues later. A cell that cannot end in time, by the speed of
+    earlier runs on this hardware, is not started but listed. None: run all."""
     results: Path = Path("results")
-    """Folder of what is kept."""
+    """Folder of the results."""
     runs: Path = Path(".runs/reproduce")
     """Folder in which the recipes work, with their checkpoints and logs."""
 
     epochs: int = 100
     """Passes over the training images. This and the rest: options of the recipes."""
     eval_epochs: tuple[int, ...] = protocol.EPOCHS
-    """Evaluate after so many epochs, as far as a run goes, and after the last."""
+    """Epochs after which to evaluate, besides the last one."""
     batch_size: int = protocol.BATCH_SIZE
-    """Images in a batch; another number than the paper's is for a try."""
+    """Images in a batch. With another number than the paper's the run is no cell of the table."""
     data_root: Path = Path(".data")
     """Where the data sets are, torchvision's files or image folders."""
     data_format: Literal["auto", "torchvision", "folder"] = "auto"
     """torchvision's own files, or image folders. auto: a folder if there is a train/ in it."""
     download: bool = False
-    """Let torchvision download what is missing."""
+    """Let torchvision download missing data."""
     classes: int | None = None
-    """Classes of data of your own, for a try."""
+    """Number of classes of your own data."""
     limit: int | None = None
-    """Use at most so many images of each part, for a try."""
+    """Use at most this many images of each part, for a trial run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train. auto: a GPU if there is one."""
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    """Of the network in training. auto: bf16 on a GPU, else 32."""
+    """Precision of the network in training. auto: bf16 on a GPU, else 32."""
     compile: bool = False
-    """Compile the network; lightly alone."""
+    """Compile the network; only with lightly."""
     knn_every: int = 10
-    """kNN accuracy every so many epochs; lightly alone."""
+    """Number of epochs between two kNN evaluations; only with lightly."""
     linear_epochs: int = protocol.PROBE.epochs
-    """solo-learn: epochs of its own linear evaluation, beside the recipe's; 0: none. Images from a folder it takes at
-    224 px, normalised as ImageNet: slow, and another evaluation."""
+    """solo-learn: epochs of its own linear evaluation, besides the recipe's; 0: none. It resizes images from a folder
+    to 224 px and normalises them as ImageNet, which is slow and a different evaluation."""
     workers: int = 4
     """solo-learn: processes that load images."""
 

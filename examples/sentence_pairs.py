@@ -51,7 +51,7 @@ class Settings(compared.Settings):
     batch_size: int = 32
     learning_rate: float = 2e-3
     pairs: int | None = None
-    """At most so many training pairs. None: all there are."""
+    """Use at most this many training pairs. None: all."""
 
 
 def load_pairs() -> tuple[Pairs, Pairs]:

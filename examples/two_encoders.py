@@ -56,17 +56,17 @@ class Settings:
     strategy: tuple[str, ...] = ("infonce", "direct", "entropy")
     """Pair weights to compare, each a registered name; infonce is CLIP's loss."""
     tau: float | None = 0.1
-    """Temperature τ of all of them, > 0. None: each strategy's own, also for those that have no temperature."""
+    """Temperature τ of all strategies, > 0. None: each strategy's own; use it for strategies without a temperature."""
     learnable_tau: bool = False
     """Let τ learn, as CLIP does; for strategies with a loss of their own, such as infonce and entropy."""
     epochs: int = 40
     """Passes over the training pairs."""
     batch_size: int = 128
-    """Pairs in a batch; at most: all there are."""
+    """Pairs in a batch. With fewer pairs the batch is smaller."""
     learning_rate: float = 1e-3
     """Learning rate of Adam."""
     seeds: int = 3
-    """How many repetitions; the table shows their mean ± standard error."""
+    """Number of repetitions; the table shows their mean ± standard error."""
     first_seed: int = 0
     """Seeds are first_seed, first_seed + 1, ..."""
     output: Path = Path(".runs/two_encoders")

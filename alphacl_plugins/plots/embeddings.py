@@ -56,7 +56,7 @@ def similarities(embeddings: Tensor | Mapping[str, Tensor], *, axes: Axes | None
     axis ends at three times the law's peak). The number after a name is the distance W1 to the uniform law.
 
     Args:
-        embeddings: ``[N, D]``, of one width; or several by name. Beyond 2,048 rows so many, evenly taken, are drawn.
+        embeddings: ``[N, D]``, of one width; or several by name. At most 2,048 rows are drawn, evenly taken.
         axes: matplotlib's, to draw into; None: a new figure.
 
     Raises:

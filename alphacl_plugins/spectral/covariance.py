@@ -41,7 +41,7 @@ class ContrastiveCovariance:
 
     Examples:
         >>> x = torch.tensor([[0.0], [2.0]])
-        >>> ContrastiveCovariance(x, x + 1, torch.ones(2, 2)).dense()  # two ordered pairs, 4 each; two views, 1 each
+        >>> ContrastiveCovariance(x, x + 1, torch.ones(2, 2)).dense()  # two pairs of 4, two views of 1
         tensor([[6.]])
         >>> ContrastiveCovariance(x, x + 1, torch.ones(2, 2)) @ torch.tensor([2.0])
         tensor([12.])

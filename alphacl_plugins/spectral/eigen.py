@@ -14,10 +14,15 @@ from alphacl_plugins.spectral.covariance import ContrastiveCovariance
 
 
 class Eigenstructure(NamedTuple):
-    """Unit eigenvectors, one a row, and their eigenvalues, largest first."""
+    """Unit eigenvectors and their eigenvalues, largest first.
 
-    components: Tensor  # [n, D]
-    eigenvalues: Tensor  # [n]
+    Attributes:
+        components: the eigenvectors, one a row, ``[n, D]``.
+        eigenvalues: ``[n]``.
+    """
+
+    components: Tensor
+    eigenvalues: Tensor
 
 
 @torch.no_grad()

@@ -25,10 +25,23 @@ FIRST, GROW, SHRINK = 0.3, 2.0, 0.7
 
 
 class Turns(NamedTuple):
-    """Where the turns ended; see `take_turns`."""
+    """Where the turns ended.
 
-    components: Tensor  # [n, D], orthonormal rows
-    eigenvalues: Tensor  # [n], of the last X_α, largest first
+    If W has not stopped, all of these are of the W that was kept last; for a min player such as InfoNCE, more turns
+    never make it worse. With ``max_iter`` = 1, residual and gap are those of PCA, and the components answer its α.
+
+    Attributes:
+        components: W, ``[n, D]``, orthonormal rows.
+        eigenvalues: of the components under the last X_α, ``[n]``, largest first.
+        n_iter: how many α were formed.
+        residual: the part of ``X Wᵀ`` that lies outside W, which ``tol`` bounds.
+        gap: by how much the n leading eigenvectors of the last X would have more energy than W, relative to their own.
+            0: W is the best answer to its own α, which for a min player makes it the best embedding of all.
+        converged: whether W has stopped.
+    """
+
+    components: Tensor
+    eigenvalues: Tensor
     n_iter: int
     residual: float
     gap: float
@@ -71,16 +84,7 @@ def take_turns(
         block_size: anchors that are compared with all samples at once.
 
     Returns:
-        `Turns`:
-
-        - the components, ``[n, D]``, and their eigenvalues under the last α, ``[n]``;
-        - how many α were formed;
-        - the residual that ``tol`` bounds;
-        - the gap: by how much the n leading eigenvectors of the last X would have more energy than W, relative to
-          their own. 0: W is the best answer to its own α, which for a min player makes it the best embedding of all;
-        - whether W has stopped. If not, all of these are of the W that was kept last; for a min player such as
-          InfoNCE, more turns never make it worse. With ``max_iter`` = 1, residual and gap are those of PCA, and the
-          components answer its α.
+        The embedding, and how the turns ended.
 
     Raises:
         TypeError: an argument is of another kind.

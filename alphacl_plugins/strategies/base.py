@@ -14,12 +14,12 @@ from torch import Tensor, nn
 class PairWeights(NamedTuple):
     """The pairwise importance α of M anchors with K negatives each, and each anchor's own loss if there is one.
 
-    Args:
+    Attributes:
         neg: weight of each negative, ``[M, K]``; the loss ignores weights of excluded columns. Usually >= 0. A signed α
             is legitimate as well; the entropy in the loss's statistics is then that of its positive part.
-        pos: weight of the positive, ``[M]``; None stands for the row sum of ``neg``, the paper's choice (Eq. 5).
-        value: loss of each anchor, ``[M]``, whose gradient is that of ``-E`` at these weights; None stands for ``-E``
-            itself, ``pos * D_+ - Σ_j α_j D_j``.
+        pos: weight of the positive, ``[M]``. None, the default: the row sum of ``neg``, the paper's choice (Eq. 5).
+        value: loss of each anchor, ``[M]``, whose gradient is that of ``-E`` at these weights. None, the default:
+            ``-E`` itself, ``pos * D_+ - Σ_j α_j D_j``.
     """
 
     neg: Tensor

@@ -24,9 +24,9 @@ class Masked(Around):
 
     Args:
         strategy: any strategy: ours, a function, a `LearnableTemperature`.
-        margin: in the unit of D; 0: every negative nearer than the positive is masked; below 0: those not further by so
-            much, too. None: no such mask.
-        lowest: quantile of the row's distances, in [0, 1): the closest so many negatives are masked.
+        margin: in the unit of D; 0: every negative nearer than the positive is masked; below 0: also
+            negatives that are further by less than ``-margin``. None: no such mask.
+        lowest: quantile of the row's distances, in [0, 1): the negatives below it, the closest ones, are masked.
         highest: quantile in (lowest, 1]: the negatives beyond are masked. Ties stay together.
 
     Raises:

@@ -38,7 +38,7 @@ class Costs(NamedTuple):
     evaluation: float
 
     def run(self, steps: int, epochs: int) -> float:
-        """Return the time of one run of so many steps in an epoch."""
+        """Return the time of one run with this many steps in an epoch."""
         return self.step * steps * epochs + self.evaluation
 
 

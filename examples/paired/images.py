@@ -42,7 +42,7 @@ def load(dataset: str | None, root: Path, image_size: int | None, limit: int | N
         dataset: one of torchvision's data sets, or None for an image folder.
         root: where it is.
         image_size: side that the images of a folder are brought to; None: 32, or that of the data set.
-        limit: at most so many training and so many test images.
+        limit: at most this many training and this many test images.
 
     Raises: FileNotFoundError if images are missing; ValueError for broken images, images without labels, or a limit
         below the number of classes.
@@ -63,7 +63,7 @@ def split(data: Data, limit: int | None, augmentation: protocol.Augmentation) ->
 
     Args:
         data: all images.
-        limit: at most so many training and so many test images; None for all.
+        limit: at most this many training and this many test images; None for all.
         augmentation: is passed on.
 
     Raises: ValueError if the limit is below the number of classes.

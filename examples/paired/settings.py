@@ -21,27 +21,27 @@ class Settings:
     strategies: tuple[str, ...] = ("infonce", "entropy", "direct", "square")
     """Rows to tune: registered strategies or import paths, my_module.MyAlpha (one in the current folder: with
     PYTHONPATH=.). direct:p=6 fixes an option, "direct:tau=0.5/0.2/0.1" says which values to try; values of a second
-    option are combined with these. InfoNCE, which the others are compared with, is always among the rows."""
+    option are combined with these. InfoNCE is always among the rows; the others are compared with it."""
     steps: tuple[Step, ...] = ("tuning", "tuned")
     """tuning: try values of each row on held-out training images. tuned: judge each row at its best value (which
     includes the tuning). paper: judge the seven rows of the paper's Table 1 with the paper's own options."""
     seeds: int = 5
     """Seeds on which a row is judged: within one, every row has the same first weights, batches and views."""
     first_seed: int = 1
-    """The first of them; seeds below --tuning-seeds belong to the tuning."""
+    """First seed; seeds below --tuning-seeds belong to the tuning."""
     trials: int = 5
-    """Values to try of each row that is tuned; if the best is the first or last, one more beyond it."""
+    """Number of values to try for each row that is tuned; if the best is the first or last, one more beyond it."""
     tuning_seeds: int = 1
     """Runs for each value, with seeds 0, 1, ..."""
     minutes: float = 60.0
-    """Time for all of this: fewer epochs if they do not fit, then fewer seeds."""
+    """Time for the whole study. If it does not fit, there are fewer epochs, then fewer seeds."""
 
     dataset: Literal["cifar10", "cifar100", "stl10"] | None = None
     """One of torchvision's data sets in the data root. None: an image folder."""
     image_size: int | None = None
-    """Side in pixels that the images of a folder are brought to. None: 32, or that of the data set."""
+    """Side in pixels to which the images of a folder are resized. None: 32, or that of the data set."""
     limit: int | None = 10_000
-    """Use at most so many training and so many test images, every class in its proportion."""
+    """Use at most this many training and this many test images; classes keep their proportions."""
     backbone: str = "small"
     """small: a CNN of six layers and 0.4 M parameters; or any timm model."""
     epochs: int = 10
@@ -49,20 +49,20 @@ class Settings:
     batch_size: int = protocol.BATCH_SIZE
     """Images in a batch, each with two views."""
     learning_rate: float = 3e-3
-    """Adam's largest: it rises for a tenth of the steps, then falls along a cosine to 0."""
+    """Largest learning rate of Adam: it rises for a tenth of the steps, then falls along a cosine to 0."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train. auto: a GPU if there is one."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Of the network in training: float32, or bfloat16 autocast. auto: what is faster here, measured at the start."""
+    """Precision of the network in training: float32, or bfloat16 autocast. auto: the faster one here."""
     jobs: int | None = None
-    """Runs at once. None: one for each CPU core, with one thread each; on a GPU, 3."""
+    """Number of runs at once. None: one for each CPU core, with one thread each; on a GPU, 3."""
     output: Path = Path(".runs/study")
-    """Folder of the study: runs/*/*.json, and the two pictures. The same command goes on with what is there."""
+    """Folder of the study: runs/*/*.json, and the two pictures. The same command continues a study."""
     report: bool = False
-    """Train nothing: print the table and draw the pictures of the runs that are in the folder."""
+    """Only print the table and draw the pictures of the runs in the folder."""
     run: Path | None = None
-    """Train nothing but the run of this JSON, once more, on the images in --data-root, and compare its numbers."""
+    """Only train the run of this JSON once more, on the images in --data-root, and compare its numbers."""
 
     def __post_init__(self) -> None:
         least = {"seeds": 1, "trials": 2, "tuning_seeds": 1, "epochs": 1, "batch_size": 2}

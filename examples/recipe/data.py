@@ -103,7 +103,7 @@ def load(
         data_format: "torchvision", "folder", or "auto": a folder if there is one.
         download: let torchvision download what is missing.
         classes: expected number of classes; None: that of the data set.
-        limit: at most so many images of each part, every class in its proportion; None for all.
+        limit: at most this many images of each part; classes keep their proportions. None for all.
 
     Raises: FileNotFoundError if files or folders are missing; ValueError for broken files or the wrong classes.
     """

@@ -6,7 +6,7 @@ Source: Tian (2022), arXiv:2201.12680, Section 6, and its published code where t
 from dataclasses import dataclass
 
 EPOCHS = (100, 300, 500)
-"""The paper evaluates after so many epochs of one training."""
+"""Epochs of one training after which the paper evaluates."""
 BATCH_SIZE = 128
 HIDDEN_WIDTH, EMBEDDING_WIDTH = 512, 128
 """The head: Linear(512), BatchNorm without affine, ReLU, Linear(128)."""

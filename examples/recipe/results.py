@@ -75,11 +75,11 @@ class Result:
         self.content = content
 
     def has(self, epochs: int) -> bool:
-        """Whether the network was judged after so many epochs."""
+        """Whether the network was evaluated after this many epochs."""
         return str(epochs) in self.content["evaluations"]
 
     def add_evaluation(self, epochs: int, probe: ProbeAccuracy, knn: float, seconds: float) -> None:
-        """Add the accuracies after so many epochs, in %."""
+        """Add the accuracies after this many epochs, in %."""
         self.content["evaluations"][str(epochs)] = {
             "probe_best": probe.best,
             "probe_last": probe.last,
@@ -89,7 +89,7 @@ class Result:
         }
 
     def add_host_linear(self, epochs: int, evaluation: dict[str, Any]) -> None:
-        """Add what the host's own linear evaluation, if it has one, says after so many epochs."""
+        """Add what the host's own linear evaluation, if it has one, says after this many epochs."""
         self.content["host_linear"][str(epochs)] = evaluation
 
     def set_curve(self, curve: list[dict[str, Any]], images_per_epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""The options of a recipe, as the command line shows them. Whatever is left out is the paper's."""
+"""The options of a recipe, as the command line shows them. The defaults are the paper's."""
 
 import math
 from dataclasses import dataclass, fields
@@ -16,7 +16,7 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "quadratic": ("uniform", {}),
     "backprop": ("infonce", {"detach_alpha": False}),
 }
-"""Rows of the paper's Table 1 that are no α-CL: the strategy and the options of the loss that they mean."""
+"""Rows of the paper's Table 1 that are not α-CL: the strategy and the options of the loss that they mean."""
 STRATEGY_OPTIONS = (
     *("tau", "p", "gamma", "normalize", "eps", "c", "include_augs", "kernel", "t", "a", "tau_alpha", "tau_beta", "mu"),
     *("sigma", "tau_plus", "beta", "detach", "b", "nu", "q", "lam", "alpha", "a_0", "base", "m"),
@@ -36,7 +36,7 @@ class Settings:
     """In place of --strategy, another row of the paper's Table 1: the InfoNCE loss; the quadratic loss (α = 1/K); or
     InfoNCE's α with the gradient passing through it. (The value that backprop reports is the energy's.)"""
     tau: float | None = None
-    """Temperature τ, > 0. This and those up to masked: options of the strategy; None is its own default."""
+    """Temperature τ, > 0. This and the options up to masked belong to the strategy; None is its own default."""
     p: float | None = None
     """Exponent of the distance in direct, > 0."""
     gamma: float | None = None
@@ -60,7 +60,7 @@ class Settings:
     tau_beta: float | None = None
     """dual_temperature: temperature of the mass."""
     mu: float | None = None
-    """adnce: cosine of the negatives that count most."""
+    """adnce: cosine of the negatives with the largest weight."""
     sigma: float | None = None
     """adnce: width around it; dcl_weighted: width of the weight of a positive."""
     tau_plus: float | None = None
@@ -90,16 +90,16 @@ class Settings:
     rho: float | None = None
     """kl_ball: how far α is from uniform in every row, in nats, > 0."""
     bounds: tuple[float, float] | None = None
-    """kl_ball: least and largest τ."""
+    """kl_ball: smallest and largest τ."""
     learn: bool | None = None
     """sigmoid: whether t and b learn."""
     effective_share: float | None = None
-    """In place of --tau: effective negatives over negatives, in (0, 1); the first batch decides τ."""
+    """In place of --tau: effective negatives divided by negatives, in (0, 1); τ is found on the first batch."""
     masked: float | None = None
-    """Any strategy: negatives nearer than the positive by more than this are taken as false, and get no weight."""
+    """Any strategy: negatives nearer than the positive by more than this are considered false, and get no weight."""
     negatives: Literal["both", "same", "cross", "queue"] | None = None
-    """Who is compared: all other samples in both views, in the anchor's own, in the other, or the memory bank alone.
-    None: what the strategy declares, else both; with a memory bank, the bank alone."""
+    """Negatives: all other samples in both views, in the anchor's own view, in the other view, or only the memory bank.
+    None: what the strategy declares, else both; with a memory bank, only the bank."""
     symmetric: bool | None = None
     """Whether both views give anchors. None: what the strategy declares, else yes; with a memory bank, no."""
     memory_bank_size: int = 0
@@ -110,16 +110,16 @@ class Settings:
     epochs: int = 500
     """Passes over the training images. The paper's learning rate of an epoch does not depend on it."""
     eval_epochs: tuple[int, ...] = protocol.EPOCHS
-    """Evaluate after so many epochs, as far as the run goes, and after the last."""
+    """Epochs after which to evaluate, besides the last one."""
     batch_size: int = protocol.BATCH_SIZE
     """Images in a batch, over all devices."""
     learning_rate: float | None = None
-    """Of Adam, in the first epochs. None: 0.001 for a ResNet-50, else 0.01."""
+    """Learning rate of Adam in the first epochs. None: 0.001 for a ResNet-50, else 0.01."""
     schedule: Schedule | None = None
     """How the learning rate falls: paper, by the published code's formula, which needs an epoch of many batches; or
     cosine, to 0 at the end of the last epoch. None: cosine for an image folder of your own, else paper."""
     seed: int = 0
-    """Of the first weights, the order of the images, their augmentation, and the probe."""
+    """Random seed of the first weights, the order of the images, their augmentation, and the probe."""
 
     data_root: Path = Path(".data")
     """Where the data set is, or a folder that holds it."""
@@ -129,29 +129,29 @@ class Settings:
     download: bool = False
     """Let torchvision download the data set into the data root."""
     classes: int | None = None
-    """Classes that the data must have. None: as many as the data set of this recipe."""
+    """Number of classes of the data. None: that of this recipe's data set."""
     limit: int | None = None
-    """Use at most so many training, test and unlabeled images each, for a try."""
+    """Use at most this many training, test and unlabeled images each, for a trial run."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train. auto: a GPU if there is one."""
     devices: int = 1
     """Processes on this machine, one for each device; the loss compares across all of them."""
     num_nodes: int = 1
-    """Machines, each with so many devices; start the same command on all, as for any Lightning script."""
+    """Number of machines, each with --devices devices; start the same command on all, as for any Lightning script."""
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    """Of the network in training: bfloat16 or float16 autocast, or float32. auto: bf16 on a GPU, else 32."""
+    """Precision of the network in training: bfloat16 or float16 autocast, or float32. auto: bf16 on a GPU, else 32."""
     compile: bool = False
     """Compile the network with torch.compile: slow to start, faster afterwards."""
     augment_ahead: int = 8
-    """Augment so many batches in one go: a GPU is as quick with eight as with one."""
+    """Number of batches augmented at once: a GPU needs as long for one as for eight."""
 
     knn_every: int = 10
-    """kNN accuracy every so many epochs; 0: only in the evaluations."""
+    """Number of epochs between two kNN evaluations; 0: only in the evaluations."""
     output: Path | None = None
     """Folder of the runs, <data set>_<backbone>/<run>/ in it. None: .runs."""
     resume: bool = False
-    """Go on where the run stopped, or begin if it has not begun."""
+    """Continue where the run stopped, or start it if there is no checkpoint yet."""
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 2, "seed": 0, "devices": 1, "num_nodes": 1, "augment_ahead": 1}

@@ -37,7 +37,7 @@ class Repetitions:
     runs: tuple[Run, ...]
 
     def after(self, epochs: int) -> list[Run]:
-        """Return the runs that were judged after so many epochs, by seed."""
+        """Return the runs that were evaluated after this many epochs, by seed."""
         return [run for run in self.runs if str(epochs) in run.content["evaluations"]]
 
     def accuracy(self, epochs: int, measure: Measure = "probe_best") -> Accuracy | None:

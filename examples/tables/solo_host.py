@@ -168,7 +168,7 @@ class _Cell:
         return f"alphacl_{self.dataset.name}_{width}"
 
     def pretrained(self, epochs: int) -> Path:
-        """Return the checkpoint after so many epochs; train up to there first if need be."""
+        """Return the checkpoint after this many epochs; train up to there first if need be."""
         checkpoint = self.folder / f"epoch-{epochs}.ckpt"
         if checkpoint.exists():
             return checkpoint

@@ -66,9 +66,9 @@ class Settings:
     digits: bool = True
     """Whether to use the digits."""
     pixels: int = 50_000
-    """Training images of CIFAR-10 whose pixels are used; at most so many, every class in its proportion. 0: none."""
+    """Largest number of training images of CIFAR-10 whose pixels are used; classes keep their proportions. 0: none."""
     features: int = 10_000
-    """Training images whose features the network gives; likewise."""
+    """Largest number of training images whose features are used; likewise."""
     strategy: str = "infonce"
     """α of ContrastivePCA."""
     tau: float | None = None
@@ -76,9 +76,9 @@ class Settings:
     components: tuple[int, ...] = (2, 9, 36)
     """Widths of the embeddings."""
     turns: tuple[int, ...] = (1, 100)
-    """At most so many turns of ContrastivePCA between α and the components; a row for each."""
+    """Largest numbers of turns of ContrastivePCA between α and the components; a row for each."""
     seed: int = 0
-    """Of the second views."""
+    """Random seed of the second views."""
     output: Path = Path(".runs/theory")
     """Folder of the results; those of an earlier run are replaced."""
 

@@ -44,12 +44,12 @@ OBJECTIVE, RANK_ONE, STANDSTILL = 1e-6, 1e-4, 1e-9
 
 @dataclass(frozen=True)
 class Settings(experiment.Settings):
-    """How many problems, and where to."""
+    """How many problems, and where the files go."""
 
     problems: int = 300
-    """Random problems of Theorem 3 and of Corollary 3, at least so many; a third as many at depth 1."""
+    """Least number of random problems of Theorem 3 and of Corollary 3; a third as many at depth 1."""
     hard: int = 100
-    """Random problems with a small λ_max, at least so many."""
+    """Least number of random problems with a small λ_max."""
 
 
 def relative_gap(covariance: Tensor, energy: float) -> float:

@@ -30,7 +30,7 @@ class Settings:
     """Options of every experiment; each adds its sizes, which are ints >= 1."""
 
     seed: int = 0
-    """Of problems and starts."""
+    """Random seed of problems and starts."""
     output: Path = Path(".runs/theory")
     """Folder of the JSON file and the picture; those of an earlier run are replaced."""
 

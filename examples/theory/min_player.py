@@ -183,7 +183,7 @@ def figure(losses: dict[str, list[float]], differences: dict[str, list[float]]) 
         seen = [value if value > 0 else float("nan") for value in values]
         right.semilogy(seen, label=label, color=colour, linestyle=line, linewidth=width)
     right.legend(fontsize=8, frameon=False)
-    tidy(right, "Weights: distance to the gradient descent", "step", "largest difference")
+    tidy(right, "Weights: distance to the gradient descent", "step", "largest difference of any weight")
     return result
 
 
@@ -200,7 +200,8 @@ def main(settings: Settings) -> dict[str, Any]:
     found = theorem_2(embed(start, x), embed(start, x_aug), generator, settings.rivals)
     print(
         f"Theorem 2: the closed α is within {found['largest_difference_to_the_numerical_minimiser']:.1e} of the "
-        f"numerical minimiser; the best of {found['rivals']} rivals is worse by {found['least_excess_of_a_rival']:.1e}."
+        f"numerical minimiser; the best of {found['rivals']} other α is worse by "
+        f"{found['least_excess_of_a_rival']:.1e}."
     )
     trainings = {player: train(player, start, x, x_aug, settings.steps) for player in PLAYERS}
     losses = {player: values for player, (_, values) in trainings.items()}

@@ -51,7 +51,8 @@ def follow(
 ) -> Ended:
     """Euler steps on the sphere ``||W_l||_F = 1``; a component of W_1 below 0 becomes 0, as Lemma 3 allows.
 
-    A step has length ``arc``, or time ``step / ||X_α||`` where that is shorter; ``keep``: return every so many steps.
+    A step has length ``arc``, or time ``step / ||X_α||`` where that is shorter. ``keep``: steps between two that are
+    returned.
     """
     path = []
     unit = torch.linalg.eigvalsh(mixtures.covariance).abs().amax(dim=1)

@@ -29,7 +29,7 @@ ZERO = 1e-6
 
 @dataclass(frozen=True)
 class Settings(experiment.Settings):
-    """How many problems, and where to."""
+    """How many problems, and where the files go."""
 
     problems: int = 300
     """Random problems of Theorem 5 and of Theorem 6."""
@@ -90,8 +90,8 @@ def theorem_5(problems: int, generator: torch.Generator) -> dict[str, Any]:
     }
 
 
-def theorem_6(problems: int, generator: torch.Generator) -> tuple[dict[str, Any], Figure]:
-    """Many hidden nodes: count the two branches, beside the linear network on the same data; and draw Figure 3."""
+def theorem_6(problems: int, generator: torch.Generator) -> dict[str, Any]:
+    """Many hidden nodes: count the two branches, beside the linear network on the same data; weights for Figure 3."""
     mixtures = random_mixtures(problems, MODES, SAMPLES, generator)
     start = start_for(mixtures, HIDDEN, generator)
     ended = arrive(start, mixtures)
@@ -106,7 +106,8 @@ def theorem_6(problems: int, generator: torch.Generator) -> tuple[dict[str, Any]
     counted = settled & (ended.energy > 0)
     many = counted & (ranks > 1)
     ratios = [float(e / (run.energy * u)) for e, run, u in zip(ended.energy, linear, unit, strict=True)]
-    report = {
+    chosen = int((ranks * counted).argmax())
+    return {
         "runs": problems,
         "energy_positive": int((ended.energy > 0).sum()),
         "stands_still": int(settled.sum()),
@@ -126,9 +127,11 @@ def theorem_6(problems: int, generator: torch.Generator) -> tuple[dict[str, Any]
             "one_mode": int((modes_in_use(linear_weights) == 1).sum()),
             "largest_gradient_norm": max(run.gradient_norm for run in linear),
         },
+        "figure_3": {
+            network: [w[chosen].tolist() for w in weights]
+            for network, weights in (("relu", ended.weights), ("linear", linear_weights))
+        },
     }
-    chosen = int((ranks * counted).argmax())
-    return report, figure_3([w[chosen] for w in ended.weights], [w[chosen] for w in linear_weights], report)
 
 
 def after_perturbation(ended: Ended, mixtures: Mixtures, which: Tensor, generator: torch.Generator) -> dict[str, int]:
@@ -160,22 +163,32 @@ def modes_in_use(weights: Weights) -> Tensor:
     return count
 
 
-def figure_3(relu: Weights, linear: Weights, report: dict[str, Any]) -> Figure:
+def figure_3(report: dict[str, Any]) -> Figure:
     """Figure 3: W_1 and W_2ᵀ W_2 of one run, ReLU and linear, each pair in one scale; and the ranks of all runs."""
-    figure = Figure(figsize=(12.5, 3.4), layout="constrained")
-    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.1])
-    grams = [w2.T @ w2 for _, w2 in (relu, linear)]
-    pairs = (("$W_1$", "mode m", [relu[0], linear[0]]), ("$W_2^T W_2$", "hidden node", grams))
-    for which, (name, columns, matrices) in enumerate(pairs):
-        limit = max(float(matrix.abs().max()) for matrix in matrices)
-        pair = list(axes[2 * which : 2 * which + 2])
-        for axis, network, matrix in zip(pair, ("ReLU", "linear"), matrices, strict=True):
-            image = axis.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-            axis.set_xticks(range(0, matrix.shape[1], 2))
-            tidy(axis, f"{network}: {name}", columns, "hidden node")
-        figure.colorbar(image, ax=pair, shrink=0.7).ax.tick_params(labelsize=7)
-    draw_ranks(axes[4], report)
+    figure = Figure(figsize=(8.6, 5.2), layout="constrained")
+    panels = figure.subplot_mosaic([["relu 0", "linear 0", "ranks"], ["relu 1", "linear 1", "ranks"]])
+    pairs = (("$W_1$", "mode m", "weight"), ("$W_2^T W_2$", "hidden node", "product of columns"))
+    matrices = {name: _shown(weights) for name, weights in report["figure_3"].items()}
+    for which, (name, columns, unit) in enumerate(pairs):
+        limit = max(float(pair[which].abs().max()) for pair in matrices.values())
+        axes = [panels[f"{network} {which}"] for network in matrices]
+        for axis, (network, pair) in zip(axes, matrices.items(), strict=True):
+            matrix = pair[which].numpy()
+            image = axis.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+            axis.set_xticks(range(matrix.shape[1]))
+            axis.set_yticks(range(matrix.shape[0]))
+            tidy(axis, f"{'ReLU' if network == 'relu' else network}: {name}", columns, "hidden node")
+        bar = figure.colorbar(image, ax=axes, aspect=15)
+        bar.set_label(unit, fontsize=9, color=INK)
+        bar.ax.tick_params(labelsize=8, colors=INK)
+    draw_ranks(panels["ranks"], report)
     return figure
+
+
+def _shown(weights: list[list[list[float]]]) -> tuple[Tensor, Tensor]:
+    """``W_1`` and ``W_2ᵀ W_2``."""
+    w1, w2 = map(torch.tensor, weights)
+    return w1, w2.T @ w2
 
 
 def draw_ranks(axis: Axes, report: dict[str, Any]) -> None:
@@ -191,11 +204,10 @@ def draw_ranks(axis: Axes, report: dict[str, Any]) -> None:
         places = [rank + 0.27 * (i - 1) for rank in range(1, highest + 1)]
         bars = axis.bar(places, heights, width=0.27, color=COLOURS[(0, 4, 1)[i]], label=label)
         axis.bar_label(bars, labels=[str(n) if n else "" for n in heights], fontsize=8, color=INK)
-    axis.set_yscale("log")
-    axis.set_ylim(0.7, 40 * report["runs"])
+    axis.set_ylim(0, 1.3 * report["runs"])
     axis.legend(fontsize=8, frameon=False, loc="upper right")
     axis.set_xticks(range(1, highest + 1))
-    tidy(axis, f"Rank of $W_1$ in {report['runs']} runs", "rank", "runs, log scale")
+    tidy(axis, f"Rank of $W_1$ in {report['runs']} runs", "rank", "runs")
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -215,7 +227,7 @@ def main(settings: Settings) -> dict[str, Any]:
         f"best mode; E <= 0 in {five['energy_not_positive']}, of which "
         f"{five['energy_not_positive_and_no_mode_has_more']} have no better mode."
     )
-    six, figure = theorem_6(settings.problems, generator)
+    six = theorem_6(settings.problems, generator)
     print(
         f"Theorem 6, {HIDDEN} hidden nodes: {six['stands_still']} of {six['runs']} stand still; of those with E > 0, "
         f"{six['one_mode']} at one mode, {six['rank_above_one']} with a rank above one, {six['neither']} neither.\n"
@@ -224,7 +236,7 @@ def main(settings: Settings) -> dict[str, Any]:
     for run in six["still_moving"]:
         print(f"  still moving: rank {run['rank']}, gradient {run['gradient_norm']:.1e}")
     report = {"theorem_4": four, "theorem_5": five, "theorem_6": six}
-    save(settings, "relu_two_layer", report, figure)
+    save(settings, "relu_two_layer", report, figure_3(six))
     return report
 
 

@@ -35,7 +35,10 @@ class AlphaCLLoss(losses.GenericPairLoss):  # type: ignore[misc]  # the host has
         scale: "ntxent", or "paper", τ times as large; strategies without τ have the latter alone.
         distance: of the host; the default is CosineSimilarity, with D = 1 - cos. D is what another distance says, or
             minus a similarity, as in NTXentLoss; for dot products a strategy in which distances enter by differences.
-        reducer, embedding_regularizer, embedding_reg_weight, collect_stats: of the host.
+        reducer: the host's.
+        embedding_regularizer: the host's.
+        embedding_reg_weight: the host's.
+        collect_stats: the host's.
         **options: of a strategy given by name, but for ``effective_share``, which needs a whole batch.
 
     Raises:

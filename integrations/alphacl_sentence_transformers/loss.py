@@ -49,15 +49,19 @@ class AlphaCLRankingLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  #
     Args:
         model: a SentenceTransformer.
         strategy: a registered name, an import path, or a strategy object.
-        similarity_fct, gather_across_devices, directions, partition_mode: as in the host.
-        hardness_mode, hardness_strength: as in the host, for every strategy that can count: a document counts
-            ``exp(strength cos)`` times.
+        similarity_fct: as in the host.
+        gather_across_devices: as in the host.
+        directions: as in the host.
+        partition_mode: as in the host.
+        hardness_mode: as in the host, for every strategy that can count.
+        hardness_strength: as in the host: a document counts ``exp(strength cos)`` times.
         false_negatives: function of queries ``[m, D]`` and documents ``[K, D]``, without gradient, that returns which
-            documents are no negatives of a query, a bool mask ``[m, K]``, in query_to_doc; the query's own positive
+            documents are not negatives of a query, a bool mask ``[m, K]``, in query_to_doc; the query's own positive
             stays what it is.
         guide: a SentenceTransformer that knows false negatives, as in GISTEmbedLoss: those that are closer (in cosine)
             than the positive in its eyes, by ``margin``, in every direction.
-        margin_strategy, margin: as in GISTEmbedLoss: "absolute", or "relative" to the positive's cosine.
+        margin_strategy: as in GISTEmbedLoss: "absolute", or "relative" to the positive's cosine.
+        margin: as in GISTEmbedLoss.
         scale: "ntxent", the value as usual (1/τ), or "paper", τ times as large; strategies without τ have the latter
             alone. (The host's scale is our 1/τ: give ``tau``.)
         **options: of a strategy given by name.

@@ -45,7 +45,7 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     Args:
         n_components: rows of W, in [1, min(n_samples, n_features)]; None: the most.
         strategy: a registered name (its default options), an import path, or a strategy object.
-        n_iter: at most so many turns, >= 1; each costs O(n_samples² · n_features). 1: the answer to the α of PCA.
+        n_iter: largest number of turns, >= 1; each costs O(n_samples² · n_features). 1: the answer to the α of PCA.
         tol: the turns end when so small a part of ``X_α Wᵀ``, in [0, 1], and of the next W lies outside W, >= 0.
         block_size: samples that are compared with all others at once; memory is
             O(block_size · n_samples + n_features²).
@@ -61,7 +61,8 @@ class ContrastivePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             ``alpha``. Above 0 after the turns have ended, W spans other eigenvectors than the leading ones. At 0, W is
             the best answer to its own α, and for a min player such as ``"infonce"`` no embedding is better; a
             small τ may leave no such W.
-        n_features_in_, feature_names_in_: as in all of scikit-learn.
+        n_features_in_: as in all of scikit-learn.
+        feature_names_in_: as in all of scikit-learn.
 
     Raises:
         ValueError, TypeError: at `fit` for an option outside the above. Warns: ConvergenceWarning if ``n_iter > 1``

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 import quickstart
 import quickstart_evaluation
+import quickstart_picture
 from provenance import replace_file
 from quickstart import Settings
 from quickstart_data import load_digits, load_folder
@@ -89,11 +90,22 @@ def test_statistics_are_computed_every_50_steps(tmp_path, monkeypatch):
         assert run.curves[0][name] == pytest.approx(sum(look[name].item() for look in looks[2:]) / 2, rel=1e-5)
 
 
-def test_the_picture_is_a_png_and_nothing_else_is_left(runs, output):
-    with Image.open(output / "out/quickstart.png") as picture:
+@pytest.mark.parametrize("name", ["quickstart", "embeddings"])
+def test_the_picture_is_a_png(name, runs, output):
+    with Image.open(output / f"out/{name}.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
-    assert sorted(path.name for path in output.rglob("*")) == ["out", "quickstart.json", "quickstart.png"]
+
+
+def test_nothing_else_is_left(runs, output):
+    names = ["embeddings.png", "out", "quickstart.json", "quickstart.png"]
+    assert sorted(path.name for path in output.rglob("*")) == names
+
+
+def test_the_curves_can_be_drawn_from_the_numbers(runs, output, tmp_path):
+    quickstart_picture.main(output / "out/quickstart.json", tmp_path / "again.png")
+    with Image.open(output / "out/quickstart.png") as drawn, Image.open(tmp_path / "again.png") as again:
+        assert drawn.tobytes() == again.tobytes()
 
 
 def test_the_losses_start_from_the_untrained_network(runs):

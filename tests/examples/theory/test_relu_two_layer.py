@@ -1,6 +1,7 @@
 """Section 5's claims hold in a short run; ranks and modes are counted on networks whose answer is known."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from relu_two_layer import (
     ZERO,
     Settings,
     draw_ranks,
+    figure_3,
     main,
     modes_in_use,
     rank,
@@ -84,7 +86,7 @@ def test_theorem_5_every_run_ends_one_hot():
 
 @pytest.mark.slow
 def test_theorem_6_has_both_branches_and_no_other():
-    found, _ = theorem_6(25, seeded())
+    found = theorem_6(25, seeded())
     assert found["neither"] == 0
     assert found["one_mode"] > 0
     assert found["rank_above_one"] > 0
@@ -119,9 +121,21 @@ def test_every_run_is_in_a_bar():
     assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [[5, 2, 0], [0, 1, 2], [10, 0, 0]]
 
 
+def test_the_picture_of_the_manual_can_be_drawn_from_its_numbers():
+    published = Path(__file__).parents[3] / "docs" / "theory" / "relu_two_layer.json"
+    six = json.loads(published.read_text(encoding="utf-8"))["theorem_6"]
+    figure = figure_3(six)
+    panels = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    names = ["ReLU: $W_1$", "linear: $W_1$", "Rank of $W_1$ in 300 runs", "ReLU: $W_2^T W_2$", "linear: $W_2^T W_2$"]
+    assert panels == names
+    relu, linear = (torch.tensor(six["figure_3"][network][0]) for network in ("relu", "linear"))
+    assert (figure.axes[0].images[0].get_array() == relu.numpy()).all()
+    assert rank([torch.stack([relu, linear])]).tolist() == [2, 1]
+
+
 @pytest.mark.slow
 def test_theorems_5_and_6_on_two_hundred_runs():
-    five, (six, _) = theorem_5(200, seeded(77)), theorem_6(200, seeded(78))
+    five, six = theorem_5(200, seeded(77)), theorem_6(200, seeded(78))
     assert five["one_hot"] == 200
     assert six["neither"] == 0
     assert six["one_mode"] > 20
