@@ -19,10 +19,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
+from command_line import grouped, in_one_line
 
+from option_help import default
 from provenance import check_writable
 from recipe import protocol
 from recipe.settings import Settings
@@ -30,15 +31,14 @@ from tables.cells import Cell, Host
 from tables.estimate import Speeds, in_words
 from tables.kept import load
 from tables.paper import ROWS, TABLES
-from tables.running import run_cells, write_report
-from tables.solo_host import SoloLearn
+from tables.solo_settings import SoloLearn
 
 BACKBONES = ("resnet18", "resnet50")
 
 
 @dataclass(frozen=True)
-class Reproduction:
-    """Which cells to run, and how."""
+class Cells:
+    """Which cells of the paper's tables to run."""
 
     table: Literal[1, 2] = 1
     """Of the paper."""
@@ -46,12 +46,21 @@ class Reproduction:
     """This one alone. None: all that the table has."""
     backbone: str | None = None
     """resnet18 or resnet50: this one alone. Any other timm model: in its place, for a try."""
-    row: tuple[Literal["quadratic", "infonce", "backprop", "entropy", "inverse", "square", "direct"], ...] = ()
-    """These rows alone. None given: all that the table has."""
+    row: Annotated[
+        tuple[Literal["quadratic", "infonce", "backprop", "entropy", "inverse", "square", "direct"], ...],
+        default("all that the table has"),
+    ] = ()
+    """These rows alone."""
     seeds: int = 5
     """Repetitions: seeds first_seed, first_seed + 1, ..."""
     first_seed: int = 0
-    """The first of them."""
+    """The first of these seeds."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to do with them."""
+
     host: Host = "lightly"
     """The library whose training is used."""
     dry_run: bool = False
@@ -68,12 +77,25 @@ class Reproduction:
     runs: Path = Path(".runs/reproduce")
     """Folder in which the recipes work, with their checkpoints and logs."""
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of the recipes."""
+
     epochs: int = 100
-    """Passes over the training images. This and the rest: options of the recipes."""
+    """Passes over the training images."""
     eval_epochs: tuple[int, ...] = protocol.EPOCHS
     """Evaluate after so many epochs, as far as a run goes, and after the last."""
     batch_size: int = protocol.BATCH_SIZE
     """Images in a batch; another number than the paper's is for a try."""
+    knn_every: int = 10
+    """kNN accuracy every so many epochs; lightly alone."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images."""
+
     data_root: Path = Path(".data")
     """Where the data sets are, torchvision's files or image folders."""
     data_format: Literal["auto", "torchvision", "folder"] = "auto"
@@ -84,19 +106,34 @@ class Reproduction:
     """Classes of data of your own, for a try."""
     limit: int | None = None
     """Use at most so many images of each part, for a try."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where it runs."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train. auto: a GPU if there is one."""
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     """Of the network in training. auto: bf16 on a GPU, else 32."""
     compile: bool = False
     """Compile the network; lightly alone."""
-    knn_every: int = 10
-    """kNN accuracy every so many epochs; lightly alone."""
+
+
+@dataclass(frozen=True)
+class Solo:
+    """Options of solo-learn alone."""
+
     linear_epochs: int = protocol.PROBE.epochs
     """solo-learn: epochs of its own linear evaluation, beside the recipe's; 0: none. Images from a folder it takes at
     224 px, normalised as ImageNet: slow, and another evaluation."""
     workers: int = 4
     """solo-learn: processes that load images."""
+
+
+@dataclass(frozen=True)
+class Reproduction(Cells, Work, Recipe, Data, Hardware, Solo):
+    """Which cells to run, and how."""
 
     def __post_init__(self) -> None:
         for name, low in (("seeds", 1), ("first_seed", 0), ("jobs", 1)):
@@ -157,6 +194,8 @@ def main(reproduction: Reproduction) -> None:
 
     Raises: SystemExit with code 1 if a run has failed; Stopped after Ctrl-C or SIGTERM.
     """
+    from tables.running import run_cells, write_report  # after the options: --help is quick
+
     if reproduction.report:
         write_report(reproduction.results)
     elif reproduction.dry_run:
@@ -192,10 +231,5 @@ def list_cells(cells: list[Cell], results: Path) -> None:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Reproduction, description=__doc__)
-    try:
-        main(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # between two runs; within one, `run_child` answers
-        sys.exit("interrupted; the same command goes on")
+    with in_one_line(goes_on="the same command goes on"):  # between two runs; within one, `run_child` answers
+        main(grouped(Reproduction, __doc__))

@@ -8,19 +8,22 @@ ends one-hot), Theorem 6 and Figure 3 (many hidden nodes: one mode, or rank abov
 """
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 import experiment
-from alphacl_plugins.plots.axes import COLOURS
 from experiment import INK, command_line, progress, save, tidy
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.plots.axes import COLOURS, new_figure
 from flow import LAYER, Weights, ascend, gradient, rescale
 from problems import Mixtures, random_mixtures
 from relu_flow import STANDSTILL, Ended, arrive, energies, follow, relu_gradient, start_for, sticky_gradient
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MODES, SAMPLES, HIDDEN = 6, 24, 8
 ZERO = 1e-6
@@ -90,7 +93,7 @@ def theorem_5(problems: int, generator: torch.Generator) -> dict[str, Any]:
     }
 
 
-def theorem_6(problems: int, generator: torch.Generator) -> tuple[dict[str, Any], Figure]:
+def theorem_6(problems: int, generator: torch.Generator) -> tuple[dict[str, Any], "Figure"]:
     """Many hidden nodes: count the two branches, beside the linear network on the same data; and draw Figure 3."""
     mixtures = random_mixtures(problems, MODES, SAMPLES, generator)
     start = start_for(mixtures, HIDDEN, generator)
@@ -160,9 +163,9 @@ def modes_in_use(weights: Weights) -> Tensor:
     return count
 
 
-def figure_3(relu: Weights, linear: Weights, report: dict[str, Any]) -> Figure:
+def figure_3(relu: Weights, linear: Weights, report: dict[str, Any]) -> "Figure":
     """Figure 3: W_1 and W_2ᵀ W_2 of one run, ReLU and linear, each pair in one scale; and the ranks of all runs."""
-    figure = Figure(figsize=(12.5, 3.4), layout="constrained")
+    figure = new_figure(12.5, 3.4)
     axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.1])
     grams = [w2.T @ w2 for _, w2 in (relu, linear)]
     pairs = (("$W_1$", "mode m", [relu[0], linear[0]]), ("$W_2^T W_2$", "hidden node", grams))
@@ -178,7 +181,7 @@ def figure_3(relu: Weights, linear: Weights, report: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw_ranks(axis: Axes, report: dict[str, Any]) -> None:
+def draw_ranks(axis: "Axes", report: dict[str, Any]) -> None:
     """Bars of the ranks of W_1: every run of the ReLU network is in one of them, the linear network beside them."""
     moving = [run["rank"] for run in report["still_moving"]]
     highest = max(len(report["ranks"]) - 1, *moving, 1)
