@@ -69,7 +69,7 @@ def grouped(kind: type[Options], description: str | None, default: Options | Non
     """Read the options of a dataclass that inherits all its fields, a box in the help for each of its bases.
 
     Args:
-        kind: the dataclass; the docstrings of its bases are shown above their options.
+        kind: the dataclass; the docstrings of its bases, the last first, are shown above their options.
         description: of the script.
         default: the values of options that are not given. None: those of the class.
 
@@ -77,7 +77,7 @@ def grouped(kind: type[Options], description: str | None, default: Options | Non
     """
     import tyro
 
-    groups: dict[str, Any] = {base.__name__.lower(): base for base in kind.__bases__}
+    groups: dict[str, Any] = {base.__name__.lower(): base for base in reversed(kind.__bases__)}
     values = {} if default is None else vars(default)
     defaults = {
         name: base(**{one.name: values[one.name] for one in dataclasses.fields(base) if one.name in values})

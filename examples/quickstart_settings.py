@@ -55,5 +55,5 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Settings(Images, Training, Run):
+class Settings(Run, Training, Images):  # the last base has the first fields
     """What to train, on which images, and how often."""

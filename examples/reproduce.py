@@ -132,7 +132,7 @@ class Solo:
 
 
 @dataclass(frozen=True)
-class Reproduction(Cells, Work, Recipe, Data, Hardware, Solo):
+class Reproduction(Solo, Hardware, Data, Recipe, Work, Cells):  # the last base has the first fields
     """Which cells to run, and how."""
 
     def __post_init__(self) -> None:

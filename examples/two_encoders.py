@@ -75,7 +75,7 @@ class Settings:
         try:
             self.criteria()
         except TypeError as error:  # an option that a strategy does not have; tyro explains ValueErrors alone
-            raise ValueError(str(error)) from error
+            raise ValueError(f"{error}; --tau None leaves each strategy its own options") from error
 
     def criteria(self) -> dict[str, AlphaCLLoss]:
         """Return the losses to compare, new at each call; "cross": negatives are of the other modality."""

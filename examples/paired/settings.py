@@ -89,7 +89,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Settings(Losses, Data, Training, Hardware, Output):
+class Settings(Output, Hardware, Training, Data, Losses):  # the last base has the first fields
     """Which losses to compare, on which images, and for how long."""
 
     def __post_init__(self) -> None:

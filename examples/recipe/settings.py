@@ -23,7 +23,7 @@ PLACES = ("data_root", "download", "output", "resume")
 
 
 @dataclass(frozen=True)
-class Settings(Loss, Strategy, Training, Data, Hardware, Output):
+class Settings(Output, Hardware, Data, Training, Strategy, Loss):  # the last base has the first fields
     """What to train, on what, and where the results go."""
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Settings(Data, Embedding, Run):
+class Settings(Run, Embedding, Data):  # the last base has the first fields
     """What to compare, and on which data."""
 
     def __post_init__(self) -> None:
