@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+OLDEST := $(VENV)/oldest
 
-.PHONY: help demo study test test-full reliability audit lint types docs clean
+.PHONY: help demo study test test-full test-oldest coverage reliability audit lint types docs dist clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -28,6 +29,19 @@ test: $(INSTALLED)  ## the tests, under 10 minutes on two cores
 test-full: $(INSTALLED)  ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 $(ARGS)
 
+# The oldest PyTorch that is allowed is a download of some GB. Old packages warn in new ones: warnings are no errors here.
+# Without sentence-transformers, which needs a newer PyTorch than the core.
+test-oldest:  ## the core's fast tests with the oldest versions that pyproject.toml allows, in .venv/oldest
+	test -x $(OLDEST)/bin/uv || $(PYTHON) -m venv $(OLDEST)
+	test -x $(OLDEST)/bin/uv || $(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+		--editable ".[examples,metric-learning,open-clip]"
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python hypothesis pytest pytest-mock pytest-xdist
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -W default -m "not slow" $(or $(ARGS),tests/alphacl_plugins)
+
+coverage: $(INSTALLED)  ## which lines of the core its own tests leave out (no whole run: ARGS adds tests)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --cov --cov-report term-missing -m "not slow" tests/alphacl_plugins $(ARGS)
+
 reliability: $(INSTALLED)  ## the hard tests of the loss, whole, and their table in docs/reliability.md
 	OMP_NUM_THREADS=1 RELIABILITY_RECORD=$(VENV)/reliability.json $(RUN) -m pytest tests/reliability $(ARGS)
 	$(RUN) tests/reliability/report.py $(VENV)/reliability.json docs/reliability.md
@@ -48,6 +62,12 @@ types: $(INSTALLED)  ## mypy
 docs: $(INSTALLED)  ## the manual, into site/
 	$(RUN) -m pip install --quiet --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+dist: $(INSTALLED)  ## wheel and sdist into dist/, and whether they hold what they should
+	rm -rf dist
+	$(RUN) -m build .
+	$(RUN) -m twine check --strict dist/*
+	$(RUN) .ci/check_dist.py dist
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist site .runs .mypy_cache .pytest_cache .ruff_cache

@@ -95,7 +95,7 @@ def check_matrix(name: str, value: object) -> None:
     """Raise unless ``value`` is a dense floating-point tensor ``[rows, columns]`` with at least one column."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor [rows, columns], got {type(value).__name__}")
-    if value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local"):
+    if value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(type(value), "to_local"):
         raise TypeError(f"{name}: expected a dense tensor [rows, columns], got {_kind(name, value)}")
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
@@ -187,13 +187,13 @@ def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: i
 
 
 def _is_dense(value: Tensor) -> bool:
-    odd = value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(value, "to_local")
+    odd = value.is_nested or value.layout is not torch.strided or value.is_meta or hasattr(type(value), "to_local")
     return not odd
 
 
 def _kind(name: str, value: Any) -> str:
     """Say what kind of tensor this is that is not a dense one of this process."""
-    if hasattr(value, "to_local"):
+    if hasattr(type(value), "to_local"):
         return f"a {type(value).__name__}, spread over processes; pass {name}.to_local()"
     if value.is_nested:
         return "a nested one"

@@ -154,7 +154,7 @@ class AlphaCLLoss(InGroup):
         views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
         call = Call.of(labels, queue, pairs) if pairs else Call(labels, queue)
         mean, gathers = self.reduction == "mean", self.gather_distributed
-        with without_autocast(getattr(z, "device", None)):
+        with without_autocast(z.device if isinstance(z, Tensor) else None):
             strategy = plain(self.strategy, detach=self.detach_alpha)
             kept = learnable_of(self.strategy) if isinstance(self.strategy, nn.Module) else None
             by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
@@ -213,7 +213,7 @@ class AlphaCLLoss(InGroup):
         """
         views: list[Any] = [z] if z_aug is None and labels is not None and not more_views else [z, z_aug, *more_views]
         call = Call.of(labels, queue, pairs)
-        with torch.no_grad(), without_autocast(getattr(z, "device", None)):
+        with torch.no_grad(), without_autocast(z.device if isinstance(z, Tensor) else None):
             batch = assemble(self, plain(self.strategy), views, call, whole=True).batch
             return all_weights(in_batch(self, batch), batch)
 

@@ -8,10 +8,13 @@ The models are built on the meta device: every shape, no weights, no arithmetic.
 
 import sys
 from math import isqrt
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from command_line import in_one_line
 
 import torch
-
-from alphacl_timm import create_backbone
+import tyro
 
 MODELS = (
     "resnet18",
@@ -35,6 +38,8 @@ SIZES = (32, 64, 96, 224)
 
 def last_map(name: str, image_size: int) -> tuple[int, int]:
     """The side of the last map, or of the square of patches, and the width of the features."""
+    from alphacl_timm import create_backbone  # after the options: --help is quick
+
     with torch.device("meta"):
         model = create_backbone(name, image_size).eval()
         features = model.forward_features(torch.zeros(1, 3, image_size, image_size))  # type: ignore[operator]
@@ -50,11 +55,18 @@ def row(name: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def main(models: tuple[str, ...] = MODELS) -> None:
+    """Print the table.
+
+    Args:
+        models: timm models; by default one of each family.
+    """
+    print("| model | " + " | ".join(f"{size} px" for size in SIZES) + " | width |")
+    print("|---" * (len(SIZES) + 2) + "|")
+    for name in models:
+        print(row(name))
+
+
 if __name__ == "__main__":
-    print(
-        "| model | " + " | ".join(f"{size} px" for size in SIZES) + " | width |",
-        "|---" * (len(SIZES) + 2) + "|",
-        sep="\n",
-    )
-    for model_name in sys.argv[1:] or MODELS:
-        print(row(model_name))
+    with in_one_line(ImportError):
+        tyro.cli(main, description=__doc__, config=(tyro.conf.Positional,))

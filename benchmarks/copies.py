@@ -12,17 +12,19 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from command_line import in_one_line
 
 import tyro
 
-from alphacl_plugins.sharpness import strategy_from_text
-
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-import inspect_pairs
-from inspected.pairs import Pair, heaviest_pairs
+from inspected.settings import Settings as PairSettings
 from provenance import environment, replace_file
 from recipe.results import FILE, read_result
-from recipe.stopping import in_one_line
+
+if TYPE_CHECKING:
+    from inspected.pairs import Pair
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,16 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Copy, embed, count."""
+    from alphacl_plugins.sharpness import strategy_from_text
+    from inspected import run
+    from inspected.pairs import heaviest_pairs
+
     with tempfile.TemporaryDirectory() as folder:
         copied = copy_images(settings, Path(folder))
-        asked = inspect_pairs.Settings(Path(folder), settings.checkpoint, seed=settings.seed)
-        network, size, data = inspect_pairs.build(asked)
-        _, files, classes = inspect_pairs.images_of(asked)
-        z, z_aug = inspect_pairs.embed(asked, network, size, data, files, iter)
+        asked = PairSettings(Path(folder), settings.checkpoint, seed=settings.seed)
+        network, size, data = run.build(asked)
+        _, files, classes = run.images_of(asked)
+        z, z_aug = run.embed(asked, network, size, data, files, iter)
     found = {}
     for name in settings.strategies:
         pairs = heaviest_pairs(z, z_aug, strategy_from_text(name), settings.pairs)
@@ -66,11 +72,11 @@ def main(settings: Settings) -> None:
             "one_class": sum(classes[pair.a] == classes[pair.b] for pair in pairs),
         }
         print(f"| {name} | {found[name]['copies']} | {found[name]['one_class']} |")
-    run = read_result(settings.checkpoint.parent / FILE)
+    made = read_result(settings.checkpoint.parent / FILE)
     options = {name: value for name, value in asdict(settings).items() if not isinstance(value, Path)}
     content = {
         "settings": options,
-        "checkpoint": {name: run[name] for name in ("dataset", "backbone", "strategy", "settings", "evaluations")},
+        "checkpoint": {name: made[name] for name in ("dataset", "backbone", "strategy", "settings", "evaluations")},
         "found": found,
         "environment": environment(),
     }
@@ -93,7 +99,7 @@ def copy_images(settings: Settings, folder: Path) -> dict[str, str]:
     return copied
 
 
-def is_copy(pair: Pair, files: list[Path], copied: dict[str, str]) -> bool:
+def is_copy(pair: "Pair", files: list[Path], copied: dict[str, str]) -> bool:
     """Whether a pair is a copy and its original."""
     a, b = (f"{files[i].parent.name}/{files[i].name}" for i in (pair.a, pair.b))
     return copied.get(a) == b or copied.get(b) == a

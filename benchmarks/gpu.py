@@ -26,15 +26,15 @@ BEGAN = time.monotonic()  # imports take seconds
 ROOT = Path(__file__).resolve().parents[1]  # this runs from a checkout, installed or not
 sys.path += [str(ROOT / part) for part in ("", "integrations", "examples")]
 
+from command_line import in_one_line  # noqa: E402
+
 import torch  # noqa: E402
 import tyro  # noqa: E402
 
-from gpu_steps import trainings  # noqa: E402
 from gpu_steps.cells import OutOfTime, measured  # noqa: E402
 from gpu_steps.report import Report  # noqa: E402
 from gpu_steps.worker import one_line  # noqa: E402
 from provenance import check_writable  # noqa: E402
-from recipe.stopping import in_one_line  # noqa: E402
 
 GRACE = 4.0
 """Seconds at the end for what is written last."""
@@ -101,7 +101,7 @@ def main(settings: Settings, began: float) -> None:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: expected a GPU that PyTorch can use, got none; --device cpu is a try without one")
     if "trainings" in settings.steps:
-        trainings.check_data(settings.data_root)
+        importlib.import_module("gpu_steps.trainings").check_data(settings.data_root)
     check_writable(settings.output)
     settings.output.mkdir(parents=True, exist_ok=True)
     told = asdict(settings) | {"data_root": settings.data_root.name, "output": settings.output.name}
@@ -127,7 +127,7 @@ def run_step(name: StepName, seconds: float, settings: Settings, report: Report,
     report.begin(name, what, seconds)
     try:
         if name == "trainings":
-            found = trainings.run(settings.data_root, settings.device, settings.jobs, seconds, settings.output, log)
+            found = module.run(settings.data_root, settings.device, settings.jobs, seconds, settings.output, log)
             report.end(name, **found)
         else:
             measure_cells(name, module, seconds, settings.device, report, log)

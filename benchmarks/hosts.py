@@ -21,16 +21,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from command_line import in_one_line
+
 import torch
 import tyro
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from loss_measurements import PeakOfProcess, limit_memory
-
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
 from provenance import check_writable, environment, replace_file
-from recipe.stopping import in_one_line
 
 Result = dict[str, Any]
 WIDTH, TAU, MIB = 128, 0.05, 2**20

@@ -1,6 +1,6 @@
 """This package's losses beside the losses that people use: time, memory, and what is kept for the backward pass.
 
-    python benchmarks/loss.py                            the table, the goals, results/loss.{md,json,png}
+    python benchmarks/loss.py                            the table, and results/loss.{md,json,png}
     python benchmarks/loss.py --sizes 64 128 --widths 128    a part of it
 
 Peers: `pip install -e ".[benchmarks]"`, and a clone of solo-learn in SOLO_LEARN_HOME (default ~/solo-learn); on a GPU
@@ -19,16 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from command_line import in_one_line
+
 import torch
 import tyro
 
 from loss_measurements import Case, measure_memory, measure_rate, measure_times
 from loss_peers import ON_A_GPU, OURS, PEERS, peer_versions
 from loss_report import goals, markdown, plot
-
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
 from provenance import check_writable, environment, replace_file
-from recipe.stopping import in_one_line
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,6 @@ def main(settings: Settings) -> None:
                     skipped[case.loss] = found.get("failed", "too slow")
             print(markdown([r for r in results if (r["size"], r["width"]) == (size, width)]), flush=True)
             write(results, settings, rate)
-    print(goals(results, rate))
 
 
 def write(results: list[dict[str, Any]], settings: Settings, rate: float | None) -> None:
@@ -102,6 +101,6 @@ def _write_text(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Settings)
+    options = tyro.cli(Settings, description=__doc__)
     with in_one_line():
         main(options)

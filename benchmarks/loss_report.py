@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from alphacl_plugins.plots.axes import COLOURS
+from alphacl_plugins.plots.axes import COLOURS, new_figure
 from loss_peers import PEERS, SAME_LOSS
 
 Result = dict[str, Any]
@@ -108,7 +106,7 @@ def plot(results: list[Result], path: Path) -> None:
     """Time and memory against N, both logarithmic, for the smallest width: InfoNCE here and there, and two others."""
     width = min(r["width"] for r in results)
     sizes = sorted({r["size"] for r in results if r["width"] == width})
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    figure = new_figure(9, 4.4)
     panels = (
         ("seconds", 1e3, "Forward and backward, ms"),
         ("extra_bytes", 1 / MIB, "Memory beyond the embeddings, MiB"),

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from launched import one_process
 from recipe import protocol
+from recipe.devices import precision_of
 from recipe.pretraining import Pretraining
 from recipe.settings import Settings
-from recipe.training import precision_of
 
 SOLO_LEARN = Path(os.environ.get("SOLO_LEARN_HOME", "~/solo-learn")).expanduser() / "solo/data/pretrain_dataloader.py"
 NOT_NORMALISED = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}

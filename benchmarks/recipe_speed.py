@@ -1,7 +1,7 @@
 """Images per second of the recipes, of lightly's pipeline, of solo-learn's, and of the network alone, in one run.
 
-    PYTHONPATH=examples python benchmarks/recipe_speed.py --data-root DIR
-    PYTHONPATH=examples python benchmarks/recipe_speed.py --data-root DIR --backbone resnet50 --compile
+    python benchmarks/recipe_speed.py --data-root DIR
+    python benchmarks/recipe_speed.py --data-root DIR --backbone resnet50 --compile
 
 The same network, batch, precision, loss and Adam for all; the repetitions take turns, and the median counts. The recipe
 runs in Lightning's loop, the others in a loop without anything. solo-learn: a clone in SOLO_LEARN_HOME (~/solo-learn).
@@ -9,26 +9,29 @@ runs in Lightning's loop, the others in a loop without anything. solo-learn: a c
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from command_line import in_one_line
 
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-import recipe_pipelines as pipelines
 from provenance import check_writable, environment, replace_file
-from recipe import data as data_sets
 from recipe import protocol
-from recipe.pretraining import Pretraining
+from recipe.devices import device_of
 from recipe.settings import Settings as RecipeSettings
-from recipe.stopping import in_one_line
-from recipe.training import device_of, quiet
+
+if TYPE_CHECKING:
+    from recipe_pipelines import BatchSeconds
 
 ALONE = "network alone"
 
@@ -86,8 +89,12 @@ class Settings:
         return RecipeSettings(augment_ahead=ahead, knn_every=0, **{name: getattr(self, name) for name in shared})
 
 
-def build(settings: Settings) -> tuple[dict[str, pipelines.BatchSeconds], list[str]]:
+def build(settings: Settings) -> tuple[dict[str, "BatchSeconds"], list[str]]:
     """Return what times each pipeline, by name, and what cannot be timed here."""
+    import recipe_pipelines as pipelines  # here, after the options: --help is quick
+    from recipe import data as data_sets
+    from recipe.pretraining import Pretraining
+
     dataset = protocol.DATASETS[settings.dataset]
     data = data_sets.load(dataset, settings.data_root, settings.data_format, limit=settings.limit)
     modules = {ahead: Pretraining(settings.recipe(ahead), dataset, data) for ahead in settings.augment_ahead}
@@ -110,13 +117,16 @@ def build(settings: Settings) -> tuple[dict[str, pipelines.BatchSeconds], list[s
     for workers in settings.workers:
         for host, pipeline in HOSTS.items():
             try:
-                timers[theirs(host, workers)] = pipeline(step, pixels, dataset, last.settings, workers)
+                timers[theirs(host, workers)] = getattr(pipelines, pipeline)(
+                    step, pixels, dataset, last.settings, workers
+                )
             except (FileNotFoundError, ImportError) as error:
                 missing.append(f"{theirs(host, workers)}: not measured ({error})")
     return timers, missing
 
 
-HOSTS = {"lightly": pipelines.lightly, "solo-learn": pipelines.solo_learn}
+HOSTS = {"lightly": "lightly", "solo-learn": "solo_learn"}
+"""Name in the table -> name in recipe_pipelines.py."""
 
 
 def ours(ahead: int) -> str:
@@ -191,7 +201,9 @@ def rows(report: dict[str, Any]) -> tuple[list[Sequence[str]], list[Sequence[str
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Measure, print the tables, and write them as JSON and Markdown."""
+    """Measure, print the table, and write them, with the goals of this project, as JSON and Markdown."""
+    from recipe.training import quiet
+
     check_writable(settings.output)
     quiet()
     warnings.filterwarnings("ignore", ".*does not have many workers")  # the recipe needs none
@@ -199,11 +211,11 @@ def main(settings: Settings) -> dict[str, Any]:
     torch.manual_seed(0)
     report = measure(settings)
     tables = rows(report)
-    for header, *lines in tables:
-        table = Table(*header)
-        for line in lines:
-            table.add_row(*line)
-        Console().print(table)
+    header, *lines = tables[0]
+    table = Table(*header)
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
     for line in report["missing"]:
         print(line)
     text = "\n".join([*(markdown(table) for table in tables), *report["missing"]])

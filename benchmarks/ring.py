@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from command_line import in_one_line
+
 import torch
 import tyro
 from rich.console import Console
@@ -24,15 +27,12 @@ from torch.multiprocessing.spawn import spawn
 
 from alphacl_plugins import AlphaCLLoss
 from live_bytes import LiveBytes
-
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
 from provenance import check_writable, environment, replace_file
-from recipe.stopping import in_one_line
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the ring and gathering send and hold, for one batch."""
+    """The batch, and how it is compared."""
 
     rows: int = 1024
     """Samples per rank, each with two views."""
@@ -101,6 +101,6 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Settings)
+    options = tyro.cli(Settings, description=__doc__)
     with in_one_line():
         main(options)

@@ -14,18 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import open_clip
+from command_line import in_one_line
+
 import torch
 import tyro
-from open_clip.loss import ClipLoss as HostLoss
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 import compared
-from alphacl_open_clip import ClipLoss
 from compared import UNTRAINED, Run, compare
-from quickstart_data import load_digits
-from recipe.stopping import in_one_line
 
 HOST = "open_clip.ClipLoss"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -45,6 +42,8 @@ class Settings(compared.Settings):
 
 def model() -> Any:
     """Return a CLIP of two small transformers for images of 8x8 pixels."""
+    import open_clip  # here, after the options: --help is quick
+
     vision = {"image_size": 8, "patch_size": 4, "width": 64, "layers": 2, "head_width": 32}
     text = {"context_length": LENGTH, "width": 32, "layers": 1, "heads": 2}
     return open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text).double()
@@ -52,8 +51,14 @@ def model() -> Any:
 
 def train(settings: Settings, method: str, seed: int) -> tuple[dict[str, float], list[float]]:
     """Train a CLIP and judge it."""
+    from open_clip import ClipLoss as HostLoss
+    from open_clip import SimpleTokenizer
+
+    from alphacl_open_clip import ClipLoss
+    from quickstart_data import load_digits
+
     torch.manual_seed(seed)
-    digits, tokenize = load_digits(), open_clip.SimpleTokenizer(context_length=LENGTH)
+    digits, tokenize = load_digits(), SimpleTokenizer(context_length=LENGTH)
     captions = torch.stack([tokenize([words.format(number) for number in NUMBERS]) for words in CAPTIONS])
     clip, labels = model(), torch.as_tensor(digits.train_labels)
     nn.init.constant_(clip.logit_scale, math.log(1 / settings.tau_of(method)))

@@ -12,19 +12,21 @@ import json
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from command_line import in_one_line
 
 import torch
 import tyro
-from lightning import seed_everything
 from torch import Tensor
 
 from alphacl_lightly import AlphaCLLoss
 from alphacl_plugins import PairWeights, plots
-from provenance import check_writable, environment, replace_file
-from quickstart_data import Images, load_digits
-from quickstart_training import Network, Training, augmentation, embed, fit
-from recipe.stopping import held, in_one_line
+from provenance import check_writable, environment, held, replace_file
+
+if TYPE_CHECKING:
+    from quickstart_data import Images
+    from quickstart_training import Training
 
 HEALTHY, COLLAPSED = "InfoNCE", "positives alone"
 DPI = 100
@@ -55,6 +57,11 @@ def positives_alone(d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:
 
 def main(settings: Settings) -> dict[str, list[dict[str, float]]]:
     """Train both, draw, write; return the two histories."""
+    from lightning import seed_everything  # here, after the options: --help is quick
+
+    from quickstart_data import load_digits
+    from quickstart_training import Network, Training, augmentation, fit
+
     for name, least in (("epochs", 1), ("batch_size", 2)):
         if getattr(settings, name) < least:
             raise ValueError(f"{name}: expected an int >= {least}, got {getattr(settings, name)}")
@@ -84,8 +91,10 @@ def main(settings: Settings) -> dict[str, list[dict[str, float]]]:
 
 
 @torch.no_grad()
-def look(training: Training, images: Images, loss: AlphaCLLoss) -> tuple[Tensor, Tensor]:
+def look(training: "Training", images: "Images", loss: AlphaCLLoss) -> tuple[Tensor, Tensor]:
     """Return the embeddings of the held-out images, and the weights that InfoNCE gives their pairs."""
+    from quickstart_training import embed
+
     torch.manual_seed(0)
     training.eval()
     views = embed(training, [images.test, torch.as_tensor(images.test_labels)]).views

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from command_line import in_one_line
+
 import torch
 import tyro
-from pytorch_metric_learning import losses, miners
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 import compared
-from alphacl_metric_learning import AlphaCLLoss
 from compared import UNTRAINED, Run, compare
-from quickstart_data import load_digits
-from recipe.stopping import in_one_line
 
 HOST = "NTXentLoss"
 
@@ -40,13 +38,21 @@ class Settings(compared.Settings):
 
 def criterion(settings: Settings, method: str) -> nn.Module:
     """Return a loss by its name in the table."""
+    from pytorch_metric_learning.losses import NTXentLoss  # here, after the options: --help is quick
+
+    from alphacl_metric_learning import AlphaCLLoss
+
     if method == HOST:
-        return losses.NTXentLoss(temperature=settings.tau)  # type: ignore[no-any-return]
+        return NTXentLoss(temperature=settings.tau)  # type: ignore[no-any-return]
     return AlphaCLLoss(method, tau=settings.tau_of(method))
 
 
 def train(settings: Settings, method: str, seed: int) -> tuple[dict[str, float], list[float]]:
     """Train a network and judge it; float64, so that two forms of one loss stay together."""
+    from pytorch_metric_learning.miners import MultiSimilarityMiner
+
+    from quickstart_data import load_digits
+
     torch.manual_seed(seed)
     digits = load_digits()
     images, held_out = (x[:, 0].flatten(start_dim=1).double() / 255 for x in (digits.train, digits.test))
@@ -55,7 +61,7 @@ def train(settings: Settings, method: str, seed: int) -> tuple[dict[str, float],
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate)
     found = []
     if method != UNTRAINED:
-        loss_of, miner = criterion(settings, method), miners.MultiSimilarityMiner()
+        loss_of, miner = criterion(settings, method), MultiSimilarityMiner()
         for _ in range(settings.epochs):
             for batch in torch.split(chosen[torch.randperm(len(chosen))], settings.batch_size):
                 embeddings = network(images[batch])

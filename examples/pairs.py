@@ -11,12 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
+from command_line import in_one_line
+
 import torch
 import tyro
 from torch import Tensor
 
 from alphacl_plugins import AlphaCLLoss, PairWeights
+from alphacl_plugins.plots.axes import new_figure
 
 N, D, H, Q = 4, 8, 2, 5
 VIEWS = ("z", "z_aug")
@@ -96,10 +98,8 @@ def main(output: Path | None = None) -> None:
         drawn.append((situation, roles(criterion, situation)))
     if output is None:
         return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(3, 3, figsize=(7.2, 7.2), layout="constrained")
+    figure = new_figure(7.2, 7.2)
+    axes = figure.subplots(3, 3)
     for axis, (situation, role) in zip(axes.flat, drawn, strict=True):
         axis.imshow(
             torch.where(role < 0, 1.0, 0.5 * role / role.max()).numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto"
@@ -123,4 +123,5 @@ def main(output: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    with in_one_line():
+        tyro.cli(main, description=__doc__)

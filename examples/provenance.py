@@ -1,11 +1,12 @@
-"""Where a number comes from: versions, hardware, commit; and files that are never half written."""
+"""Where a number comes from: versions, hardware, commit; files never half written, folders of one run."""
 
 import importlib.metadata
 import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,27 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from the folder of a run; the system lets go of it when a process ends, however it does.
+
+    Raises: OSError if it cannot be written; ValueError if another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            for part in folder.glob(".*.ckpt"):  # half of a checkpoint, of a run that was killed
+                part.unlink()
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"output: expected a folder in which nothing runs, got {folder}, where a run is going on"
+        ) from error
 
 
 COMMIT = commit(Path(__file__).parent)

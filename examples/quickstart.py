@@ -12,166 +12,20 @@ The parts, each a file beside this one: quickstart_data (images), quickstart_tra
 quickstart_evaluation (probes), quickstart_report (table, JSON, with paired/interval.py) and quickstart_picture.
 """
 
-import copy
-import math
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import tyro
-from lightning import seed_everything
-from rich.console import Console
-from threadpoolctl import threadpool_limits
+from command_line import grouped
 
-from alphacl_lightly import AlphaCLLoss
-from launched import ONE_PROCESS, check_launched
-from provenance import check_writable
-from quickstart_data import Images, load_digits, load_folder
-from quickstart_evaluation import evaluate
-from quickstart_picture import draw_embeddings, draw_picture
-from quickstart_report import UNTRAINED, Run, print_table, save_json
-from quickstart_training import Network, Training, augmentation, fingerprint, fit
-from recipe.stopping import held
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to train, on which images, and how often."""
-
-    data_root: Path | None = None
-    """Image folder: DIR/train/<class>/* and DIR/test/<class>/*, or DIR/<class>/*, of which a fifth is held out.
-    Without it: the handwritten digits of scikit-learn."""
-    limit: int | None = None
-    """Use at most this many training images, and as many test images; classes keep their proportions."""
-    image_size: int | None = None
-    """Side in pixels to which images are resized. Default: 8 for the digits, 32 for a folder."""
-    backbone: str = "test_resnet"
-    """Any timm model: test_resnet (tiny), resnet18, resnet50d, ..."""
-    strategy: str = "direct"
-    """Which pair weights α-CL uses: any registered name."""
-    tau: float | None = None
-    """Temperature τ of both losses, > 0. Default: each strategy's own (0.5 for InfoNCE and direct)."""
-    epochs: int = 25
-    """Passes over the training images."""
-    batch_size: int = 256
-    """Images in a batch, each with two views. With fewer images the batch is smaller."""
-    learning_rate: float = 0.01
-    """Largest learning rate (AdamW, warm-up and cosine)."""
-    seeds: int = 3
-    """Number of repetitions; the table shows their mean ± standard error."""
-    first_seed: int = 0
-    """Seeds are first_seed, first_seed + 1, ..."""
-    accelerator: str = "cpu"
-    """What Lightning trains on: cpu (the same numbers each time, for one number of threads), gpu, mps or auto."""
-    threads: int | None = None
-    """CPU threads. Default: 1 for the digits, where more gain little; for a folder, what the libraries choose."""
-    output: Path = Path(".runs/quickstart")
-    """Folder for quickstart.png, embeddings.png and quickstart.json, which replace those of an earlier run."""
-
-
-def main(settings: Settings) -> list[Run]:
-    """Train, judge, report; returns the runs, seed by seed: untrained, InfoNCE, α-CL."""
-    return run(settings, prepare(settings))
-
-
-def prepare(settings: Settings) -> Images:
-    """Load the images, and refuse settings that cannot work before anything is trained.
-
-    Raises: ValueError, TypeError, OSError that name the setting and what was expected of it.
-    """
-    for name in ("epochs", "seeds", "image_size", "limit", "threads"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected an int >= 1, got {value}")
-    if settings.batch_size < 2:
-        raise ValueError(f"batch_size: expected an int >= 2, got {settings.batch_size}")
-    if not 0 < settings.learning_rate < math.inf:
-        raise ValueError(f"learning_rate: expected a finite number > 0, got {settings.learning_rate}")
-    losses(settings)
-    check_launched(1, ONE_PROCESS)
-    check_writable(settings.output)
-    if settings.data_root is None:
-        images = load_digits(settings.image_size or 8, settings.limit)
-    else:
-        images = load_folder(settings.data_root, settings.image_size or 32, settings.limit)
-    Network(settings.backbone, images)
-    return images
-
-
-def effective(settings: Settings, images: Images) -> Settings:
-    """Fill in what depends on the images: the batch is at most all of them, and digits take one thread."""
-    threads = settings.threads or (None if images.photos else 1)
-    return replace(settings, batch_size=min(settings.batch_size, len(images.train)), threads=threads)
-
-
-def losses(settings: Settings) -> dict[str, AlphaCLLoss]:
-    """Return the two losses that are compared, by the name of their row."""
-    options: dict[str, Any] = {} if settings.tau is None else {"tau": settings.tau}
-    return {
-        "InfoNCE": AlphaCLLoss("infonce", **options),
-        f"α-CL {settings.strategy}": AlphaCLLoss(settings.strategy, **options),
-    }
-
-
-def run(settings: Settings, images: Images) -> list[Run]:
-    """Train and judge for each seed, then write the report."""
-    started = time.perf_counter()
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    settings = effective(settings, images)
-    console.print(f"{images.description}\n{settings.backbone}, {settings.epochs} epochs, batch {settings.batch_size}")
-    runs: list[Run] = []
-    with threadpool_limits(settings.threads):
-        for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
-            for result in run_seed(settings, images, seed):
-                runs.append(result)
-                console.print(progress_line(result), highlight=False)
-        print_table(console, runs)
-        save_json(
-            settings.output / "quickstart.json",
-            runs,
-            settings=asdict(settings),
-            data=images.description,
-            seconds=time.perf_counter() - started,
-        )
-        draw_picture(settings.output / "quickstart.png", runs, settings.batch_size)
-        draw_embeddings(settings.output / "embeddings.png", runs, images)
-    console.print(
-        f"Pictures and numbers: {settings.output}/quickstart.png, embeddings.png, quickstart.json", highlight=False
-    )
-    return runs
-
-
-def progress_line(result: Run) -> str:
-    """Return the line that is printed when one network is done."""
-    trained = f", trained in {result.train_seconds:.0f} s" if result.curves else ""
-    return f"seed {result.seed}  {result.method}: linear probe {result.scores.probe_all:.1f} %{trained}"
-
-
-def run_seed(settings: Settings, images: Images, seed: int) -> Iterator[Run]:
-    """Judge one untrained network, then train a copy of it with each loss."""
-    seed_everything(seed, verbose=False)
-    start = Network(settings.backbone, images)
-    augment = augmentation(images)
-    scores, features = evaluate(start, images, augment, seed)
-    yield Run(UNTRAINED, seed, fingerprint(start), 0.0, scores, [], features)
-    for method, loss in losses(settings).items():
-        network = copy.deepcopy(start).train()
-        initial = fingerprint(network)
-        training = Training(network, loss, augment, settings.learning_rate)
-        began = time.perf_counter()
-        history = fit(training, images, settings.epochs, settings.batch_size, seed, settings.accelerator)
-        seconds = time.perf_counter() - began
-        scores, features = evaluate(network.cpu(), images, augment, seed)
-        yield Run(method, seed, initial, seconds, scores, training.curves, features, history)
+from provenance import held
+from quickstart_settings import Settings
 
 
 def command_line() -> None:
     """Read the options, and show a mistake in them as one line rather than a traceback."""
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = grouped(Settings, __doc__)
     try:
+        from quickstart_run import prepare, run  # after the options: --help is quick
+
         images = prepare(settings)
         with held(settings.output):
             run(settings, images)

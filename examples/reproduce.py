@@ -19,10 +19,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
+from command_line import grouped, in_one_line
 
+from option_help import default
 from provenance import check_writable
 from recipe import protocol
 from recipe.settings import Settings
@@ -30,15 +31,14 @@ from tables.cells import Cell, Host
 from tables.estimate import Speeds, in_words
 from tables.kept import load
 from tables.paper import ROWS, TABLES
-from tables.running import run_cells, write_report
-from tables.solo_host import SoloLearn
+from tables.solo_settings import SoloLearn
 
 BACKBONES = ("resnet18", "resnet50")
 
 
 @dataclass(frozen=True)
-class Reproduction:
-    """Which cells to run, and how."""
+class Cells:
+    """Which cells of the paper's tables to run."""
 
     table: Literal[1, 2] = 1
     """Table of the paper."""
@@ -46,12 +46,21 @@ class Reproduction:
     """Only this data set. None: all data sets of the table."""
     backbone: str | None = None
     """Only resnet18, or only resnet50. Any other timm model replaces it, for a trial run."""
-    row: tuple[Literal["quadratic", "infonce", "backprop", "entropy", "inverse", "square", "direct"], ...] = ()
-    """Only these rows. None given: all rows of the table."""
+    row: Annotated[
+        tuple[Literal["quadratic", "infonce", "backprop", "entropy", "inverse", "square", "direct"], ...],
+        default("all that the table has"),
+    ] = ()
+    """These rows alone."""
     seeds: int = 5
     """Repetitions: seeds first_seed, first_seed + 1, ..."""
     first_seed: int = 0
-    """First seed."""
+    """The first of these seeds."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to do with them."""
+
     host: Host = "lightly"
     """The library whose training is used."""
     dry_run: bool = False
@@ -68,12 +77,25 @@ class Reproduction:
     runs: Path = Path(".runs/reproduce")
     """Folder in which the recipes work, with their checkpoints and logs."""
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of the recipes."""
+
     epochs: int = 100
-    """Passes over the training images. This and the rest: options of the recipes."""
+    """Passes over the training images."""
     eval_epochs: tuple[int, ...] = protocol.EPOCHS
     """Epochs after which to evaluate, besides the last one."""
     batch_size: int = protocol.BATCH_SIZE
     """Images in a batch. With another number than the paper's the run is no cell of the table."""
+    knn_every: int = 10
+    """Number of epochs between two kNN evaluations; only with lightly."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images."""
+
     data_root: Path = Path(".data")
     """Where the data sets are, torchvision's files or image folders."""
     data_format: Literal["auto", "torchvision", "folder"] = "auto"
@@ -84,19 +106,34 @@ class Reproduction:
     """Number of classes of your own data."""
     limit: int | None = None
     """Use at most this many images of each part, for a trial run."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where it runs."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train. auto: a GPU if there is one."""
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     """Precision of the network in training. auto: bf16 on a GPU, else 32."""
     compile: bool = False
     """Compile the network; only with lightly."""
-    knn_every: int = 10
-    """Number of epochs between two kNN evaluations; only with lightly."""
+
+
+@dataclass(frozen=True)
+class Solo:
+    """Options of solo-learn alone."""
+
     linear_epochs: int = protocol.PROBE.epochs
     """solo-learn: epochs of its own linear evaluation, besides the recipe's; 0: none. It resizes images from a folder
     to 224 px and normalises them as ImageNet, which is slow and a different evaluation."""
     workers: int = 4
     """solo-learn: processes that load images."""
+
+
+@dataclass(frozen=True)
+class Reproduction(Solo, Hardware, Data, Recipe, Work, Cells):  # the last base has the first fields
+    """Which cells to run, and how."""
 
     def __post_init__(self) -> None:
         for name, low in (("seeds", 1), ("first_seed", 0), ("jobs", 1)):
@@ -157,6 +194,8 @@ def main(reproduction: Reproduction) -> None:
 
     Raises: SystemExit with code 1 if a run has failed; Stopped after Ctrl-C or SIGTERM.
     """
+    from tables.running import run_cells, write_report  # after the options: --help is quick
+
     if reproduction.report:
         write_report(reproduction.results)
     elif reproduction.dry_run:
@@ -192,10 +231,5 @@ def list_cells(cells: list[Cell], results: Path) -> None:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Reproduction, description=__doc__)
-    try:
-        main(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # between two runs; within one, `run_child` answers
-        sys.exit("interrupted; the same command goes on")
+    with in_one_line(goes_on="the same command goes on"):  # between two runs; within one, `run_child` answers
+        main(grouped(Reproduction, __doc__))

@@ -15,7 +15,7 @@ Paper (Tian 2022, arXiv:2201.12680, Tables 1 and 2): accuracy in % after 100, 30
 Ours, with seeds, hardware, versions and commit: results/README.md.
 """
 
-from recipe.run import main
+from recipe.main import main
 
 if __name__ == "__main__":
     main(dataset="stl10", backbone="resnet18", description=__doc__)

@@ -15,7 +15,7 @@ Paper (Tian 2022, arXiv:2201.12680, Table 2): accuracy in % after 100, 300, 500 
 Ours, with seeds, hardware, versions and commit: results/README.md.
 """
 
-from recipe.run import main
+from recipe.main import main
 
 if __name__ == "__main__":
     main(dataset="stl10", backbone="resnet50", description=__doc__)

@@ -20,6 +20,7 @@ def run_in_processes(world: int, folder: Path, check: Callable[..., None], *args
 def _worker(rank: int, world: int, meeting_point: str, check: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning)  # torch 2.4 and 2.5, in pickle
     timeout = timedelta(seconds=120)  # a rank that waits in vain fails the test
     dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world, timeout=timeout)
     check(rank, world, *args)

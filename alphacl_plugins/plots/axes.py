@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito's, which people with a colour-blindness tell apart; lines differ in their dashes too."""
@@ -27,7 +28,7 @@ def new_axes(axes: Axes | None) -> Axes:
     return tidy(new_figure(width=7.2, height=4.2).subplots() if axes is None else axes)
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Figure:
     """Return a figure in inches: at 100 dots per inch 720 px are its 7.2."""
     try:
         from matplotlib.figure import Figure

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from alphacl_lightly import AlphaCLLoss
@@ -100,5 +99,5 @@ def _effective(strategy: str, options: dict[str, Any]) -> float | None:
 @lru_cache
 def _reference() -> Tensor:
     """Half squared distances of one anchor to its negatives. Shape: ``[1, 254]``."""
-    quantiles = norm.ppf((np.arange(NEGATIVES) + 0.5) / NEGATIVES)
-    return torch.tensor(1 - SPREAD * quantiles, dtype=torch.float32).clamp(0, 2)[None]
+    quantiles: Tensor = torch.special.ndtri((torch.arange(NEGATIVES, dtype=torch.float64) + 0.5) / NEGATIVES)
+    return (1 - SPREAD * quantiles).float().clamp(0, 2)[None]

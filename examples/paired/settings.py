@@ -4,8 +4,9 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from option_help import LR, StrategyNames
 from paired.losses import Loss, Row, paper_rows, parse_rows
 from recipe import protocol
 
@@ -13,12 +14,10 @@ Step = Literal["tuning", "paper", "tuned"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Which losses to compare, on which images, and for how long."""
+class Losses:
+    """Which losses to compare, and how often."""
 
-    data_root: Path = Path(".data")
-    """Image folder, DIR/train/<class>/* and DIR/test/<class>/*; with --dataset, also torchvision's files."""
-    strategies: tuple[str, ...] = ("infonce", "entropy", "direct", "square")
+    strategies: StrategyNames = ("infonce", "entropy", "direct", "square")
     """Rows to tune: registered strategies or import paths, my_module.MyAlpha (one in the current folder: with
     PYTHONPATH=.). direct:p=6 fixes an option, "direct:tau=0.5/0.2/0.1" says which values to try; values of a second
     option are combined with these. InfoNCE is always among the rows; the others are compared with it."""
@@ -33,36 +32,65 @@ class Settings:
     """Number of values to try for each row that is tuned; if the best is the first or last, one more beyond it."""
     tuning_seeds: int = 1
     """Runs for each value, with seeds 0, 1, ..."""
-    minutes: float = 60.0
-    """Time for the whole study. If it does not fit, there are fewer epochs, then fewer seeds."""
 
+
+@dataclass(frozen=True)
+class Data:
+    """The images."""
+
+    data_root: Path = Path(".data")
+    """Image folder, DIR/train/<class>/* and DIR/test/<class>/*; with --dataset, also torchvision's files."""
     dataset: Literal["cifar10", "cifar100", "stl10"] | None = None
     """One of torchvision's data sets in the data root. None: an image folder."""
     image_size: int | None = None
     """Side in pixels to which the images of a folder are resized. None: 32, or that of the data set."""
     limit: int | None = 10_000
     """Use at most this many training and this many test images; classes keep their proportions."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The network and how it is trained."""
+
     backbone: str = "small"
     """small: a CNN of six layers and 0.4 M parameters; or any timm model."""
     epochs: int = 10
     """Passes over the training images, at most."""
     batch_size: int = protocol.BATCH_SIZE
     """Images in a batch, each with two views."""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, LR] = 3e-3
     """Largest learning rate of Adam: it rises for a tenth of the steps, then falls along a cosine to 0."""
 
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where to train, and for how long."""
+
+    minutes: float = 60.0
+    """Time for the whole study. If it does not fit, there are fewer epochs, then fewer seeds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train. auto: a GPU if there is one."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """Precision of the network in training: float32, or bfloat16 autocast. auto: the faster one here."""
     jobs: int | None = None
     """Number of runs at once. None: one for each CPU core, with one thread each; on a GPU, 3."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results go, and what to do instead of a study."""
+
     output: Path = Path(".runs/study")
     """Folder of the study: runs/*/*.json, and the two pictures. The same command continues a study."""
     report: bool = False
     """Only print the table and draw the pictures of the runs in the folder."""
     run: Path | None = None
     """Only train the run of this JSON once more, on the images in --data-root, and compare its numbers."""
+
+
+@dataclass(frozen=True)
+class Settings(Output, Hardware, Training, Data, Losses):  # the last base has the first fields
+    """Which losses to compare, on which images, and for how long."""
 
     def __post_init__(self) -> None:
         least = {"seeds": 1, "trials": 2, "tuning_seeds": 1, "epochs": 1, "batch_size": 2}

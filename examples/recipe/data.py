@@ -15,9 +15,8 @@ from torchvision import datasets
 
 from image_folder import Labels, decode, images_in, is_flat, list_images, take
 from provenance import replace_file
-from recipe.protocol import Dataset
+from recipe.protocol import SPLITS, Dataset
 
-SPLITS = ("train", "test", "unlabeled")
 DECODER = 3
 """Number of the way in which `decode` turns files into pixels: a new one for other pixels."""
 

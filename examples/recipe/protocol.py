@@ -8,6 +8,7 @@ from dataclasses import dataclass
 EPOCHS = (100, 300, 500)
 """Epochs of one training after which the paper evaluates."""
 BATCH_SIZE = 128
+SPLITS = ("train", "test", "unlabeled")
 HIDDEN_WIDTH, EMBEDDING_WIDTH = 512, 128
 """The head: Linear(512), BatchNorm without affine, ReLU, Linear(128)."""
 

@@ -3,14 +3,16 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alphacl_solo_learn.methods import ADDRESS
 from provenance import environment, replace_file
-from recipe.data import SPLITS
-from recipe.evaluation import ProbeAccuracy
+from recipe.devices import resolved_precision
+from recipe.protocol import SPLITS
 from recipe.settings import Settings
-from recipe.training import resolved_precision
+
+if TYPE_CHECKING:
+    from recipe.evaluation import ProbeAccuracy
 
 FILE = "result.json"
 HARMLESS = ("epochs", "eval_epochs", "knn_every", "data_format", "device", "compile")
@@ -78,7 +80,7 @@ class Result:
         """Whether the network was evaluated after this many epochs."""
         return str(epochs) in self.content["evaluations"]
 
-    def add_evaluation(self, epochs: int, probe: ProbeAccuracy, knn: float, seconds: float) -> None:
+    def add_evaluation(self, epochs: int, probe: "ProbeAccuracy", knn: float, seconds: float) -> None:
         """Add the accuracies after this many epochs, in %."""
         self.content["evaluations"][str(epochs)] = {
             "probe_best": probe.best,

@@ -1,4 +1,4 @@
-"""One recipe from the command line to its result: data, pretraining, evaluation at each milestone."""
+"""One recipe from its options to its result: data, pretraining, evaluation at each milestone."""
 
 import os
 import shutil
@@ -7,25 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
-import tyro
 from lightning.pytorch.utilities import rank_zero_only
 
-from provenance import replace_file
+from provenance import held, replace_file
 from recipe import data as data_sets
 from recipe import protocol
+from recipe.devices import check_device, device_of
 from recipe.evaluation import extract, knn_accuracy, probe
 from recipe.pretraining import Pretraining
 from recipe.results import Result, counts_of
 from recipe.settings import Settings
-from recipe.stopping import held, in_one_line
-from recipe.training import LAST, check_device, check_finite, device_of, loggers, quiet, read_checkpoint, train
-
-
-def main(dataset: str, backbone: str, description: str) -> None:
-    """Run a recipe with the options of the command line."""
-    settings = tyro.cli(Settings, default=Settings(backbone=backbone), description=description)
-    with in_one_line(goes_on="--resume goes on"):
-        run(protocol.DATASETS[dataset], settings)
+from recipe.training import LAST, check_finite, loggers, quiet, read_checkpoint, train
 
 
 def run(dataset: protocol.Dataset, settings: Settings) -> Path:
@@ -116,7 +108,7 @@ def _describe(dataset: protocol.Dataset, described: dict[str, object], *, own: b
     print(f"{name} ({described['source']}): {counts_of(described)} images", flush=True)
     short = [
         f"{described[split]:,} of {getattr(dataset, split):,} {split}"
-        for split in data_sets.SPLITS
+        for split in protocol.SPLITS
         if described[split] != getattr(dataset, split)
     ]
     if short and not own:

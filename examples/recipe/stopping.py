@@ -2,20 +2,16 @@
 
 import os
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from provenance import check_writable, replace_file
+from provenance import replace_file
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 """SIGUSR1 is what SLURM is usually told to send before a job's time is over."""
@@ -23,43 +19,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 
 
 class Stopped(SystemExit):
     """A signal has ended the run; its code is the shell's for that signal."""
-
-
-@contextmanager
-def in_one_line(*more: type[Exception], goes_on: str = "") -> Iterator[None]:
-    """End the program with one line where a user can do something about an error.
-
-    Args:
-        *more: further kinds of such errors.
-        goes_on: how to go on after an interrupt, if that is possible.
-    """
-    errors: tuple[type[Exception], ...] = (ValueError, OSError, *more)
-    try:
-        yield
-    except errors as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # between the trainings, each of which has its own answer
-        print(f"interrupted; {goes_on}" if goes_on else "interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other processes from the folder of a run; the system lets go of it when a process ends, however it does.
-
-    Raises: OSError if it cannot be written; ValueError if another process has it.
-    """
-    check_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            for part in folder.glob(".*.ckpt"):  # half of a checkpoint, of a run that was killed
-                part.unlink()
-            yield
-    except Timeout as error:
-        raise ValueError(
-            f"output: expected a folder in which nothing runs, got {folder}, where a run is going on"
-        ) from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

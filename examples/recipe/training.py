@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from launched import check_launched, without_requeue
+from launched import without_requeue
+from recipe.devices import device_of, precision_of
 from recipe.pretraining import Pretraining
-from recipe.settings import Settings
 from recipe.stopping import AtomicCheckpointIO, StopAfterStep
 
 LAST = "last.ckpt"
@@ -113,42 +113,6 @@ def check_finite(saved: dict[str, Any], path: Path) -> None:
 def loggers(folder: Path) -> list[Logger]:
     """Return the logs of a run: TensorBoard's, and a CSV file for each time that it was started."""
     return [TensorBoardLogger(folder, name="", version="tensorboard"), CSVLogger(folder, name="csv")]
-
-
-def device_of(settings: Settings) -> torch.device:
-    """Return where to train: a GPU if there is one and the settings do not say otherwise."""
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(settings.device)
-
-
-def check_device(settings: Settings) -> None:
-    """Raise ValueError if this machine, or what has started the process, does not have what the settings ask for."""
-    check_launched(settings.world_size, "devices x num_nodes says")
-    check_gpu(settings.device)
-    found = torch.cuda.device_count()
-    if device_of(settings).type == "cuda" and found < settings.devices:
-        raise ValueError(f"devices: expected at most the {found} GPUs of this machine, got {settings.devices}")
-    if settings.precision == "16" and device_of(settings).type == "cpu":
-        raise ValueError("precision: expected 32 or bf16 on a CPU, got 16")
-
-
-def check_gpu(device: str) -> None:
-    """Raise ValueError if the device is "cuda" and this machine has no GPU."""
-    if device == "cuda" and torch.cuda.device_count() == 0:
-        raise ValueError("device: expected a GPU for cuda, got none that PyTorch can use")
-
-
-def precision_of(settings: Settings) -> Any:
-    """Return Lightning's name of the precision."""
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[resolved_precision(settings)]
-
-
-def resolved_precision(settings: Settings) -> str:
-    """Return the precision, with what "auto" means."""
-    if settings.precision == "auto":
-        return "bf16" if device_of(settings).type == "cuda" else "32"
-    return settings.precision
 
 
 def quiet() -> None:

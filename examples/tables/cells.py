@@ -13,7 +13,7 @@ from recipe import protocol
 from recipe.results import FILE, other_images, read_result
 from recipe.settings import Settings
 from tables.paper import ROWS, TABLES, reported
-from tables.solo_host import SoloLearn
+from tables.solo_settings import SoloLearn
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 TRIES = "tries"

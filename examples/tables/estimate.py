@@ -6,7 +6,7 @@ from statistics import median
 
 from provenance import environment
 from recipe import protocol
-from recipe.training import device_of
+from recipe.devices import device_of
 from tables.cells import Cell, Content, read
 from tables.kept import Run
 

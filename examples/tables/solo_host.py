@@ -15,23 +15,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from command_line import in_one_line
+
 import numpy as np
 import torch
 import tyro
 
-from provenance import commit
+from provenance import commit, held
 from recipe import data as data_sets
 from recipe import protocol
 from recipe.data import Data
+from recipe.devices import check_device, device_of, precision_of
 from recipe.evaluation import extract, knn_accuracy, probe
 from recipe.network import Network
 from recipe.results import Result
 from recipe.settings import LOSSES, Settings
-from recipe.stopping import held, in_one_line
-from recipe.training import check_device, device_of, precision_of
 from tables.children import run_child
 from tables.solo_images import ImageFolders, write_images
 from tables.solo_logs import accuracies, curve, latest_checkpoint
+from tables.solo_settings import SoloLearn
 
 NORMALIZATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -41,22 +43,6 @@ NORMALIZATION = {
 """Mean and standard deviation of the channels, as solo-learn pretrains on these data sets; images from a folder too."""
 CUSTOM_SIZE = 224
 """Side in pixels of images from a folder in solo-learn's linear evaluation, whatever the config says."""
-
-
-@dataclass(frozen=True)
-class SoloLearn:
-    """What solo-learn alone has to be told."""
-
-    linear_epochs: int = protocol.PROBE.epochs
-    """Epochs of solo-learn's own linear evaluation, beside the probe of the recipe; 0: none. Images from a folder it
-    takes at 224 px, normalised as ImageNet: slow, and another evaluation."""
-    workers: int = 4
-    """Processes that load images for it."""
-
-    def __post_init__(self) -> None:
-        for name in ("linear_epochs", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected an int >= 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize, relu
 
@@ -32,6 +31,7 @@ def balance(generator: torch.Generator, problems: int = 10) -> dict[str, Any]:
 
 def imbalance_along(start: Weights, covariance: Tensor, normalization: str) -> dict[str, float]:
     """Follow one problem with ``∫ E dt`` beside the weights; compare Δ with its law at every step."""
+    from scipy.integrate import solve_ivp
 
     def slope(_time: float, state: Any) -> Any:
         weights = split(torch.from_numpy(state[:-1]), start)

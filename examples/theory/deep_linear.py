@@ -10,16 +10,16 @@ Theorem 3 and Figure 2 (almost all local maxima are global and of rank one), its
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 import experiment
-from alphacl_plugins.plots.axes import COLOURS
-from conserved import balance, lemma_2
 from experiment import command_line, progress, save, show, tidy
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.plots.axes import COLOURS, new_figure
+from conserved import balance, lemma_2
 from flow import (
     FILTER,
     LAYER,
@@ -33,6 +33,9 @@ from flow import (
     singular_values,
 )
 from problems import random_covariance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH = 8
 DEPTHS = (2, 3, 4, 5, 6)
@@ -183,12 +186,12 @@ def path_lengths(run: Ended) -> Tensor:
     return torch.cat([torch.zeros(1), lengths])
 
 
-def figure_2(generator: torch.Generator, depth: int = 5, starts: int = 6) -> Figure:
+def figure_2(generator: torch.Generator, depth: int = 5, starts: int = 6) -> "Figure":
     """Figure 2: one problem, several starts; the objective, and the two largest singular values of each layer."""
     covariance = random_covariance(WIDTH, generator)
     runs = [ascend(random_start([WIDTH, *[7] * depth], generator), covariance) for _ in range(starts)]
     largest = float(torch.linalg.eigvalsh(covariance)[-1])
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = new_figure(11, 3.6)
     left, right = figure.subplots(1, 2)
     for start, run in reversed(list(enumerate(runs))):
         energies = feature_covariances(run.path, covariance)[-1].diagonal(dim1=-2, dim2=-1).sum(dim=-1) / largest

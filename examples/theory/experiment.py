@@ -5,20 +5,22 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from command_line import in_one_line
 
 import tyro
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from provenance import environment, held, replace_file
 
-from provenance import environment, replace_file
-from recipe.stopping import held, in_one_line
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK = "#333333"
 
@@ -68,7 +70,7 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def save(settings: Settings, name: str, report: dict[str, Any], figure: Figure) -> None:
+def save(settings: Settings, name: str, report: dict[str, Any], figure: "Figure") -> None:
     """Write every number as JSON and the picture as PNG, each whole or not at all."""
     sizes = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "output"}
     text = json.dumps({**sizes, **report, "environment": environment()}, indent=2, allow_nan=False) + "\n"
@@ -78,7 +80,7 @@ def save(settings: Settings, name: str, report: dict[str, Any], figure: Figure) 
     print(f"every number: {path}; picture: {path.with_suffix('.png')}")
 
 
-def tidy(axes: Axes, title: str, x: str = "", y: str = "") -> None:
+def tidy(axes: "Axes", title: str, x: str = "", y: str = "") -> None:
     """Title, labels, no frame above and to the right."""
     axes.set_title(title, fontsize=10, color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 LAYER, FILTER, NONE = "layer", "filter", "none"
@@ -106,6 +105,7 @@ def ascend(
         end: the latest time.
         tolerance: of the gradient, relative to E.
     """
+    from scipy.integrate import solve_ivp  # here, after the options: --help is quick
 
     def point(flat: Any) -> Weights:
         return rescale(split(torch.from_numpy(flat), weights), normalization)

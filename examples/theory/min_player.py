@@ -9,18 +9,21 @@ difference would look like.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import experiment
+from experiment import command_line, progress, save, tidy
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
 import alphacl_plugins as acl
-import experiment
 from alphacl_plugins import strategies
-from alphacl_plugins.plots.axes import COLOURS
-from experiment import command_line, progress, save, tidy
+from alphacl_plugins.plots.axes import COLOURS, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TAU, EPS, RATE = 0.3, 1.0, 0.05
 PLAYERS = ("infonce", "numerical", "closed", "direct")
@@ -163,9 +166,9 @@ def theorem_2(z: Tensor, z_aug: Tensor, generator: torch.Generator, rivals: int)
     }
 
 
-def figure(losses: dict[str, list[float]], differences: dict[str, list[float]]) -> Figure:
+def figure(losses: dict[str, list[float]], differences: dict[str, list[float]]) -> "Figure":
     """Two panels: the curves lie on each other; how far the weights are apart."""
-    result = Figure(figsize=(10.5, 3.6), layout="constrained")
+    result = new_figure(10.5, 3.6)
     left, right = result.subplots(1, 2)
     styles = {
         "infonce": ("gradient descent on InfoNCE", COLOURS[0], "-", 6.0),

@@ -8,19 +8,22 @@ ends one-hot), Theorem 6 and Figure 3 (many hidden nodes: one mode, or rank abov
 """
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 import experiment
-from alphacl_plugins.plots.axes import COLOURS
 from experiment import INK, command_line, progress, save, tidy
+
+import torch
+from torch import Tensor
+
+from alphacl_plugins.plots.axes import COLOURS, new_figure
 from flow import LAYER, Weights, ascend, gradient, rescale
 from problems import Mixtures, random_mixtures
 from relu_flow import STANDSTILL, Ended, arrive, energies, follow, relu_gradient, start_for, sticky_gradient
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MODES, SAMPLES, HIDDEN = 6, 24, 8
 ZERO = 1e-6
@@ -163,9 +166,9 @@ def modes_in_use(weights: Weights) -> Tensor:
     return count
 
 
-def figure_3(report: dict[str, Any]) -> Figure:
+def figure_3(report: dict[str, Any]) -> "Figure":
     """Figure 3: W_1 and W_2ᵀ W_2 of one run, ReLU and linear, each pair in one scale; and the ranks of all runs."""
-    figure = Figure(figsize=(8.6, 5.2), layout="constrained")
+    figure = new_figure(8.6, 5.2)
     panels = figure.subplot_mosaic([["relu 0", "linear 0", "ranks"], ["relu 1", "linear 1", "ranks"]])
     pairs = (("$W_1$", "mode m", "weight"), ("$W_2^T W_2$", "hidden node", "product of columns"))
     matrices = {name: _shown(weights) for name, weights in report["figure_3"].items()}
@@ -191,7 +194,7 @@ def _shown(weights: list[list[list[float]]]) -> tuple[Tensor, Tensor]:
     return w1, w2.T @ w2
 
 
-def draw_ranks(axis: Axes, report: dict[str, Any]) -> None:
+def draw_ranks(axis: "Axes", report: dict[str, Any]) -> None:
     """Bars of the ranks of W_1: every run of the ReLU network is in one of them, the linear network beside them."""
     moving = [run["rank"] for run in report["still_moving"]]
     highest = max(len(report["ranks"]) - 1, *moving, 1)

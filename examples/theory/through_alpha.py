@@ -9,17 +9,20 @@ negative that lies τ further away than the weighted mean is pulled nearer. So d
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import experiment
+from experiment import command_line, progress, save, show, tidy
 
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import normalize
 
-import experiment
 from alphacl_plugins import AlphaCLLoss
-from alphacl_plugins.plots.axes import COLOURS
-from experiment import command_line, progress, save, show, tidy
+from alphacl_plugins.plots.axes import COLOURS, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TAUS = (0.05, 0.1, 0.2, 0.4)
 BATCH, CLUSTERS, INPUTS = 128, 20, 32
@@ -63,9 +66,9 @@ def train(tau: float, detach_alpha: bool, steps: int, seed: int) -> dict[str, fl
     }
 
 
-def figure(rows: list[dict[str, Any]]) -> Figure:
+def figure(rows: list[dict[str, Any]]) -> "Figure":
     """Spread of the distances, and effective negatives, against τ."""
-    result = Figure(figsize=(9, 3.4), layout="constrained")
+    result = new_figure(9, 3.4)
     for axes, key, title in zip(
         result.subplots(1, 2),
         ("spread", "effective_negatives"),

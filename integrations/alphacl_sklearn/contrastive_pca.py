@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +13,8 @@ from alphacl_plugins.spectral import contrastive_pca, take_turns
 from alphacl_plugins.strategies import AnyStrategy, resolve_strategy
 
 try:
+    import numpy as np
+    import numpy.typing as npt
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils.multiclass import check_classification_targets

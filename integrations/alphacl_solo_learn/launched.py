@@ -2,9 +2,6 @@
 
 import os
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
 RANKS = ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """Where launchers number their processes, those of which Lightning does not know (MPI, Kubernetes) too."""
 
@@ -20,6 +17,9 @@ def check_launched(expected: int, why: str) -> None:
         ValueError: if torchrun or SLURM has started another number, or if this is one process too many of any launcher;
             the first of those trains alone.
     """
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
     launchers = ("torchrun", TorchElasticEnvironment, "WORLD_SIZE"), ("SLURM", SLURMEnvironment, "SLURM_NTASKS")
     for launcher, environment, number in launchers:
         if environment.detect():

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 HOSTS = (
     "lightly",
     "timm",
@@ -27,11 +29,11 @@ def test_the_core_imports_no_host():
 
 
 def test_the_core_imports_nothing_but_torch_and_the_standard_library():
-    code = (
+    code = (  # sympy and mpmath: a dependency of torch, which 2.4 imports late
         "import sys, torch; before = set(sys.modules)\n"
         "import alphacl_plugins\n"
         "roots = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
-        "print(sorted(roots - set(sys.stdlib_module_names) - {'alphacl_plugins', 'torch'}))"
+        "print(sorted(roots - set(sys.stdlib_module_names) - {'alphacl_plugins', 'torch', 'sympy', 'mpmath'}))"
     )
     assert run(code) == "[]"
 
@@ -42,6 +44,15 @@ def test_a_missing_host_is_named_with_the_line_that_installs_it():
         "try:\n    import alphacl_timm\nexcept ImportError as error:\n    print(error)"
     )
     assert "pip install 'alphacl-plugins[timm]'" in run(code)
+
+
+@pytest.mark.parametrize("missing", ["numpy", "sklearn"])
+def test_the_sklearn_adapter_says_what_it_needs(missing):
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "try:\n    import alphacl_sklearn\nexcept ImportError as error:\n    print(error)"
+    )
+    assert run(code) == "alphacl_sklearn needs scikit-learn 1.6 or later: pip install 'alphacl-plugins[sklearn]'"
 
 
 def test_the_lightly_adapter_works_without_lightly():

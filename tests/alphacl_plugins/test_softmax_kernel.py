@@ -66,6 +66,7 @@ def test_every_kernel_compiles(name, capability, precision, power, width, tmp_pa
 
 
 def check_compilation(name, capability, precision, power, folder, monkeypatch, width=128):
+    pytest.importorskip("triton", minversion="3.1")  # 3.0, of torch 2.4, describes arguments in another way
     from triton import compile
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -12,6 +12,7 @@ from solo_clone import needs_clone
 
 import recipe_pipelines
 import recipe_speed
+from recipe import data as data_sets
 from recipe import protocol
 from recipe.pretraining import Pretraining
 from recipe_speed import ALONE, Settings, goals, ours, theirs
@@ -63,7 +64,7 @@ def test_a_job_of_slurm_does_not_go_on_from_another_one(folder, tmp_path, monkey
     names = ("JOB_NAME", "JOB_ID", "PROCID", "LOCALID", "NODEID", "NTASKS")
     for name, value in zip(names, ("train", "1", "0", "0", "0", "1"), strict=True):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    data = recipe_speed.data_sets.load(protocol.DATASETS["cifar10"], folder)
+    data = data_sets.load(protocol.DATASETS["cifar10"], folder)
     module = Pretraining(Settings(**TINY).recipe(1), protocol.DATASETS["cifar10"], data)
     assert recipe_pipelines.recipe(module, torch.device("cpu"))(0, 1) > 0
 
@@ -109,7 +110,7 @@ def test_the_hosts_give_two_views_of_every_image(dataset):
     size = protocol.DATASETS[dataset].image_size
     pixels = torch.randint(0, 256, (9, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     settings = SimpleNamespace(batch_size=4)
-    for pipeline in recipe_speed.HOSTS.values():
+    for pipeline in (recipe_pipelines.lightly, recipe_pipelines.solo_learn):
         pipeline(step, pixels, protocol.DATASETS[dataset], settings, 0)(0, 0)
     assert [tuple(views.shape) for views in seen] == 4 * [(2, 4, 3, size, size)]
     for first, second in seen:

@@ -12,13 +12,14 @@ import torch
 from digits_folder import write_digits
 from PIL import Image
 
-import inspect_pairs
 from alphacl_plugins.sharpness import strategy_from_text
 from alphacl_plugins.strategies import PairWeights
 from alphacl_timm import create_backbone
-from inspect_pairs import Settings, images_of, main
 from inspected import pairs
+from inspected import run as inspected_run
 from inspected.pairs import heaviest_pairs
+from inspected.run import images_of, main
+from inspected.settings import Settings
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 STRATEGIES = ("infonce:tau=0.1", "direct", "square", "triplet", "kl_ball", "dcl_weighted", "macl")
@@ -186,8 +187,8 @@ def test_a_checkpoint_of_a_recipe_brings_its_head(made, monkeypatch, tmp_path):
     torch.manual_seed(0)
     network = Network("test_resnet", 32, DATASETS["cifar10"].mean, DATASETS["cifar10"].std)
     run = {"data": {"image_size": 32}, "dataset": "cifar10"}
-    monkeypatch.setattr(inspect_pairs, "read_network", lambda checkpoint: (network, run))
-    built, size, data = inspect_pairs.build(settings(made, backbone=None))
+    monkeypatch.setattr(inspected_run, "read_network", lambda checkpoint: (network, run))
+    built, size, data = inspected_run.build(settings(made, backbone=None))
     assert built(torch.zeros(2, 3, size, size)).shape == (2, 128)
     assert data == "cifar10"
 

@@ -5,15 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import experiment
+from experiment import Settings as Theory
+
 import pytest
 
-import experiment
 import provenance
 import quickstart
+import quickstart_run
+import quickstart_settings
 import reproduce
 import two_encoders
-from experiment import Settings as Theory
-from recipe.stopping import held
+from provenance import held
 
 SCRIPT = """
 import pathlib, subprocess, provenance
@@ -38,7 +41,7 @@ def test_the_commit_is_that_of_the_code_that_runs(tmp_path, monkeypatch):
 
 
 STARTS = {
-    "quickstart": lambda output: quickstart.prepare(quickstart.Settings(output=output)),
+    "quickstart": lambda output: quickstart_run.prepare(quickstart_settings.Settings(output=output)),
     "two_encoders": lambda output: two_encoders.main(two_encoders.Settings(output=output)),
     "reproduce": lambda output: reproduce.main(reproduce.Reproduction(results=output)),
 }

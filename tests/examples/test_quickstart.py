@@ -16,11 +16,12 @@ from torch.testing import assert_close
 import quickstart
 import quickstart_evaluation
 import quickstart_picture
+import quickstart_run
 from provenance import replace_file
-from quickstart import Settings
 from quickstart_data import load_digits, load_folder
 from quickstart_evaluation import Scores, evaluate
 from quickstart_report import Run, differences, mean_and_error, print_table, verdict
+from quickstart_settings import Settings
 from quickstart_training import Network, augmentation, fingerprint
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
@@ -46,7 +47,7 @@ def output(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(output) -> list[Run]:
-    return quickstart.main(tiny(output / "out"))
+    return quickstart_run.main(tiny(output / "out"))
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_every_number_of_every_run_is_kept(report):
 @pytest.mark.slow
 def test_statistics_are_computed_every_50_steps(tmp_path, monkeypatch):
     looks = watch_looks(monkeypatch)
-    _, _, run = quickstart.main(tiny(tmp_path, seeds=1, epochs=1, batch_size=2, limit=102))
+    _, _, run = quickstart_run.main(tiny(tmp_path, seeds=1, epochs=1, batch_size=2, limit=102))
     assert len(looks) == 2 * 2  # steps 0 and 50 of 51, of two losses
     for name in looks[0]:
         assert run.curves[0][name] == pytest.approx(sum(look[name].item() for look in looks[2:]) / 2, rel=1e-5)
@@ -117,7 +118,7 @@ def test_the_losses_start_from_the_untrained_network(runs):
 
 
 def test_a_batch_is_at_most_all_images(tmp_path):
-    quickstart.main(tiny(tmp_path, batch_size=256, epochs=1, seeds=1))
+    quickstart_run.main(tiny(tmp_path, batch_size=256, epochs=1, seeds=1))
     report = json.loads((tmp_path / "quickstart.json").read_text())
     assert report["settings"]["batch_size"] == 60
     assert report["settings"]["threads"] == 1
@@ -125,20 +126,20 @@ def test_a_batch_is_at_most_all_images(tmp_path):
 
 def test_both_losses_see_the_same_batches_and_augmentations(tmp_path):
     # 61 images: the one that is left over makes no batch of its own, in which there would be nothing to contrast
-    _, first, second = quickstart.main(tiny(tmp_path, seeds=1, strategy="infonce", limit=61))
+    _, first, second = quickstart_run.main(tiny(tmp_path, seeds=1, strategy="infonce", limit=61))
     assert (first.curves, first.scores) == (second.curves, second.scores)
 
 
 def test_a_seed_gives_the_same_numbers_whatever_ran_before(runs, tmp_path):
     torch.rand(5)
-    again = quickstart.main(tiny(tmp_path, seeds=1, first_seed=1))
+    again = quickstart_run.main(tiny(tmp_path, seeds=1, first_seed=1))
     for old, new in zip([run for run in runs if run.seed == 1], again, strict=True):
         assert (old.scores, old.curves) == (new.scores, new.curves)
 
 
 def test_the_terminal_shows_table_and_verdict_in_plain_text(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    quickstart.main(tiny(Path("out"), epochs=1))
+    quickstart_run.main(tiny(Path("out"), epochs=1))
     shown = capfd.readouterr()
     assert shown.err == ""
     assert "\x1b" not in shown.out
@@ -287,7 +288,7 @@ def test_a_folder_is_trained_on_to_the_end(tmp_path):
     write_images(tmp_path / "data/train", 8)
     write_images(tmp_path / "data/test", 4)
     settings = tiny(tmp_path / "out", data_root=tmp_path / "data", limit=None, batch_size=8, epochs=1, seeds=1)
-    runs = quickstart.main(settings)
+    runs = quickstart_run.main(settings)
     report = json.loads((tmp_path / "out/quickstart.json").read_text(encoding="utf-8"))
     assert report["data"] == "data: 24 training and 12 held-out images, 3 classes, 32x32 px"
     assert report["summary"]["untrained"]["probe_all"]["standard_error"] is None
@@ -361,7 +362,7 @@ def test_a_corrupt_image_is_named(kept, kind, tmp_path):
 )
 def test_settings_that_cannot_work_are_refused_before_training(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        quickstart.prepare(tiny(tmp_path / "out", **change))
+        quickstart_run.prepare(tiny(tmp_path / "out", **change))
     assert not (tmp_path / "out").exists()
 
 
@@ -372,7 +373,7 @@ def test_the_command_line_shows_a_mistake_in_one_line(monkeypatch, capsys):
 
 
 def test_a_training_that_has_diverged_is_not_judged(tmp_path):
-    images = quickstart.prepare(tiny(tmp_path))
+    images = quickstart_run.prepare(tiny(tmp_path))
     network = Network("test_resnet", images)
     torch.nn.init.constant_(network.head.layers[-1].weight, float("nan"))
     with pytest.raises(ValueError, match=r"features: expected finite numbers, got others; the training has diverged"):
@@ -383,7 +384,7 @@ def test_numbers_are_kept_where_there_is_no_room_for_the_picture(tmp_path, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(quickstart, "draw_picture", full)
+    monkeypatch.setattr(quickstart_run, "draw_picture", full)
     arguments = ["--output", str(tmp_path), "--limit", "60", "--epochs", "1", "--seeds", "1", "--batch-size", "20"]
     monkeypatch.setattr("sys.argv", ["quickstart.py", *arguments])
     with pytest.raises(SystemExit, match=r"^quickstart: .*No space left on device$"):
@@ -407,7 +408,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.slow
 def test_alpha_cl_learns_more_than_three_standard_errors_above_the_floor(tmp_path):
-    runs = quickstart.main(Settings(output=tmp_path, first_seed=30))
+    runs = quickstart_run.main(Settings(output=tmp_path, first_seed=30))
     for column in ("probe_all", "probe_few"):
         (floor, error), (trained, other) = (mean_and_error(runs, name, column) for name in ("untrained", "α-CL direct"))
         assert trained - floor > 3 * math.hypot(error, other) > 0

@@ -10,10 +10,12 @@ from looks import watch_looks
 from torch.testing import assert_close
 
 import two_encoders
+import two_encoders_training
 from alphacl_plugins import AlphaCLLoss
 from compared import recall
 from quickstart_data import load_digits
-from two_encoders import COLUMNS, UNTRAINED, Pairs, Run, Settings, TwoEncoders, load_pairs
+from two_encoders import UNTRAINED, Run, Settings
+from two_encoders_training import COLUMNS, Pairs, TwoEncoders, evaluate, load_pairs
 
 
 def tiny(output: Path, **changes: object) -> Settings:
@@ -101,7 +103,7 @@ def test_encoders_that_have_diverged_find_nothing():
     model = TwoEncoders(AlphaCLLoss(), learning_rate=0.1)
     torch.nn.init.constant_(model.right[-1].bias, float("nan"))
     with pytest.raises(ValueError, match=r"embeddings: expected finite numbers, got others; the training has diverged"):
-        two_encoders.evaluate(model, load_pairs()[1])
+        evaluate(model, load_pairs()[1])
 
 
 def test_each_column_has_its_direction():
@@ -111,7 +113,7 @@ def test_each_column_has_its_direction():
     right = left + right
     expected = [recall(left, right, 1), recall(left, right, 5), recall(right, left, 1), recall(right, left, 5)]
     assert len(set(expected)) == 4
-    assert two_encoders.evaluate(model, Pairs(left, right)) == dict(zip(COLUMNS, expected, strict=True))
+    assert evaluate(model, Pairs(left, right)) == dict(zip(COLUMNS, expected, strict=True))
 
 
 def test_true_partners_teach_retrieval_and_shuffled_ones_nothing(tmp_path, monkeypatch):
@@ -120,7 +122,7 @@ def test_true_partners_teach_retrieval_and_shuffled_ones_nothing(tmp_path, monke
     assert two_encoders.main(settings)[1].recalls["left → right @5"] > 20 * chance
     train, test = load_pairs()
     other = torch.randperm(len(train.right), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(two_encoders, "load_pairs", lambda: (Pairs(train.left, train.right[other]), test))
+    monkeypatch.setattr(two_encoders_training, "load_pairs", lambda: (Pairs(train.left, train.right[other]), test))
     broken = two_encoders.main(settings)[1].recalls
     assert max(broken[column] for column in COLUMNS) < 4 * chance
 

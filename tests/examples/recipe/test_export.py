@@ -11,13 +11,14 @@ from torch import nn
 from torchvision.transforms import v2
 
 from alphacl_solo_learn.backbones import timm_backbone
-from export import export, read_trained
+from export import export
 from recipe import data, run
 from recipe.evaluation import extract, knn_accuracy
 from recipe.network import Network
 from recipe.protocol import DATASETS
 from recipe.results import ALWAYS, KEPT
 from recipe.settings import Settings
+from recipe.trained import read_trained
 
 CIFAR10, STL10 = DATASETS["cifar10"], DATASETS["stl10"]
 

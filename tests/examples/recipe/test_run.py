@@ -13,12 +13,13 @@ from looks import watch_looks
 from selection import slow_but
 
 from alphacl_plugins import strategy_names
+from provenance import held
 from recipe import run
 from recipe.pretraining import Pretraining
 from recipe.protocol import DATASETS
 from recipe.results import _check_same_run
 from recipe.settings import Settings
-from recipe.stopping import AtomicCheckpointIO, Stopped, held
+from recipe.stopping import AtomicCheckpointIO, Stopped
 
 SMALL = Settings(
     backbone="test_resnet", epochs=1, batch_size=32, schedule="paper", device="cpu", augment_ahead=2, knn_every=1,

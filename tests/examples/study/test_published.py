@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import study
+from paired import study
 from paired.records import Records
 
 ROOT = Path(__file__).parents[3]

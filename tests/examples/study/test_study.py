@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-import study
+from paired import study
 from paired.budget import Costs
 from paired.records import Records, describe
 from paired.settings import Settings
 
-SCRIPT = Path(study.__file__)
+SCRIPT = Path(study.__file__).parents[1] / "study.py"
 
 
 def runs_in(output):

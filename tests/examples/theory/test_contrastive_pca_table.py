@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from alphacl_plugins.strategies import build_strategy
-from contrastive_pca_table import Settings, main, mirrored, shifted, table, trained_network
+from pca_comparison import main, mirrored, shifted, table, trained_network
+from pca_settings import Settings
 from quickstart_data import load_digits
 from recipe.network import Network
 from recipe.protocol import DATASETS

@@ -2,6 +2,8 @@
 
 import json
 
+from experiment import command_line, show
+
 import pytest
 import torch
 
@@ -17,7 +19,6 @@ from deep_linear import (
     sentence,
     theorem_3,
 )
-from experiment import command_line, show
 from flow import FILTER, LAYER, Ended, ascend, gradient, random_start
 from problems import random_covariance
 
