@@ -1,10 +1,6 @@
-"""The quickstart's pictures: training curves and accuracies; held-out features in two dimensions.
-
-python examples/quickstart_picture.py docs/quickstart.json docs/quickstart.png     the first, from its numbers
-"""
+"""The quickstart's pictures: training curves and accuracies; held-out features in two dimensions."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -170,10 +166,6 @@ def read(path: Path) -> tuple[list[Run], int]:
     return runs, report["settings"]["batch_size"]
 
 
-def main(numbers: Path, picture: Path) -> None:
+def redraw(numbers: Path, picture: Path) -> None:
     """Draw the picture of a quickstart.json again."""
     draw_picture(picture, *read(numbers))
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))

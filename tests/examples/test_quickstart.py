@@ -104,7 +104,7 @@ def test_nothing_else_is_left(runs, output):
 
 
 def test_the_curves_can_be_drawn_from_the_numbers(runs, output, tmp_path):
-    quickstart_picture.main(output / "out/quickstart.json", tmp_path / "again.png")
+    quickstart_picture.redraw(output / "out/quickstart.json", tmp_path / "again.png")
     with Image.open(output / "out/quickstart.png") as drawn, Image.open(tmp_path / "again.png") as again:
         assert drawn.tobytes() == again.tobytes()
 
