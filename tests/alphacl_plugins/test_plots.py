@@ -122,3 +122,8 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r"plots needs matplotlib: pip install 'alphacl-plugins\[plots\]'"):
         plots.alpha_curves()
+
+
+def test_a_single_name_is_no_list_of_strategies():
+    with pytest.raises(TypeError, match=r"^strategies: expected a list, got 'infonce'$"):
+        plots.alpha_curves("infonce")
