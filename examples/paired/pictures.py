@@ -30,8 +30,9 @@ def draw(records: Records, rows: list[Judged]) -> list[Path]:
         rows: the judged rows, the baseline first.
     """
     figures = {}
-    if len(rows) > 1:
-        figures[DIFFERENCES] = differences(rows)
+    paired = [row for row in rows[1:] if row.runs.keys() & rows[0].runs.keys()]
+    if paired:
+        figures[DIFFERENCES] = differences(rows[0], paired)
     if records.of("tuning"):
         figures[SHARPNESS] = sharpness(records)
     for name, figure in figures.items():
@@ -39,9 +40,8 @@ def draw(records: Records, rows: list[Judged]) -> list[Path]:
     return [records.folder / name for name in figures]
 
 
-def differences(rows: list[Judged]) -> Figure:
-    """Draw the mean difference of each row to the baseline, with its 95 % interval and every seed."""
-    baseline, others = rows[0], rows[1:]
+def differences(baseline: Judged, others: list[Judged]) -> Figure:
+    """Draw the mean difference of each row to the baseline, with its 95 % interval and every seed they share."""
     figure = Figure(figsize=(11, 1.8 + 0.42 * len(others)), layout="constrained")
     for axes, name, title in zip(figure.subplots(1, 2, sharey=True), *JUDGES, strict=True):
         axes.axvline(0, color="0.6", linewidth=1)
