@@ -12,6 +12,7 @@ from alphacl_plugins.checks import check_at_most, check_non_negative, check_posi
 from alphacl_plugins.strategies.separable import ExpPower, RowFactors, Separable, Softmax, Totals
 
 T = TypeVar("T", bound="OfBatch")
+_MOST = 30.0  # of a logarithm: 1e13 times a distance and its derivative are numbers of float32
 
 
 class OfBatch(Separable):
@@ -42,7 +43,8 @@ class DCLWeighted(OfBatch, Softmax):
     """The decoupled loss with weighted positives (DCLW): those that are close already pull less.
 
     ``α_j = softmax(-D_j / τ)``, and the positive has weight ``2 - exp(c_+ / σ) / mean exp(c_+ / σ)``, held fixed, with
-    ``c_+ = 1 - D_+``. The mean is over the positives of the batch, each a sample in two views. A weight can be below 0.
+    ``c_+ = 1 - D_+``. The mean is over the positives of the batch, each a sample in two views. A weight can be below 0:
+    with labels a positive may be far closer than those, and the quotient is then at most e^30.
 
     Args:
         tau: temperature τ, > 0, in the unit of D; a number or a 0-dim tensor.
@@ -74,7 +76,7 @@ class DCLWeighted(OfBatch, Softmax):
 
     def factors(self, d2_pos: Tensor, totals: Totals) -> RowFactors:
         assert self.mean is not None  # as whoever asks has called on_batch
-        pos = 2 - torch.exp(d2_pos / -self.sigma - self.mean)
+        pos = 2 - torch.exp((d2_pos / -self.sigma - self.mean).clamp_max(_MOST))
         value = pos.detach() * d2_pos + self.tau * totals.log_sum_exp
         return RowFactors(torch.ones_like(d2_pos), pos, value)
 

@@ -10,6 +10,7 @@ from alphacl_plugins.checks import check_bounds, check_positive
 from alphacl_plugins.strategies.base import PairWeights, Strategy, split_excluded
 from alphacl_plugins.strategies.regularized import DIFFERENTIABLE_STEPS, above_closest
 
+_NO_MASS = 1000.0  # D/τ from which a weight is 0, also in float64; its square overflows nothing
 _HALVINGS = 32  # of the bounds, in log τ: from there the steps that autograd sees reach the precision of float64
 
 
@@ -57,11 +58,11 @@ class KLBall(Strategy):
         times = negatives.zero_excluded(torch.ones_like(d2_neg) if count is None else count)
         shifts = above_closest(negatives)
         tau = self._tau(shifts, times)
-        masses = times * torch.exp(-shifts / tau)
+        masses = times * torch.exp(-(shifts / tau).clamp_max(_NO_MASS))
         total = masses.sum(dim=1, keepdim=True)
         closest = negatives.d2.detach().masked_fill(negatives.excluded, math.inf).amin(dim=1)
         fixed = tau.detach()  # Danskin: τ counts as a constant
-        mean = (times * torch.exp(-shifts / fixed)).sum(dim=1) / times.sum(dim=1)
+        mean = (times * torch.exp(-(shifts / fixed).clamp_max(_NO_MASS))).sum(dim=1) / times.sum(dim=1)
         value = d2_pos - closest + fixed[:, 0] * (mean.log() + self.rho)
         return PairWeights(masses / total, value=value)
 
@@ -86,7 +87,7 @@ class KLBall(Strategy):
 
     def _excess(self, shifts: Tensor, times: Tensor, log_tau: Tensor) -> tuple[Tensor, Tensor]:
         """``KL(α ‖ 1/K) - ρ`` at a temperature, and how fast it falls with log τ: the variance of D_j/τ under α."""
-        scaled = shifts * torch.exp(-log_tau)
+        scaled = (shifts * torch.exp(-log_tau)).clamp_max(_NO_MASS)
         masses = times * torch.exp(-scaled)
         total = masses.sum(dim=1, keepdim=True)
         mean = (masses * scaled).sum(dim=1, keepdim=True) / total

@@ -465,3 +465,21 @@ def test_numbers_below_the_smallest_normal_one_reach_no_product(square):
     rows = laplacian.gradients()[0]
     assert rows[0].tolist() == [2**10, 0.0, -(2**10)]
     assert rows[1].isnan().any()  # nothing is hidden
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "rows"),
+    [
+        ("kl_ball", None, ([[1.0], [3e11]], [[2.0], [2e11]])),
+        ("dcl_weighted", [0, 0], ([[1.5e6], [-3e5]], [[9e5], [-1e5]])),
+    ],
+)
+def test_a_gradient_through_alpha_is_finite_for_long_rows(name, labels, rows):
+    loss = AlphaCLLoss(name, l2_normalize=False, detach_alpha=False)
+    views = [torch.tensor(view, requires_grad=True) for view in rows]
+    value = loss(*views, labels=None if labels is None else torch.tensor(labels))
+    value.backward()
+    assert value.isfinite()
+    assert all(view.grad.isfinite().all() for view in views)
+    if labels is not None:  # one class: nobody has negatives
+        assert not any(view.grad.any() for view in views)
