@@ -1,6 +1,6 @@
 """Train α-CL and InfoNCE side by side on images, then see what their features know.
 
-    python examples/quickstart.py                     handwritten digits: no download, no GPU, about two minutes
+    python examples/quickstart.py                     handwritten digits: no download, no GPU, about three minutes
     python examples/quickstart.py --data-root DIR --backbone resnet18 --epochs 20     any image folder
 
 Both losses start from the same weights and see the same batches and augmentations; an untrained network is the floor.
@@ -14,7 +14,7 @@ quickstart_evaluation (probes), quickstart_report (table, JSON, with paired/inte
 
 import sys
 
-from command_line import grouped
+from command_line import grouped, missing
 
 from provenance import held
 from quickstart_settings import Settings
@@ -29,8 +29,8 @@ def command_line() -> None:
         images = prepare(settings)
         with held(settings.output):
             run(settings, images)
-    except (OSError, TypeError, ValueError) as error:
-        sys.exit(f"quickstart: {error}")
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        sys.exit(missing(error) or f"quickstart: {error}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from lightning import seed_everything
 from rich.console import Console
 from threadpoolctl import threadpool_limits
@@ -42,6 +43,8 @@ def prepare(settings: Settings) -> Images:
     if not 0 < settings.learning_rate < math.inf:
         raise ValueError(f"learning_rate: expected a finite number > 0, got {settings.learning_rate}")
     losses(settings)
+    if settings.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(f"accelerator: expected cpu, mps or auto where there is no GPU, got {settings.accelerator}")
     check_launched(1, ONE_PROCESS)
     check_writable(settings.output)
     if settings.data_root is None:
@@ -62,7 +65,7 @@ def losses(settings: Settings) -> dict[str, AlphaCLLoss]:
     """Return the two losses that are compared, by the name of their row."""
     options: dict[str, Any] = {} if settings.tau is None else {"tau": settings.tau}
     return {
-        "InfoNCE": AlphaCLLoss("infonce", **options),
+        "InfoNCE": AlphaCLLoss("infonce", tau=settings.infonce_tau),
         f"α-CL {settings.strategy}": AlphaCLLoss(settings.strategy, **options),
     }
 

@@ -27,9 +27,11 @@ class Training:
     backbone: str = "test_resnet"
     """Any timm model: test_resnet (tiny), resnet18, resnet50d, ..."""
     strategy: StrategyName = "direct"
-    """Which pair weights α-CL uses."""
-    tau: Annotated[float | None, default("each strategy's own; 0.5 for InfoNCE and direct")] = None
-    """Temperature τ of both losses, > 0."""
+    """Which pair weights α-CL uses: a registered name, or an import path, my_module.MyAlpha."""
+    tau: Annotated[float | None, default("the strategy's own; 0.5 for direct")] = None
+    """Temperature τ of the strategy, > 0."""
+    infonce_tau: float = 0.5
+    """Temperature τ of InfoNCE, > 0. One τ means another sharpness to each loss."""
     epochs: int = 25
     """Passes over the training images."""
     batch_size: int = 256

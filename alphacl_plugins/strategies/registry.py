@@ -249,6 +249,8 @@ def _import(path: str, argument: str) -> Callable[..., Any]:
     strategy = getattr(module, attribute)
     if not callable(strategy):
         raise TypeError(f"{argument}: expected a class at {path!r}, got {strategy!r}")
+    if inspect.isfunction(strategy) and list(inspect.signature(strategy).parameters)[:2] == ["d2_pos", "d2_neg"]:
+        raise TypeError(f"{argument}: expected a class at {path!r}, got a function; pass it itself, or make it a class")
     return strategy  # type: ignore[no-any-return]
 
 

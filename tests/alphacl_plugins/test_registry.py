@@ -261,3 +261,12 @@ def test_errors_say_what_was_expected(call, error, message):
 def test_no_option_is_swallowed(option):
     with pytest.raises(TypeError, match=rf"infonce: expected options among tau, eps, got {option}"):
         AlphaCLLoss("infonce", **{option: "x"})
+
+
+def nearest_only(d2_pos, d2_neg):
+    return PairWeights(d2_neg == d2_neg.amin(dim=1, keepdim=True))
+
+
+def test_a_function_by_its_path_is_told_apart_from_a_class():
+    with pytest.raises(TypeError, match=r"expected a class at .*nearest_only', got a function; pass it itself"):
+        AlphaCLLoss(f"{__name__}.nearest_only")

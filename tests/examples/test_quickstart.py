@@ -358,6 +358,7 @@ def test_a_corrupt_image_is_named(kept, kind, tmp_path):
         ({"backbone": "inception_v3"}, r"image_size: expected a size that inception_v3 can process"),
         ({"strategy": "drect"}, r"direct"),
         ({"tau": -1.0}, r"tau"),
+        ({"infonce_tau": 0.0}, r"tau"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_training(change, message, tmp_path):
@@ -370,6 +371,25 @@ def test_the_command_line_shows_a_mistake_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["quickstart.py", "--data-root", "absent", "--limit", "20"])
     with pytest.raises(SystemExit, match=r"^quickstart: data_root: expected a folder, got absent$"):
         quickstart.command_line()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strategy", "no_such_module.MyAlpha"], r"^quickstart: strategy: cannot import no_such_module: "),
+        (["--accelerator", "gpu"], r"^quickstart: accelerator: expected cpu, mps or auto where .* no GPU, got gpu$"),
+    ],
+)
+def test_a_mistake_that_is_seen_after_imports_is_one_line_too(options, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["quickstart.py", *options])
+    with pytest.raises(SystemExit, match=message):
+        quickstart.command_line()
+
+
+def test_each_loss_has_its_own_temperature(tmp_path):
+    losses = quickstart_run.losses(tiny(tmp_path, strategy="square", tau=2.0, infonce_tau=0.2))
+    assert [loss.strategy.tau for loss in losses.values()] == [0.2, 2.0]
 
 
 def test_a_training_that_has_diverged_is_not_judged(tmp_path):
