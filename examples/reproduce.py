@@ -26,6 +26,7 @@ from command_line import grouped, in_one_line
 from option_help import default
 from provenance import check_writable
 from recipe import protocol
+from recipe.options import Data
 from recipe.settings import Settings
 from tables.cells import Cell, Host
 from tables.estimate import Speeds, in_words
@@ -90,22 +91,6 @@ class Recipe:
     """Images in a batch. With another number than the paper's the run is no cell of the table."""
     knn_every: int = 10
     """Number of epochs between two kNN evaluations; only with lightly."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images."""
-
-    data_root: Path = Path(".data")
-    """Where the data sets are, torchvision's files or image folders."""
-    data_format: Literal["auto", "torchvision", "folder"] = "auto"
-    """torchvision's own files, or image folders. auto: a folder if there is a train/ in it."""
-    download: bool = False
-    """Let torchvision download missing data."""
-    classes: int | None = None
-    """Number of classes of your own data."""
-    limit: int | None = None
-    """Use at most this many images of each part, for a trial run."""
 
 
 @dataclass(frozen=True)

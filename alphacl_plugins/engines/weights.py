@@ -179,7 +179,7 @@ def _separable(
     # The caller drops the weights of an anchor without negatives: no NaN. Softmax is faster than exp, and much faster
     # where weights underflow.
     logits = log_w.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else log_w
-    neg, log_sum = torch.softmax(logits, dim=1), logits
+    neg, log_sum = torch.softmax(logits, dim=1), logits  # the sum if it is looked at
     transpose = transpose and not neg.requires_grad
     if strategy.uses_totals or transpose:
         log_sum = logits.amax(dim=1, keepdim=True) - neg.amax(dim=1, keepdim=True).log()

@@ -99,7 +99,7 @@ def test_options_are_in_groups_under_their_own_names(monkeypatch, capsys):
         backbone="resnet50", learning_rate=0.5, tau=0.2, eval_epochs=(3, 4)
     )
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--help"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^0$"):
         grouped(Settings, None)
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert " strategy options " in shown
