@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from alphacl_plugins.agreement import raise_together
 from alphacl_plugins.call_checks import shape_problem_of
 from alphacl_plugins.distributed import (
     gather,
     gather_uneven,
     mean_of_ranks,
     numbers_of_ranks,
-    raise_together,
     world_size,
 )
-from alphacl_plugins.rules import NO_CLASS, Said
+from alphacl_plugins.rules import NO_CLASS, Rules, Said
 
 
 class PairArguments(TypedDict, total=False):
@@ -99,7 +99,7 @@ def more_of(
     n: int,
     extra: Any,
     labels: Any,
-    others_too: bool,
+    rules: Rules,
     across: Any,
     around: Any,
     of_views: Any,
@@ -115,10 +115,10 @@ def more_of(
     n_own = extra.shape[1] if extra is not None and extra.ndim == 3 else 0
     rows, real = _add_extra(rows, extra, across, around)
     n_extra = rows.shape[0] - n_views * n_all - n_own * n
-    if labels is None and others_too:
+    if labels is None and rules.others_too:
         labels = torch.full((n_all,), NO_CLASS, device=rows.device)
     labels = _labels_of(call, labels, loss.ignore_label, n_extra)
-    column_views = {"both": n_views, "same": 1, "cross": n_views - 1, "queue": 0}[loss.negatives]
+    column_views = {"both": n_views, "same": 1, "cross": n_views - 1, "queue": 0}[rules.negatives]
     column_views = n_views if labels is not None else column_views
     n_queue = 0 if call.queue is None else call.queue.shape[0]
     columns = column_views * n_all * len(real) + sum(real) + n_own + n_queue

@@ -105,6 +105,13 @@ def check_matrix(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected shape [rows, columns], got {tuple(value.shape)}")
 
 
+def check_rows(name: str, value: Tensor, least: int = 1) -> None:
+    """Raise unless ``value`` is a floating-point matrix with at least this many rows."""
+    check_matrix(name, value)
+    if len(value) < least:
+        raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got shape {tuple(value.shape)}")
+
+
 def check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Raise unless both are floating-point matrices of one shape."""
     check_matrix(other_name, other)
@@ -128,12 +135,6 @@ def check_alpha(alpha: object, n: int) -> Tensor:
     if alpha.shape != (n, n):
         raise ValueError(f"alpha: expected shape [{n}, {n}], got {tuple(alpha.shape)}")
     return alpha
-
-
-def check_two_rows(name: str, z: Tensor) -> None:
-    """Raise unless there are two samples to compare."""
-    if len(z) < 2:
-        raise ValueError(f"{name}: expected at least 2 samples to compare, got {len(z)}")
 
 
 def check_labels(name: str, value: object, rows: int) -> None:

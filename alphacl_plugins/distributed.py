@@ -5,8 +5,7 @@ A ``group`` is a ProcessGroup, None for the default group, or `ALONE`; ranks are
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -28,8 +27,7 @@ def world_size(group: Any) -> int:
     size = dist.get_world_size(group)
     if size < 1:
         raise ValueError(
-            "process_group: expected a group that this process belongs to, got one without it (a pickle leaves the "
-            "group out: set process_group again)"
+            "process_group: expected a group that this process belongs to, got none (a pickle leaves it out)"
         )
     return size
 
@@ -53,10 +51,8 @@ def gather(stacked: Tensor, group: Any) -> Tensor:
 def gather_uneven(rows: Tensor, group: Any) -> Tensor:
     """Gather rows ``[C, D]``, of which each rank may have another number, in rank order, with their gradient."""
     numbers = numbers_of_ranks(rows.shape[0], rows.device, group)
-    padded = torch.nn.functional.pad(rows, (0, 0, 0, max(numbers) - rows.shape[0]))
-    by_rank = (
-        gather(padded[None], group)[0].view(len(numbers), -1, rows.shape[1]) if max(numbers) else [rows] * len(numbers)
-    )
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, max(1, *numbers) - rows.shape[0]))
+    by_rank = gather(padded[None], group)[0].view(len(numbers), -1, rows.shape[1])
     return torch.cat([part[:number] for part, number in zip(by_rank, numbers, strict=True)])
 
 
@@ -64,21 +60,7 @@ def numbers_of_ranks(number: int, device: torch.device, group: Any) -> tuple[int
     """Return the number of every rank."""
     if world_size(group) == 1:
         return (number,)
-    return tuple(torch.cat(_from_all_ranks(torch.tensor([number], device=device), group)).tolist())
-
-
-def raise_together(problem: Exception | None, device: torch.device, group: Any) -> None:
-    """Raise on every rank if one has a problem, so that none waits for it.
-
-    Raises:
-        the problem of this rank
-        ValueError: if only other ranks have one.
-    """
-    wrong = [number for number, bad in enumerate(numbers_of_ranks(problem is not None, device, group)) if bad]
-    if problem is not None:
-        raise problem
-    if wrong:
-        raise ValueError(f"arguments: expected the same kinds and shapes on every rank, got others on ranks {wrong}")
+    return tuple(torch.cat(from_all_ranks(torch.tensor([number], device=device), group)).tolist())
 
 
 def mean_of_ranks(x: Tensor, group: Any) -> Tensor:
@@ -88,79 +70,6 @@ def mean_of_ranks(x: Tensor, group: Any) -> Tensor:
     x = x.clone()
     dist.all_reduce(x, group=group)
     return x / world_size(group)
-
-
-def gather_rows(name: str, rows: Tensor, group: Any) -> Tensor:
-    """Gather rows ``[N, D]`` of one shape and dtype from all ranks, in rank order, without gradient."""
-    if world_size(group) == 1:
-        return rows
-    check_that_ranks_agree(name, rows, group)
-    return torch.cat(_from_all_ranks(rows, group))
-
-
-def check_that_ranks_agree(
-    name: str,
-    rows: Tensor,
-    group: Any,
-    labels: Maybe = None,
-    queue: Maybe = None,
-    kind: Callable[[], tuple[int, int]] = lambda: (0, 0),
-    *,
-    gradient: int = 0,
-) -> bool:
-    """Compare what the ranks bring before anything large is exchanged: a mismatch would hang or corrupt later.
-
-    Args:
-        name: what a message calls ``rows``, which are ``[n, D]`` or views ``[V, n, D]``.
-        kind: returns numbers that differ where the kinds of further arguments, and the options of the loss, differ.
-        gradient: whether this rank takes part in the backward pass, if that is a collective: 1 for the views, 2 for
-            extra negatives, 3 for both.
-
-    Returns:
-        whether some rank has autograd on.
-
-    Raises:
-        ValueError: on every rank, if ranks differ in shape, dtype, options, or use of labels, queue or gradients, or if
-            another one has no such facts to bring: `tell_ranks`.
-    """
-    if world_size(group) == 1:
-        return torch.is_grad_enabled()
-    n_views, (n, width) = len(rows) if rows.ndim == 3 else 1, rows.shape[-2:]
-    used = labels is not None, queue is not None, gradient, torch.is_grad_enabled()
-    facts = torch.tensor([n, width, n_views, _DTYPES.index(rows.dtype), *used, *kind()], device=rows.device)
-    ranks = torch.stack(_from_all_ranks(facts, group)).tolist()
-    if wrong := [number for number, facts in zip(_numbers(group), ranks, strict=True) if facts[8] == WRONG[0]]:
-        raise ValueError(f"arguments: expected right ones on every rank, got an error on ranks {wrong}")
-    for what, shown in (
-        ("shape [N, D]", [facts[:2] for facts in ranks]),
-        ("number of views", [facts[2] for facts in ranks]),
-        ("dtype", [_DTYPES[facts[3]] for facts in ranks]),
-        ("use of labels", ["labels" if facts[4] else "none" for facts in ranks]),
-        ("use of a queue", ["a queue" if facts[5] else "none" for facts in ranks]),
-        ("kinds of arguments", [f"kind {facts[8]}" for facts in ranks]),
-        ("options of the loss and kind of strategy", [f"kind {facts[9]}" for facts in ranks]),
-        ("use of gradients", [_GRADIENTS[facts[6]] for facts in ranks]),
-    ):
-        if any(fact != shown[0] for fact in shown):
-            listing = ", ".join(f"rank {number}: {fact}" for number, fact in zip(_numbers(group), shown, strict=True))
-            raise ValueError(f"{name}: expected the same {what} on every rank to gather, got {listing}")
-    return any(facts[7] for facts in ranks)
-
-
-def tell_ranks(given: Sequence[Any], group: Any) -> None:
-    """Let the other ranks, which wait in `check_that_ranks_agree`, raise where this one has an error of its own.
-
-    Args:
-        given: what came in place of embeddings, for its device.
-    """
-    device = next((x.device for x in given if isinstance(x, Tensor)), torch.device("cpu"))
-    with contextlib.suppress(ValueError):
-        check_that_ranks_agree("arguments", torch.zeros(1, 1, device=device), group, kind=lambda: WRONG)
-
-
-WRONG = (-1, 0)
-_GRADIENTS = ("none", "a gradient", "a gradient of extra_negatives alone", "a gradient, of extra_negatives too")
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def ring(group: Any, *block: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
@@ -179,7 +88,7 @@ def pass_on(group: Any, *tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     """Begin to send tensors to the next rank; the result waits for those of the rank before, and returns them."""
     received = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors)
     sent = [tensor.contiguous() for tensor in tensors]
-    peers, own = _numbers(group), rank(group)  # torch counts peers over all processes
+    peers, own = global_ranks(group), rank(group)  # torch counts peers over all processes
     swaps = [dist.P2POp(dist.isend, tensor, peers[(own + 1) % len(peers)], group) for tensor in sent]
     swaps += [dist.P2POp(dist.irecv, tensor, peers[own - 1], group) for tensor in received]
     requests = dist.batch_isend_irecv(swaps)
@@ -199,7 +108,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
         ctx.group = group
-        return torch.stack(_from_all_ranks(x, group))
+        return torch.stack(from_all_ranks(x, group))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -220,12 +129,13 @@ class _SumOfOwn(torch.autograd.Function):
         return _Gather.apply(gradients[0], ctx.group), None
 
 
-def _from_all_ranks(x: Tensor, group: Any) -> list[Tensor]:
+def from_all_ranks(x: Tensor, group: Any) -> list[Tensor]:
+    """Return a tensor of every rank, all of one shape and dtype, without gradient."""
     by_rank = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))]
     dist.all_gather(by_rank, x.contiguous(), group=group)
     return by_rank
 
 
-def _numbers(group: Any) -> list[int]:
+def global_ranks(group: Any) -> list[int]:
     """Return the number of each rank of the group among all processes."""
     return dist.get_process_group_ranks(dist.group.WORLD if group is None else group)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from alphacl_plugins.checks import check_alpha, check_matrix, check_same_shape, check_two_rows, check_width
-from alphacl_plugins.strategies import AnyStrategy, Strategy, resolve_strategy
-from alphacl_plugins.strategies.guarded import plain_on
+from alphacl_plugins.checks import check_alpha, check_matrix, check_rows, check_same_shape, check_width
+from alphacl_plugins.strategies import AnyStrategy
+from alphacl_plugins.strategies.guarded import strategy_for_alpha
 
 
 def promote(*tensors: Tensor) -> list[Tensor]:
@@ -44,7 +44,7 @@ def unit_and_length(z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return `l2_normalize` of rows ``[..., D]``, that came in a dtype, and their lengths ``[..., 1]``: inf if 0."""
     smallest = max(1e-12, torch.finfo(dtype).tiny)
     largest = (z.detach() if z.requires_grad else z).abs().amax(dim=-1, keepdim=True)
-    largest = torch.nn.functional.threshold(largest, smallest, math.inf)
+    largest = torch.threshold(largest, smallest, math.inf)
     z = z / largest
     length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(0.5)  # at least 1, but for zero rows
     return z / length, largest * length
@@ -201,7 +201,7 @@ def energy(z: Tensor, z_aug: Tensor, alpha: Tensor | AnyStrategy | str) -> Tenso
         tensor(12.)
     """
     check_same_shape("z_aug", z_aug, "z", z)
-    check_two_rows("z", z)
+    check_rows("z", z, 2)
     d2_pos, d2_neg = paired_squared_distances(z, z_aug), squared_distances(z, z)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     if not isinstance(alpha, Tensor):
@@ -236,7 +236,7 @@ def contrastive_covariance(a: Tensor, b: Tensor, alpha: Tensor, a_aug: Tensor, b
     """
     check_same_shape("a_aug", a_aug, "a", a)
     check_same_shape("b_aug", b_aug, "b", b)
-    check_two_rows("a", a)
+    check_rows("a", a, 2)
     if len(b) != len(a):
         raise ValueError(f"b: expected {len(a)} rows as a has, got {tuple(b.shape)}")
     a, b, alpha, a_aug, b_aug = promote(a, b, check_alpha(alpha, len(a)), a_aug, b_aug)
@@ -246,10 +246,3 @@ def contrastive_covariance(a: Tensor, b: Tensor, alpha: Tensor, a_aug: Tensor, b
         laplacian = Laplacian(b - centre_of(b))
         laplacian.add(slice(None), alpha)
         return (a - centre_of(a)).T @ laplacian.gradients()[0] - between_views
-
-
-def strategy_for_alpha(alpha: object, d2_pos: Tensor) -> Strategy:
-    """Return the strategy that was given as ``alpha``, for positives at these distances."""
-    if not isinstance(alpha, str) and not callable(alpha):
-        raise TypeError(f"alpha: expected a tensor [N, N], a strategy object or its name, got {alpha!r}")
-    return plain_on(resolve_strategy(alpha, argument="alpha"), d2_pos)

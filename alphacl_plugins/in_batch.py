@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphacl_plugins.distributed import gather_rows, mean_of_ranks
+from alphacl_plugins.agreement import gather_rows
+from alphacl_plugins.distributed import mean_of_ranks
 from alphacl_plugins.engines.two_pass import TwoPass
 from alphacl_plugins.pairs import Batch
 from alphacl_plugins.statistics import statistics_of
@@ -45,7 +46,7 @@ def in_batch(loss: Any, batch: Batch, *, in_tiles: bool = False, detach: bool = 
         engine = TwoPass.of(loss, strategy, batch) if in_tiles else None
         if engine is not None:
             engine(batch, with_gradient=False)
-        stats = statistics_of(strategy, batch) if engine is None else engine.stats
+        stats = statistics_of(strategy, engine or batch)
         entropy = mean_of_ranks(stats["alpha_entropy"], group)
         return entropy.exp() * (stats["effective_negatives"] > 0) / mean_of_ranks(stats["negatives"], group)
 

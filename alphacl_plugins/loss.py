@@ -19,7 +19,7 @@ from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import through_normalization, without_autocast
 from alphacl_plugins.in_batch import in_batch
 from alphacl_plugins.options import BlockSize, Negatives, check_options
-from alphacl_plugins.pairs import Batch, assemble
+from alphacl_plugins.pairs import assemble
 from alphacl_plugins.process_groups import InGroup, group_of
 from alphacl_plugins.statistics import statistics_of
 from alphacl_plugins.strategies import AnyStrategy, Calibrated, PairWeights, resolve_strategy
@@ -220,12 +220,10 @@ class AlphaCLLoss(InGroup):
     @property
     def last_stats(self) -> dict[str, Tensor]:
         """Statistics of the latest batch; empty before the first."""
-        if isinstance(self._latest, dict):
-            return self._latest
-        source, strategy, options = self._latest
-        stats: dict[str, Tensor] = statistics_of(strategy, source) if isinstance(source, Batch) else source.stats
-        self._latest = stats = stats | options
-        return stats
+        if not isinstance(self._latest, dict):
+            source, strategy, options = self._latest
+            self._latest = statistics_of(strategy, source) | options
+        return self._latest
 
     def extra_repr(self) -> str:
         """Show every option but the process group."""

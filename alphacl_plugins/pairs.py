@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alphacl_plugins.agreement import check_that_ranks_agree, tell_ranks
 from alphacl_plugins.arguments import Call, more_of
 from alphacl_plugins.call_checks import check_call
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, tell_ranks, world_size
-from alphacl_plugins.engines.positives import Positives
-from alphacl_plugins.engines.weights import Excluded
+from alphacl_plugins.columns import Excluded, Positives
+from alphacl_plugins.distributed import ALONE, gather, rank, world_size
 from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
 from alphacl_plugins.options import number_of_options
 from alphacl_plugins.rules import PLAIN, UNSAID, Rules, Said, by_mask
@@ -79,7 +79,7 @@ class Batch(NamedTuple):
         rows, (n_views, n, _), (n_extra, n_own, *_) = self.rows, self.views.shape, self.said
         rows = rows if isinstance(centre, float) else rows - centre
         flat = rows if rows.shape[0] == n_views * n else rows[: n_views * n]
-        views = flat.view(self.views.shape)
+        views = flat.view(n_views, n, -1)
         every, anchors, found, first, of_sample = list(range(n_views)), list(range(self.anchor_views)), [], 0, None
         if self.labels is not None or self.rules.negatives == "both":
             compared = [(anchors, every)]
@@ -144,7 +144,7 @@ class Batch(NamedTuple):
         views = self.views
         if len(gaps) == 1 and gaps[0].shape == views.shape and views.numel() == self.rows.numel():
             pull = weights.view(2, -1, 1).sum(dim=0) * gaps[0]  # the other anchor pulls at the same, negated gap
-            return pull.view(self.rows.shape)
+            return pull.flatten(0, 1)
         total = weights.new_zeros(self.rows.shape)
         own = total[: views.shape[0] * views.shape[1]].view(views.shape).narrow(1, self.first, self.own)
         for shift, gap in enumerate(gaps, start=1):
@@ -175,7 +175,7 @@ class Batch(NamedTuple):
     def moved(self, rows: Tensor) -> Batch:
         """Return the batch with other embeddings in the same places."""
         n_views, n, _ = self.views.shape
-        return self._replace(rows=rows, views=rows[: n_views * n].view(self.views.shape))
+        return self._replace(rows=rows, views=rows[: n_views * n].view(n_views, n, -1))
 
 
 class Assembled(NamedTuple):
@@ -234,7 +234,7 @@ def assemble(
     weights, said = None, Said(extra_of_ranks=(0,) * world_size(around)) if in_ring else UNSAID
     if not plain:
         rows, labels, said, weights = more_of(
-            loss, call, rows, shape, n, extra, labels, others_too, across, around, of_views
+            loss, call, rows, shape, n, extra, labels, rules, across, around, of_views
         )
     unit = rows if graph else rows.detach()
     if loss.l2_normalize:
@@ -245,7 +245,7 @@ def assemble(
     classes, asked = None, rules.others_too or (strategy.uses_positive and not strategy.separable)
     if labels is not None and plain and loss.negatives == "both" and (asked or labels.device.type == "cpu"):
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few
-    n_views, in_views = shape[0] if loss.symmetric else 1, (unit if plain else unit[: shape[0] * shape[1]]).view(shape)
+    n_views, in_views = shape[0] if loss.symmetric else 1, (unit if plain else unit[: shape[0] * shape[1]]).view(*shape)
     told = rules, said, asked, not plain and said.of_pairs, weights
     batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, *told)
     return Assembled(rows, length, batch, weights, differentiable)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from alphacl_plugins.agreement import gather_rows, tell_ranks
 from alphacl_plugins.caller_warnings import warn_caller
 from alphacl_plugins.checks import check_bool, check_choice, check_count, check_labels, check_matrix, check_width
-from alphacl_plugins.distributed import Maybe, gather, gather_rows, tell_ranks
+from alphacl_plugins.distributed import Maybe, gather
 from alphacl_plugins.process_groups import InGroup, group_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_matrix
-from alphacl_plugins.engines.weights import Excluded, weights_of
+from alphacl_plugins.columns import Excluded
+from alphacl_plugins.engines.weights import weights_of
 from alphacl_plugins.functional import promote, without_autocast
 from alphacl_plugins.options import check_scale
 from alphacl_plugins.strategies import AnyStrategy, resolve_strategy

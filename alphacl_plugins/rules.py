@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from alphacl_plugins.engines.positives import Positives
-from alphacl_plugins.engines.weights import Excluded
+from alphacl_plugins.columns import Excluded, Positives
 
 if TYPE_CHECKING:
     from alphacl_plugins.pairs import Batch, Group

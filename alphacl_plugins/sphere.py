@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from alphacl_plugins.checks import check_matrix, check_two_rows
+from alphacl_plugins.checks import check_rows
 from alphacl_plugins.functional import l2_normalize
 from alphacl_plugins.pairwise import if_finite, once, tiles
 
@@ -39,8 +39,7 @@ def wasserstein_uniformity(z: Tensor) -> Tensor:
     Source:
         the uniform law of Koromilas et al. (2024), arXiv:2405.18045; F is integrated to 1e-10.
     """
-    check_matrix("z", z)
-    check_two_rows("z", z)
+    check_rows("z", z, 2)
     unit = l2_normalize(z.double())
     with torch.autocast(z.device.type, enabled=False):
         cosines = (once((a @ (a if b is None else b).T).clamp_(-1.0, 1.0), b) for a, b in tiles(unit))

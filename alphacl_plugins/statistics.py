@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.engines.blocks import automatic_block
-from alphacl_plugins.engines.weights import weigh
+from alphacl_plugins.engines.two_pass import TwoPass
+from alphacl_plugins.engines.weights import total, weigh
 from alphacl_plugins.functional import centre_of, without_autocast
 from alphacl_plugins.pairs import Batch
 from alphacl_plugins.strategies import Strategy
@@ -24,33 +25,48 @@ def entropy_of_rows(alpha: Tensor, count: Tensor | None = None) -> Tensor:
     return -log_p.mul_(p).sum(dim=1)
 
 
-def batch_statistics(
-    d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, n_negatives: Tensor, n_anchors: Tensor, some: Tensor
-) -> dict[str, Tensor]:
-    """Return what a loss shows as ``last_stats``, by name; unless ``some`` negative has weight, 0 are effective."""
-    stats = {"d2_pos": d2_pos, "d2_neg": d2_neg, "alpha_entropy": entropy}
-    effective = entropy.exp() * some
-    return stats | {"effective_negatives": effective, "negatives": n_negatives / n_anchors}
-
-
-def statistics_of(strategy: Strategy, batch: Batch) -> dict[str, Tensor]:
-    """Return the means that a loss shows: distances, and the entropy of the α of an anchor, in nats."""
+def statistics_of(strategy: Strategy, source: Batch | TwoPass) -> dict[str, Tensor]:
+    """Return what a loss shows of a batch under the α of a strategy, or of that which an engine has passed over."""
+    if isinstance(source, TwoPass):
+        return means_over_anchors(*source.of_anchors)
+    batch = source
+    parts, block, (_, d2_of_views) = [], automatic_block(strategy, batch), batch.other_views()
     with torch.no_grad(), without_autocast(batch.rows.device):
-        d2_pos, d2_neg, number, entropy, n, largest = (batch.rows.new_zeros(()) for _ in range(6))
-        block, (_, d2_of_views) = automatic_block(strategy, batch), batch.other_views()
         for group in batch.groups(centre_of(batch.rows)):
             for start, stop in group.blocks(block):
                 found = weigh(strategy, batch, group, d2_of_views, start, stop)
-                left, share, neg = found.excluded.left, found.share, found.weights.neg
-                anchors = slice(group.first + start, group.first + stop)
-                weights = torch.ones_like(neg[:, 0]) if batch.weights is None else batch.weights[anchors]
-                d2_pos += weights @ (share * found.d2_pos).sum(dim=1)
-                d2_neg += weights @ found.excluded.total(found.d2)[:, 0]
-                number += weights @ left[:, 0].to(neg.dtype) if isinstance(left, Tensor) else left * weights.sum()
-                entropy += weights @ entropy_of_rows(neg, found.excluded.times)
-                n += weights @ (share > 0).any(dim=1).to(neg.dtype) if isinstance(share, Tensor) else weights.sum()
-                largest = torch.maximum(largest, neg.amax())
-        n = n.masked_fill(n == 0, 1)
-        return batch_statistics(
-            d2_pos / n, d2_neg / number.masked_fill(number == 0, 1), entropy / n, number, n, largest > 0
+                share, neg, excluded = found.share, found.weights.neg, found.excluded
+                one, left = torch.ones_like(neg[:, :1]), excluded.left
+                d2_pos, entropy = (share * found.d2_pos).sum(dim=1), entropy_of_rows(neg, excluded.times)
+                positive = (share > 0).any(dim=1, keepdim=True) * one if isinstance(share, Tensor) else one
+                parts.append((d2_pos, total(found.d2, excluded), entropy, left * one, positive, neg.amax(dim=1) > 0))
+        return means_over_anchors(
+            batch.weights, *(torch.cat([x.flatten() for x in column]) for column in zip(*parts, strict=True))
         )
+
+
+def means_over_anchors(
+    weights: Tensor | None,
+    d2_pos: Tensor,
+    d2_neg: Tensor,
+    entropy: Tensor,
+    number: Tensor,
+    positive: Tensor,
+    some: Tensor,
+) -> dict[str, Tensor]:
+    """Return what a loss shows as ``last_stats``, by name, from what is known of each of the M anchors.
+
+    Args:
+        weights: of the anchors; None for 1.
+        d2_pos, d2_neg: mean distance of the positives, sum of the distances of the negatives.
+        entropy: of α, in nats; exp of its mean is the number of effective negatives, 0 unless ``some`` has weight.
+        number: of negatives.
+        positive: 1 for an anchor with a positive, else 0.
+        some: whether some negative has weight.
+    """
+    weights = torch.ones_like(entropy) if weights is None else weights.view_as(entropy)
+    sums = [(weights * x).sum() for x in (d2_pos, d2_neg, entropy, number, positive)]
+    n_negatives, n_anchors = (x.masked_fill(x == 0, 1) for x in sums[3:])
+    stats = {"d2_pos": sums[0] / n_anchors, "d2_neg": sums[1] / n_negatives, "alpha_entropy": sums[2] / n_anchors}
+    effective = stats["alpha_entropy"].exp() * some.any()
+    return stats | {"effective_negatives": effective, "negatives": sums[3] / n_anchors}

@@ -76,6 +76,5 @@ class _Final(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None]:
         raise RuntimeError(
-            'second derivatives need AlphaCLLoss(..., block_size="autograd"): the gradient of this loss was formed '
-            "beside it"
+            'second derivatives need AlphaCLLoss(..., block_size="autograd"): this gradient was formed outside it'
         )

@@ -107,9 +107,8 @@ def in_blocks(
             del neg, transposed
         if laplacian is not None:
             of_a, of_b = laplacian.gradients()
-            pulls.append(
-                (group, of_a, of_b) if of_samples is None else (group, of_a + of_samples.of_a, of_b, of_samples.of_own)
-            )
+            of_a, of_own = (of_a, None) if of_samples is None else (of_a + of_samples.of_a, of_samples.of_own)
+            pulls.append((group, of_a, of_b, of_own))
     losses = Losses(minus_energy, values, excess, found)
     if not with_gradient:
         return losses, None

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins.engines.beside_others import log_sum_exp
 from alphacl_plugins.engines.sums import NO_PLACE, Constants, Listed, OfPositives, Sums
 from alphacl_plugins.functional import Laplacian, distances
 from alphacl_plugins.pairs import Batch
 from alphacl_plugins.rules import Pairs, Rows, compare
+from alphacl_plugins.strategies.beside_others import log_sum_exp
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.distributed import ALONE, pass_on, rank, ring, world_size
-from alphacl_plugins.engines.beside_others import beside_others, lowest
 from alphacl_plugins.engines.sums import NO_PLACE, Constants, Listed, OfPositives, Sums
 from alphacl_plugins.engines.weights import Losses
 from alphacl_plugins.functional import centre_of
 from alphacl_plugins.pairs import Batch, Group
 from alphacl_plugins.rules import Rows, rows_of, rows_of_samples
-from alphacl_plugins.statistics import batch_statistics
+from alphacl_plugins.strategies.beside_others import beside_others, lowest
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class TwoPass:
     `ALONE` there is this rank's block only.
     """
 
-    stats: dict[str, Tensor]  # of the batch, after the first call
+    of_anchors: Any  # after the first call: what `alphacl_plugins.statistics.means_over_anchors` is of
 
     _constants: Any = None  # of the anchors, after the first call
 
@@ -81,7 +80,8 @@ class TwoPass:
         row_sum, value = share * of_positives.row_sum, of_positives.value
         minus_energy = share * of_positives.energy - row_sum * sums.sum_exp_d2 / sum_exp
         entropy = torch.where(row_sum > 0, sum_exp.log() - sums.sum_exp_logits / sum_exp, 0.0)
-        self.stats = _statistics(batch, of_positives.d2 / n_positives, sums.d2, entropy, sums.number, ~without, row_sum)
+        d2_pos, some = of_positives.d2 / n_positives, row_sum > 0
+        self.of_anchors = batch.weights, d2_pos, sums.d2, entropy, sums.number, ~without, some
         self._constants, self._beta = Constants(totals, row_max, row_sum / sum_exp, share), share * beta
         found = (~without[:, 0]).to(share.dtype) if batch.views.shape[0] == 1 else None
         excess = row_sum - share * of_positives.pos
@@ -108,7 +108,7 @@ class TwoPass:
         d2_neg, number = (total.sum(dim=1, keepdim=True) for total in (times * d2, times))
         d2_neg, number, without = d2_neg + sums.d2, number + sums.number, n_positives == 0
         d2_pos = (share * d2).sum(dim=1, keepdim=True)
-        self.stats = _statistics(batch, d2_pos, d2_neg, entropy, number, ~without, row_sum)
+        self.of_anchors = batch.weights, d2_pos, d2_neg, entropy, number, ~without, row_sum > 0
         order = place.argsort(dim=1)
         listed = place.gather(1, order), (neg - pos).gather(1, order)
         self._constants, self._beta = Constants(rest, -log_scale, torch.ones_like(row_max), row_sum, *listed), share
@@ -178,17 +178,6 @@ class TwoPass:
                     yield anchors, a_i, a_i if b is a and i == j else b.part(j, centre), j.start < moving
                 if at_home and group.own is not None:
                     yield anchors, a_i, rows_of_samples(batch, group, i.start, i.stop, centre), True
-
-
-def _statistics(
-    batch: Batch, d2_pos: Tensor, d2_neg: Tensor, entropy: Tensor, number: Tensor, found: Tensor, row_sum: Tensor
-) -> dict[str, Tensor]:
-    """Return the means over the anchors, ``[M, 1]`` each, as `alphacl_plugins.statistics.statistics_of`."""
-    weights = torch.ones_like(d2_pos) if batch.weights is None else batch.weights[:, None]
-    totals = [(weights * x).sum() for x in (d2_pos, d2_neg, entropy, number, found)]
-    n_negatives, n = totals[3], totals[4].masked_fill(totals[4] == 0, 1)
-    d2_neg = totals[1] / n_negatives.masked_fill(n_negatives == 0, 1)
-    return batch_statistics(totals[0] / n, d2_neg, totals[2] / n, n_negatives, n, (row_sum > 0).any())
 
 
 def _pieces(start: int, stop: int, side: int) -> list[slice]:

@@ -8,50 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alphacl_plugins.engines.beside_others import beside_others, log_sum_exp
-from alphacl_plugins.engines.positives import Positives
+from alphacl_plugins.columns import Excluded, Positives
 from alphacl_plugins.functional import distances
 from alphacl_plugins.strategies import Strategy
+from alphacl_plugins.strategies.beside_others import beside_others, log_sum_exp
 from alphacl_plugins.strategies.separable import Separable, Totals
 
 if TYPE_CHECKING:
     from alphacl_plugins.pairs import Batch, Group
 
 _FEW = 128  # rows: so small a matrix is quickly transposed
-
-
-class Excluded(NamedTuple):
-    """Columns that are not negatives of m anchors: a mask ``[m, K]``, indices ``[m, C]`` (which may repeat), or V.
-
-    V: rows and columns are the same V views, and those of the anchor's sample are excluded.
-    """
-
-    where: Tensor | int
-    left: Tensor | int  # how many negatives there are: ``[m, 1]``, or one number for every anchor
-    times: Tensor | None = None  # how often each column counts, ``[m, K]``; None: once
-
-    def fill(self, x: Tensor, value: float) -> Tensor:
-        """Write ``value`` there, in place unless autograd, torch.compile or torch.func keeps track of x."""
-        tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        tracked, where = tracked or x.requires_grad, self.where
-        if isinstance(where, int):
-            n = x.shape[0] // where
-            if not tracked:
-                x.view(where, n, where, n).diagonal(dim1=1, dim2=3).fill_(value)
-                return x
-            where = torch.eye(n, dtype=torch.bool, device=x.device).repeat(where, where)
-        if where.dtype == torch.bool:
-            return x.masked_fill(where, value) if tracked else x.masked_fill_(where, value)
-        return x.scatter(1, where, value) if tracked else x.scatter_(1, where, value)
-
-    def total(self, x: Tensor) -> Tensor:
-        """Sum ``x [m, K]`` over the negatives, each as often as it counts, ``[m, 1]``; may overwrite x."""
-        x = self.fill(x, 0.0)
-        return (x if self.times is None else x * self.times).sum(dim=1, keepdim=True)
-
-    def logs(self, x: Tensor) -> Tensor:
-        """Add to ``x [m, K]`` the log of how often each column counts, -inf for none; may overwrite x."""
-        return self.fill(x if self.times is None else x + self.times.log(), -math.inf)
 
 
 class Losses(NamedTuple):
@@ -81,6 +47,32 @@ class Weighed(NamedTuple):
     excluded: Excluded
     positives: Positives | None  # which columns are positives; None without labels
     weights: Weights
+
+
+def fill(x: Tensor, excluded: Excluded, value: float) -> Tensor:
+    """Write ``value`` where columns are excluded, in place unless autograd, torch.compile or torch.func looks on."""
+    tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x) or x.requires_grad
+    where = excluded.where
+    if isinstance(where, int):
+        n = x.shape[0] // where
+        if not tracked:
+            x.view(where, n, where, n).diagonal(dim1=1, dim2=3).fill_(value)
+            return x
+        where = torch.eye(n, dtype=torch.bool, device=x.device).repeat(where, where)
+    if where.dtype == torch.bool:
+        return x.masked_fill(where, value) if tracked else x.masked_fill_(where, value)
+    return x.scatter(1, where, value) if tracked else x.scatter_(1, where, value)
+
+
+def total(x: Tensor, excluded: Excluded) -> Tensor:
+    """Sum ``x [m, K]`` over the negatives, each as often as it counts, ``[m, 1]``; may overwrite x."""
+    x = fill(x, excluded, 0.0)
+    return (x if excluded.times is None else x * excluded.times).sum(dim=1, keepdim=True)
+
+
+def logs(x: Tensor, excluded: Excluded) -> Tensor:
+    """Add to ``x [m, K]`` the log of how often each column counts, -inf for none; may overwrite x."""
+    return fill(x if excluded.times is None else x + excluded.times.log(), excluded, -math.inf)
 
 
 def weigh(
@@ -141,7 +133,7 @@ def weights_of(
     if strategy.separable and isinstance(strategy, Separable):
         weights = _separable(strategy, d2_pos, share, d2, excluded, others, transpose)
     else:
-        seen = excluded.fill(d2.clone(), math.inf)
+        seen = fill(d2.clone(), excluded, math.inf)
         seen = seen if none is None else seen.masked_fill(none, 0.0)
         times = excluded.times if strategy.counts else None
         times = times if times is None or none is None else times.masked_fill(none, 1.0)
@@ -163,8 +155,8 @@ def _separable(
     transpose: bool,
 ) -> Weights:
     """Every positive leaves the same softmax over the negatives; row sums, weights and values are averaged."""
-    log_w, left = excluded.logs(strategy.log_weight(d2)), excluded.left
-    log_v = None if not strategy.uses_totals or (v := strategy.log_mass(d2)) is None else excluded.logs(v)
+    log_w, left = logs(strategy.log_weight(d2), excluded), excluded.left
+    log_v = None if not strategy.uses_totals or (v := strategy.log_mass(d2)) is None else logs(v, excluded)
     if others is not None:
         assert isinstance(excluded.where, Tensor)  # a mask, as there are rules beyond the plain ones
         times = (~excluded.where if excluded.times is None else excluded.times).to(d2.dtype)
@@ -186,7 +178,7 @@ def _separable(
     totals = Totals(d2, 0.0, 0)  # not looked at
     if strategy.uses_totals:
         u = strategy.potential(d2)
-        potential = 0.0 if u is None else excluded.total(u.clone())
+        potential = 0.0 if u is None else total(u.clone(), excluded)
         number = left.masked_fill(left == 0, 1).to(d2.dtype) if isinstance(left, Tensor) else left
         log_mass = 0.0 if log_v is None else log_sum_exp(log_v)
         if isinstance(left, Tensor) and isinstance(log_mass, Tensor):

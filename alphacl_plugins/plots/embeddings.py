@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins import metrics
-from alphacl_plugins.checks import check_matrix, check_two_rows
+from alphacl_plugins.checks import check_matrix, check_rows
 from alphacl_plugins.functional import l2_normalize
 from alphacl_plugins.plots.axes import line, new_axes
 from alphacl_plugins.sphere import UniformCosines
@@ -67,7 +67,7 @@ def similarities(embeddings: Tensor | Mapping[str, Tensor], *, axes: Axes | None
     given = _named(embeddings)
     edges = torch.linspace(-1, 1, _BARS + 1, dtype=torch.float64)
     for i, (name, z) in enumerate(given):
-        check_two_rows(name or "embeddings", z)
+        check_rows(name or "embeddings", z, 2)
         unit = l2_normalize(z.detach()[:: -(-len(z) // _MOST_ROWS)].double()).cpu()
         cosines = (unit @ unit.T).clamp(-1, 1)[torch.ones(len(unit), len(unit), dtype=torch.bool).triu(1)]
         heights = torch.histc(cosines, _BARS, -1, 1) / len(cosines) * (_BARS / 2)

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from alphacl_plugins.checks import check_count, check_labels
 from alphacl_plugins.classes import ClassMembers
-from alphacl_plugins.engines.positives import Positives
-from alphacl_plugins.engines.weights import weights_of
+from alphacl_plugins.columns import Positives
+from alphacl_plugins.engines.weights import fill, weights_of
 from alphacl_plugins.functional import (
     centre_of,
     distances,
     paired_squared_distances,
     promote,
-    strategy_for_alpha,
 )
 from alphacl_plugins.pairs import Batch, Group
 from alphacl_plugins.strategies import AnyStrategy, PairWeights, Strategy
+from alphacl_plugins.strategies.guarded import strategy_for_alpha
 from alphacl_plugins.strategies.separable import RowFactors, Separable, Totals
 
 
@@ -87,7 +87,7 @@ class BlockedAlpha:
         excluded, positives = self._batch.compare(group, start, stop)
         if self._strategy is None:
             assert self._fixed is not None
-            neg = excluded.fill(self._fixed[rows].to(self.dtype, copy=True), 0.0)
+            neg = fill(self._fixed[rows].to(self.dtype, copy=True), excluded, 0.0)
             return Block(rows, neg, neg.sum(dim=1, keepdim=True))
         d2 = distances(group.a[rows], group.b)
         d2_pos = d2.new_zeros(len(d2), 1) if self._d2_of_view is None else self._d2_of_view[rows].to(d2.dtype)

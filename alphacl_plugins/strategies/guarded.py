@@ -13,6 +13,7 @@ from alphacl_plugins.strategies.base import PairWeights, Strategy
 from alphacl_plugins.strategies.calibrated import Calibrated
 from alphacl_plugins.strategies.learnable import Learnable
 from alphacl_plugins.strategies.masked import Masked, learnable_of
+from alphacl_plugins.strategies.registry import resolve_strategy
 
 
 class Guarded(Strategy):
@@ -91,6 +92,13 @@ def plain_on(strategy: Any, d2_pos: Tensor) -> Strategy:
         kept.check_found()
     rule = plain(strategy)
     return rule.on_batch(d2_pos.detach()) if rule.uses_batch else rule
+
+
+def strategy_for_alpha(alpha: object, d2_pos: Tensor) -> Strategy:
+    """Return the strategy that was given as ``alpha``, for positives at these distances."""
+    if not isinstance(alpha, str) and not callable(alpha):
+        raise TypeError(f"alpha: expected a tensor [N, N], a strategy object or its name, got {alpha!r}")
+    return plain_on(resolve_strategy(alpha, argument="alpha"), d2_pos)
 
 
 def _checked(name: str, part: Any, like: Tensor) -> Tensor:

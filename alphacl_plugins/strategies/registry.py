@@ -37,14 +37,8 @@ _OBJECTS = {
 _ALIASES = {"flatnce": "entropy", "siglip": "sigmoid", "llave": "hardness", "t_simcne": "student_t"}  # at its defaults
 
 _REGISTRY: dict[str, Callable[..., Any]] = {}
-_RESERVED = {
-    "strategy",
-    "name",
-    "learnable_tau",
-    "learn",
-    "effective_share",
-    "masked",
-}  # arguments of `build_strategy` and of flat configurations
+_RESERVED = {"strategy", "name", "learnable_tau", "learn", "effective_share", "masked"}
+"""Arguments of `build_strategy` and of flat configurations."""
 
 
 def register_strategy(name: str) -> Callable[[S], S]:
@@ -80,16 +74,13 @@ def register_strategy(name: str) -> Callable[[S], S]:
     def register(strategy: S) -> S:
         is_class: bool = inspect.isclass(strategy)
         if not is_class:
-            raise TypeError(
-                f"{name}: expected a class of strategies, got {strategy!r}; a function goes to the loss as it is"
-            )
+            raise TypeError(f"{name}: expected a class of strategies, got {strategy!r}; a function goes to the loss")
         if not any("__call__" in vars(base) for base in inspect.getmro(cast(type, strategy))):
             raise TypeError(f"{name}: expected a class with __call__(self, d2_pos, d2_neg), got {strategy!r}")
         if name in _REGISTRY and _place(_REGISTRY[name]) != _place(strategy):
             raise ValueError(f"name: expected a new one, got {name!r}, which is {_REGISTRY[name]!r}")
-        clash = [option for option in _options(strategy) if option in _RESERVED]
-        if clash:
-            raise ValueError(f"{name}: expected options other than the loss's own, got {', '.join(clash)}")
+        if clash := ", ".join(option for option in _options(strategy) if option in _RESERVED):
+            raise ValueError(f"{name}: expected options other than the loss's own, got {clash}")
         _REGISTRY[name] = strategy
         return strategy
 
@@ -108,11 +99,8 @@ def reserve_options(*names: str) -> None:
         ValueError: if a registered strategy has such an option.
     """
     for name, strategy in _REGISTRY.items():
-        clash = [option for option in _options(strategy) if option in names]
-        if clash:
-            raise ValueError(
-                f"names: expected names that no strategy has as an option, got {', '.join(clash)}, which {name!r} has"
-            )
+        if clash := ", ".join(option for option in _options(strategy) if option in names):
+            raise ValueError(f"names: expected names that no strategy has as an option, got {clash} of {name!r}")
     _RESERVED.update(names)
 
 
@@ -180,8 +168,7 @@ def resolve_strategy(
         hint = f"; an object is made with brackets: {strategy.__name__}()" if isinstance(strategy, type) else hint
         raise TypeError(f"{argument}: expected a name or a strategy object, got {strategy!r}{hint}")
     if options:
-        names = ", ".join(options)
-        raise TypeError(f"{argument}: expected a name to go with the options {names}, got {strategy!r}")
+        raise TypeError(f"{argument}: expected a name to go with the options {', '.join(options)}, got {strategy!r}")
     return cast(AnyStrategy, strategy)
 
 
@@ -193,8 +180,7 @@ def _build(name: str, argument: str, options: Mapping[str, Any]) -> AnyStrategy:
         raise TypeError(f"{argument}: expected a name or an import path, got {name!r}")
     build = _import(name, argument) if "." in name else _look_up(name, argument)
     known = _options(build)
-    unknown = [option for option in options if option not in known]
-    if unknown:
+    if unknown := [option for option in options if option not in known]:
         expected = f"options among {', '.join(known)}" if known else "no options"
         hint = "; the temperature is called tau" if "temperature" in unknown else ""
         raise TypeError(f"{name}: expected {expected}, got {', '.join(unknown)}{hint}")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 import alphacl_plugins
 from alphacl_plugins import row_losses
+from alphacl_plugins.agreement import check_that_ranks_agree
 from alphacl_plugins.checks import check_choice, check_finite
-from alphacl_plugins.distributed import ALONE, check_that_ranks_agree, gather, rank, world_size
+from alphacl_plugins.distributed import ALONE, gather, rank, world_size
 from alphacl_plugins.strategies import AnyStrategy, Calibrated, resolve_strategy
 from alphacl_plugins.strategies.guarded import plain, plain_on
 from alphacl_plugins.strategies.masked import learnable_of

@@ -118,7 +118,7 @@ Z = torch.zeros(3, 2)
         (lambda: squared_distances(Z, torch.zeros(3, 4)), ValueError, r"b: expected 2 columns as a has, got \(3, 4\)"),
         (lambda: squared_distances(torch.zeros(3), Z), ValueError, r"a: expected shape \[rows, columns\], got \(3,\)"),
         (lambda: energy(Z, Z[:2], Z), ValueError, r"z_aug: expected the shape of z \(3, 2\), got \(2, 2\)"),
-        (lambda: energy(Z[:1], Z[:1], Z), ValueError, r"z: expected at least 2 samples to compare, got 1"),
+        (lambda: energy(Z[:1], Z[:1], Z), ValueError, r"z: expected at least 2 rows, got shape \(1, "),
         (lambda: energy(Z, Z, Z), ValueError, r"alpha: expected shape \[3, 3\], got \(3, 2\)"),
         (
             lambda: energy(Z, Z, 0.5),

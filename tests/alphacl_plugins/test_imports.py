@@ -1,9 +1,14 @@
 """The core stands on torch alone, and importing it has no side effects in any host."""
 
+import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
+
+import alphacl_plugins
 
 HOSTS = (
     "lightly",
@@ -63,3 +68,16 @@ def test_the_lightly_adapter_works_without_lightly():
         "print(loss(torch.eye(4), torch.eye(4)).isfinite().item())"
     )
     assert run(code) == "True"
+
+
+def test_imports_of_the_core_go_one_way():
+    """A folder counts as one module; imports inside functions and for type checkers alone do not count."""
+    root, needs = Path(alphacl_plugins.__file__).parent, {}
+    for path in root.rglob("*.py"):
+        unit = path.relative_to(root).parts[0].removesuffix(".py")
+        imports = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom))
+        names = [f"{node.module}.{alias.name}".split(".") for node in imports for alias in node.names]
+        needs.setdefault(unit, set()).update(name[1] for name in names if name[0] == root.name and name[1] != unit)
+    order = list(TopologicalSorter(needs).static_order())  # raises on a cycle
+    steps = ["strategies", "functional", "pairs", "engines", "loss"]
+    assert sorted(steps, key=order.index) == steps

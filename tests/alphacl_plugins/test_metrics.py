@@ -190,7 +190,7 @@ Z = torch.zeros(3, 2)
     ("call", "error", "message"),
     [
         (lambda: metrics.alignment(Z, Z[:2]), ValueError, r"z_aug: expected the shape of z \(3, 2\), got \(2, 2\)"),
-        (lambda: metrics.uniformity(Z[:1]), ValueError, r"z: expected at least 2 samples to compare, got 1"),
+        (lambda: metrics.uniformity(Z[:1]), ValueError, r"z: expected at least 2 rows, got shape \(1, "),
         (lambda: metrics.uniformity(Z.long()), TypeError, r"z: expected a floating-point tensor, got torch.int64"),
         (lambda: metrics.alignment(Z[:0], Z[:0]), ValueError, r"z: expected at least 1 row, got shape \(0, 2\)"),
         (lambda: metrics.alpha_entropy(Z[:0]), ValueError, r"alpha: expected at least 1 row, got shape \(0, 2\)"),
@@ -198,7 +198,7 @@ Z = torch.zeros(3, 2)
         (
             lambda: metrics.wasserstein_uniformity(Z[:1]),
             ValueError,
-            r"z: expected at least 2 samples to compare, got 1",
+            r"z: expected at least 2 rows, got shape \(1, ",
         ),
         (lambda: metrics.effective_rank(Z[:0]), ValueError, r"z: expected at least 1 row, got shape \(0, 2\)"),
         (lambda: metrics.effective_rank(Z.int()), TypeError, r"z: expected a floating-point tensor, got torch.int32"),

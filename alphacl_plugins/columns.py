@@ -1,4 +1,4 @@
-"""Which columns are positives of some anchors, for labels."""
+"""Which columns are positives of some anchors, and which are no negatives: the answer of the rules of pairs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Excluded(NamedTuple):
+    """Columns that are not negatives of m anchors: a mask ``[m, K]``, indices ``[m, C]`` (which may repeat), or V.
+
+    V: rows and columns are the same V views, and those of the anchor's sample are excluded.
+    """
+
+    where: Tensor | int
+    left: Tensor | int  # how many negatives there are: ``[m, 1]``, or one number for every anchor
+    times: Tensor | None = None  # how often each column counts, ``[m, K]``; None: once
 
 
 class Positives(NamedTuple):
