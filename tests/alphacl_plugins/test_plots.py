@@ -48,7 +48,7 @@ def test_a_heat_map_is_sorted_by_class():
     axes = plots.alpha_heatmap(alpha, labels)
     order = labels.argsort(stable=True)
     share = alpha / alpha.sum(dim=1, keepdim=True) * 6
-    np.testing.assert_allclose(axes.images[0].get_array(), share[order][:, order].log10().clamp_min(-2), rtol=1e-5)
+    np.testing.assert_allclose(axes.images[0].get_array(), share[order][:, order].log10().clamp_min(-2), rtol=1e-5, atol=1e-6)
     assert sorted(line.get_xdata()[0] for line in axes.get_lines() if len(set(line.get_xdata())) == 1) == [1.5, 3.5]
     wide = plots.alpha_heatmap(torch.rand(6, 4), labels, columns=torch.tensor([1, 0, 1, 0]))
     assert wide.images[0].get_array().shape == (6, 4)
@@ -109,7 +109,7 @@ def test_into_axes_of_ones_own():
         (lambda: plots.effective_negatives(HISTORY[:1]), ValueError, "history: expected effective negatives, got none"),
         (lambda: plots.training_curves(HISTORY, ["nothing"]), ValueError, "names: expected some .* got nothing"),
         (lambda: plots.singular_values({}), ValueError, "embeddings: expected at least one, got an empty mapping"),
-        (lambda: plots.similarities(torch.rand(1, 4)), ValueError, "embeddings: expected at least 2 samples"),
+        (lambda: plots.similarities(torch.rand(1, 4)), ValueError, "embeddings: expected at least 2 rows"),
         (lambda: plots.similarities({"mine": [1]}), TypeError, r"mine: expected a tensor \[rows, columns\], got list"),
     ],
 )
