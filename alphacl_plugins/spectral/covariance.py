@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alphacl_plugins.checks import check_alpha, check_matrix, check_same_shape
+from alphacl_plugins.checks import check_alpha, check_matrix, check_rows, check_same_shape
 from alphacl_plugins.functional import Laplacian, centre_of, promote, without_autocast
 from alphacl_plugins.spectral.blocks import BlockedAlpha
 from alphacl_plugins.strategies import AnyStrategy
@@ -58,10 +58,8 @@ class ContrastiveCovariance:
         labels: Tensor | None = None,
         block_size: int = 1024,
     ) -> None:
-        check_matrix("x", x)
+        check_rows("x", x, 2)
         n = len(x)
-        if n < 2:
-            raise ValueError(f"x: expected at least 2 samples to compare, got {n}")
         if x_aug is not None:
             check_same_shape("x_aug", x_aug, "x", x)
         if isinstance(alpha, Tensor):

@@ -48,7 +48,8 @@ def test_a_heat_map_is_sorted_by_class():
     axes = plots.alpha_heatmap(alpha, labels)
     order = labels.argsort(stable=True)
     share = alpha / alpha.sum(dim=1, keepdim=True) * 6
-    np.testing.assert_allclose(axes.images[0].get_array(), share[order][:, order].log10().clamp_min(-2), rtol=1e-5, atol=1e-6)
+    shown = share[order][:, order].log10().clamp_min(-2)
+    np.testing.assert_allclose(axes.images[0].get_array(), shown, rtol=1e-5, atol=1e-6)
     assert sorted(line.get_xdata()[0] for line in axes.get_lines() if len(set(line.get_xdata())) == 1) == [1.5, 3.5]
     wide = plots.alpha_heatmap(torch.rand(6, 4), labels, columns=torch.tensor([1, 0, 1, 0]))
     assert wide.images[0].get_array().shape == (6, 4)

@@ -283,7 +283,7 @@ def nan_weights(d2_pos, d2_neg):
     ("call", "error", "message"),
     [
         (lambda: covariance([1.0], None, ALPHA), TypeError, "x: expected a tensor [rows, columns]"),
-        (lambda: covariance(X[:1], None, ALPHA), ValueError, "x: expected at least 2 samples"),
+        (lambda: covariance(X[:1], None, ALPHA), ValueError, "x: expected at least 2 rows"),
         (lambda: covariance(X, X_AUG[:3], ALPHA), ValueError, "x_aug: expected the shape of x (23"),
         (
             lambda: covariance(X, X_AUG, ALPHA[:5]),
