@@ -85,10 +85,11 @@ def raise_together(problem: Exception | None, device: torch.device, group: Any) 
         the problem of this rank
         ValueError: if only other ranks have one.
     """
-    wrong = [number for number, bad in enumerate(numbers_of_ranks(problem is not None, device, group)) if bad]
+    bad = numbers_of_ranks(problem is not None, device, group)
     if problem is not None:
         raise problem
-    if wrong:
+    if any(bad):
+        wrong = [number for number, one in zip(global_ranks(group), bad, strict=True) if one]
         raise ValueError(f"arguments: expected the same kinds and shapes on every rank, got others on ranks {wrong}")
 
 

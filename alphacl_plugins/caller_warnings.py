@@ -4,8 +4,10 @@ import sys
 import warnings
 from collections.abc import Collection
 
+SKIPPED = ("alphacl_plugins", "alphacl_lightly", "torch")
 
-def warn_caller(message: str, category: type[Warning], skip: Collection[str] = ("alphacl_plugins", "torch")) -> None:
+
+def warn_caller(message: str, category: type[Warning], skip: Collection[str] = SKIPPED) -> None:
     """Warn as if from the innermost line outside some packages.
 
     Args:

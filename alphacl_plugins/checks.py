@@ -143,8 +143,7 @@ def check_labels(name: str, value: object, rows: int) -> None:
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {type(value).__name__}")
     if value.is_floating_point() or value.is_complex():
         raise TypeError(f"{name}: expected an integer tensor [{rows}], got {value.dtype}")
-    if not _is_dense(value):
-        raise TypeError(f"{name}: expected a dense integer tensor [{rows}], got {_kind(name, value)}")
+    check_dense(name, value, f"integer tensor [{rows}]")
     if value.shape != (rows,):
         raise ValueError(f"{name}: expected shape [{rows}], a label for each sample, got {tuple(value.shape)}")
 
@@ -165,12 +164,11 @@ def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: i
         raise TypeError(f"queue: expected a tensor [Q, D], got an {type(queue).__name__}; pass queue.embeddings")
     if labels is not None:
         check_labels("labels", labels, len(views[0]))
-        if len(views) > 1 and views[1] is views[0]:
+        if len(views) > 1 and views[1] is views[0] and negatives is not None:  # once
             warn_caller(
                 "z_aug: got the tensor z itself, so every anchor has a copy of itself as a positive; for one view with "
                 "labels leave z_aug out: criterion(z, labels=labels)",
                 UserWarning,
-                skip=("alphacl_plugins", "alphacl_lightly", "torch"),
             )
     if queue is not None:
         check_width("queue", queue, "z", views[0])

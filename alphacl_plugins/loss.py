@@ -113,7 +113,7 @@ class AlphaCLLoss(InGroup):
         except TypeError as error:
             raise TypeError(f"{error}; the loss's own options are {', '.join(OPTIONS)}" if options else error) from None
         declared = plain(self.strategy)
-        self.negatives = negatives or declared.negatives or "both"
+        self.negatives = (declared.negatives or "both") if negatives is None else negatives
         self.symmetric = next(flag for flag in (symmetric, declared.symmetric, True) if flag is not None)
         self.l2_normalize, self.detach_alpha, self.reduction = l2_normalize, detach_alpha, reduction
         self.block_size, self.gather_distributed = block_size, gather_distributed
@@ -159,21 +159,21 @@ class AlphaCLLoss(InGroup):
             kept = learnable_of(self.strategy) if isinstance(self.strategy, nn.Module) else None
             by_autograd = self.block_size in ("autograd", None) or not self.detach_alpha
             in_tiles = gathers == "ring" or self.block_size == "kernel"
-            rows, length, batch, weights, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
-            if strategy.uses_batch or (kept is not None and isinstance(kept, Calibrated)):
+            rows, length, batch, differentiable = assemble(self, strategy, views, call, graph=by_autograd)
+            if strategy.uses_batch or isinstance(kept, Calibrated):
                 strategy = in_batch(self, batch, in_tiles=in_tiles, detach=self.detach_alpha)
             scale = 1.0 if self.scale == "paper" else strategy.usual_scale
             if by_autograd:
                 losses, energy = through_autograd(strategy, batch, detach_alpha=self.detach_alpha)
                 value = self._value(losses, batch.moved(batch.rows.detach()), strategy, kept, scale)
                 value = value + scale * (energy - energy.detach())
-                value = value if weights is None else value * weights
-                share = share_of(losses.found, weights, self.gathering_group()) if mean else 1.0
+                value = value if batch.weights is None else value * batch.weights
+                share = share_of(losses.found, batch.weights, self.gathering_group()) if mean else 1.0
                 return value.mean() * share if mean else value
             learns = kept is not None and kept.learnable
             engine: Any = functools.partial(in_blocks, strategy, block=self.block_size, with_energy=learns)
             engine = TwoPass.of(self, strategy, batch) if in_tiles else engine
-            losses, gradient = engine(batch, weights, with_gradient=differentiable and mean)
+            losses, gradient = engine(batch, batch.weights, with_gradient=differentiable and mean)
             value = self._value(losses, engine if in_tiles else batch, strategy, kept, scale)
             if gradient is not None:
                 gradient = gradient if self.scale == "paper" else gradient * scale
@@ -184,12 +184,12 @@ class AlphaCLLoss(InGroup):
                 return through_normalization(gradient, unit, length)
 
             if mean:
-                value = value if weights is None else value * weights
+                value = value if batch.weights is None else value * batch.weights
                 value = value.mean() if gradient is None else attach(value, rows, gradient)  # nobody wants one, or all
-                even = weights is None and losses.found is None
-                return value if even else value * share_of(losses.found, weights, self.gathering_group())
+                even = batch.weights is None and losses.found is None
+                return value if even else value * share_of(losses.found, batch.weights, self.gathering_group())
             value = attach(value, rows, again, batch.rows, length, batch.queue)
-            return value if weights is None else value * weights
+            return value if batch.weights is None else value * batch.weights
 
     def pair_weights(
         self,

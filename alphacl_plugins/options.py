@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zlib
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import distributed as dist
 from torch import nn
 
 from alphacl_plugins.checks import check_bool, check_choice
-from alphacl_plugins.rules import NEGATIVES, POSITIVES
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.masked import learnable_of, unmasked
 from alphacl_plugins.strategies.separable import ExpPower, Separable
@@ -26,11 +25,11 @@ def check_options(loss: Any) -> None:
     Raises:
         TypeError, ValueError: the message names the option, what was expected and what came.
     """
-    check_choice("negatives", loss.negatives, NEGATIVES)
+    check_choice("negatives", loss.negatives, get_args(Negatives))
     check_choice("reduction", loss.reduction, ("mean", "none"))
     for name in ("symmetric", "l2_normalize", "detach_alpha"):
         check_bool(name, getattr(loss, name))
-    check_choice("positives", loss.positives, POSITIVES)
+    check_choice("positives", loss.positives, ("all", "other_views"))
     check_bool("positives_as_negatives", loss.positives_as_negatives)
     if loss.ignore_label is not None and (
         isinstance(loss.ignore_label, bool) or not isinstance(loss.ignore_label, Integral)

@@ -139,13 +139,13 @@ class Batch(NamedTuple):
         d2 = [(gap * gap).sum(dim=2).mul_(0.5).view(-1, 1) for gap in gaps]
         return gaps, d2[0] if len(d2) == 1 else torch.cat(d2, dim=1)
 
-    def pull_of_views(self, gaps: list[Tensor], weights: Tensor) -> Tensor:
+    def pull_of_views(self, gaps: list[Tensor], weights: Any) -> Tensor:
         """Return the gradient of ``Σ_ip β_ip D_ip`` for `other_views`, ``β [M, V - 1]``: of all rows, 0 without."""
         views = self.views
         if len(gaps) == 1 and gaps[0].shape == views.shape and views.numel() == self.rows.numel():
-            pull = weights.view(2, -1, 1).sum(dim=0) * gaps[0]  # the other anchor pulls at the same, negated gap
-            return pull.flatten(0, 1)
-        total = weights.new_zeros(self.rows.shape)
+            both: Tensor = weights.view(2, -1, 1).sum(dim=0)  # the other anchor pulls at the same, negated gap
+            return (both * gaps[0]).flatten(0, 1)
+        total = torch.zeros_like(self.rows)
         own = total[: views.shape[0] * views.shape[1]].view(views.shape).narrow(1, self.first, self.own)
         for shift, gap in enumerate(gaps, start=1):
             pull = weights[:, shift - 1].view(self.anchor_views, -1, 1) * gap
@@ -184,7 +184,6 @@ class Assembled(NamedTuple):
     rows: Tensor  # [R, D], as in the batch, with their graph
     length: Tensor | None  # [R, 1]; None if not normalised
     batch: Batch
-    weights: Tensor | None  # [M], of the losses; None for 1
     differentiable: bool  # whether some rank wants a gradient
 
 
@@ -248,4 +247,4 @@ def assemble(
     n_views, in_views = shape[0] if loss.symmetric else 1, (unit if plain else unit[: shape[0] * shape[1]]).view(*shape)
     told = rules, said, asked, not plain and said.of_pairs, weights
     batch = Batch(unit, in_views, queue, labels, classes, first, n, n_views, *told)
-    return Assembled(rows, length, batch, weights, differentiable)
+    return Assembled(rows, length, batch, differentiable)

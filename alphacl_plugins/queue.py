@@ -201,7 +201,6 @@ class EmbeddingQueue(InGroup):
                 f"EmbeddingQueue({self.size}, dim={width}), or in lightly's form "
                 f"memory_bank_size=({self.size}, {width})",
                 UserWarning,
-                skip=("alphacl_plugins", "alphacl_lightly", "torch"),
             )
         with torch.inference_mode(False):  # a first batch in validation: training must be able to write here later
             self.embeddings = _random_rows(self.size, width).to(self.embeddings)

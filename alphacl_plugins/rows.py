@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -35,7 +36,7 @@ def row_losses(
     Args:
         strategy: a registered name, an import path, or a strategy object.
         d_pos: distances D of each anchor to its positives, ``[M, P]``, half squared for the usual temperatures.
-        d_neg: distances to its negatives, ``[M, K]``.
+        d_neg: distances to its negatives, ``[M, K]``; +inf where a column is none.
         share: weight of each positive, ``[M, P]``, >= 0; rows sum to 1, or to 0 for an anchor without positives, whose
             loss is 0. None: 1 / P.
         count: how often each negative counts, >= 0, ``[M, K]`` or ``[K]``; 0 excludes it, and its D may then be
@@ -79,6 +80,7 @@ def row_losses(
     parts = 1 / d_pos.shape[1] if share is None else share.detach().to(d_pos.dtype)
     with without_autocast(d_pos.device):
         number = torch.ones_like(d_neg) if count is None else count.detach().to(d_neg.dtype).expand(m, k)
+        number = number.masked_fill(d_neg == math.inf, 0.0)
         none = number == 0
         d_neg = d_neg.masked_fill(none, 0.0)
         excluded = Excluded(none, number.sum(dim=1, keepdim=True), None if count is None else number)

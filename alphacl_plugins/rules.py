@@ -13,8 +13,6 @@ from alphacl_plugins.columns import Excluded, Positives
 if TYPE_CHECKING:
     from alphacl_plugins.pairs import Batch, Group
 
-NEGATIVES = ("both", "same", "cross", "queue")
-POSITIVES = ("all", "other_views")
 QUEUE, EXTRA, NOBODY = -1, -2, -3
 """In place of the number of a view: a row of the queue, an extra negative, what fills up a block in a ring."""
 NO_CLASS = torch.iinfo(torch.int64).min

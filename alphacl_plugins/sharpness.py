@@ -49,7 +49,7 @@ def strategy_table(
     weight, at some distances around the mean. Strategies with as many effective negatives are equally sharp.
 
     Args:
-        strategies: names or import paths, with options as in ``"infonce:tau=0.1"``. None: all that are registered.
+        strategies: names or import paths, with options as in ``"infonce:tau=0.1"``. Empty: all that are registered.
         negatives: how many an anchor has, >= 2; 254 for a batch of 128 in two views.
         mean: mean distance D of the negatives.
         spread: standard deviation of their distances.
@@ -122,7 +122,7 @@ def sharpness_of(
         check_non_negative(f"distances[{place}]", distance)
     chosen = strategy_from_text(strategy) if isinstance(strategy, str) else resolve_strategy(strategy)
     rule, generator = plain_on(chosen, torch.full((1,), positive)), torch.Generator().manual_seed(0)
-    normal = torch.randn(_ROWS, negatives, generator=generator, dtype=torch.float64)
+    normal = torch.randn(_ROWS, negatives, generator=generator, dtype=torch.float64, device="cpu")
     d2_neg = (mean + spread * normal).clamp_min(0.0)
     d2_pos = torch.full_like(d2_neg[:, 0], positive)
 

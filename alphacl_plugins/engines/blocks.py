@@ -25,7 +25,7 @@ _LEAST_ROWS = 128  # smaller blocks make slow products
 def automatic_block(strategy: Strategy, batch: Batch) -> int:
     """Return how many anchors to compare at once: all, if the matrix of distances is small."""
     n_anchors, n_queue = batch.anchor_views * batch.own, 0 if batch.queue is None else batch.queue.shape[0]
-    n_columns = batch.rows.shape[0] + n_queue
+    n_columns = batch.rows.shape[0] + n_queue - batch.said.n_own * (batch.own - batch.rows.shape[1])
     at_once, n_blocks = _AT_ONCE if batch.rows.device.type == "cpu" else _AT_ONCE_ON_GPU, 1
     if not strategy.separable:  # one that solves for its weights has more matrices of that size
         at_once //= 2
@@ -112,8 +112,7 @@ def in_blocks(
     losses = Losses(minus_energy, values, excess, found)
     if not with_gradient:
         return losses, None
-    like = batch.rows if weights is None else weights
-    gradient = batch.pull_of_views(gaps, like if beta is None else beta)
+    gradient = batch.pull_of_views(gaps, beta)
     for pull in pulls:
         batch.subtract(gradient, *pull)
     return losses, gradient

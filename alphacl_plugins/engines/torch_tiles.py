@@ -1,4 +1,4 @@
-"""Tiles of pairs in plain torch, for every strategy whose weights factor and for every rule of pairs but one."""
+"""Tiles of pairs in plain torch, for every strategy whose weights factor and every rule of pairs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,6 @@ class TorchTiles(NamedTuple):
         lowest, log_mass = torch.finfo(d2.dtype).min, self.strategy.log_mass(d2)
         if log_mass is not None:
             log_mass = log_sum_exp(torch.where(negative, log_mass + count.log(), -torch.inf))
-        if d2.shape[1] == 0:
-            none = d2.new_zeros(d2.shape[0], 1)
-            return Sums(none + lowest, none, none, none, none, none, none, log_mass)
         row_max = log_w.masked_fill(~negative, lowest).amax(dim=1, keepdim=True)
         log_w = log_w - row_max
         w = torch.where(negative, log_w.exp(), 0.0) * count
@@ -59,7 +56,7 @@ class TorchTiles(NamedTuple):
     def pulls(self, a: Rows, b: Rows, constants: Constants, *, b_moves: bool) -> tuple[Tensor, Tensor | None]:
         """Return the gradient of ``Σ_ij W_ij D_ij``, W the weights of negatives minus positives, for a and for b.
 
-        The second is None if b does not move, or if b is a: then the first is the sum of both.
+        The second is None if b does not move, or if b has the rows of a: then the first is the sum of both.
         """
         d2, pairs = _distances(a, b), self._compare(a, b)
         alpha = constants.scale * torch.exp(self.strategy.log_weight(d2) - constants.row_max)
@@ -75,7 +72,7 @@ class TorchTiles(NamedTuple):
         if b.of_samples:
             pull = weights[:, :, None] * (a.z[:, None] - b.z)
             return pull.sum(dim=1), -pull
-        laplacian = Laplacian(a.z, None if b is a else b.z, len(b.z) if b_moves else 0)
+        laplacian = Laplacian(a.z, None if b.z is a.z else b.z, len(b.z) if b_moves else 0)
         laplacian.add(slice(0, len(a.z)), weights)
         return laplacian.gradients()
 

@@ -82,7 +82,7 @@ class TritonTiles(NamedTuple):
     def pulls(self, a: Rows, b: Rows, constants: Constants, *, b_moves: bool) -> tuple[Tensor, Tensor | None]:
         """Return the gradients of both sides: second pass."""
         anchors, scales = Side.of(a), torch.stack([constants.row_max[:, 0], constants.scale[:, 0]])
-        if b is a:
+        if b.z is a.z:
             return self._pull(anchors, anchors, scales, by_row=True, by_column=True), None
         columns = Side.of(b)
         of_anchors = self._pull(anchors, columns, scales, by_row=True, by_column=False)

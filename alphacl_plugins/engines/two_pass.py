@@ -171,11 +171,12 @@ class TwoPass:
         """
         side, centre = self._tiles.side, self._centre
         for group, a, b in pairs:
-            moving = group.moving if at_home else len(b.z)
+            moving, one_set = group.moving if at_home else len(b.z), at_home and group.b is group.a
             for i in _pieces(0, len(a.z), side):
                 a_i, anchors = a.part(i, centre), slice(group.first + i.start, group.first + i.stop)
                 for j in _pieces(0, moving, side) + _pieces(moving, len(b.z), side):
-                    yield anchors, a_i, a_i if b is a and i == j else b.part(j, centre), j.start < moving
+                    b_j = b.part(j, centre)
+                    yield anchors, a_i, b_j._replace(z=a_i.z) if one_set and i == j else b_j, j.start < moving
                 if at_home and group.own is not None:
                     yield anchors, a_i, rows_of_samples(batch, group, i.start, i.stop, centre), True
 

@@ -65,11 +65,11 @@ def similarities(embeddings: Tensor | Mapping[str, Tensor], *, axes: Axes | None
     """
     axes = new_axes(axes)
     given = _named(embeddings)
-    edges = torch.linspace(-1, 1, _BARS + 1, dtype=torch.float64)
+    edges = torch.linspace(-1, 1, _BARS + 1, dtype=torch.float64, device="cpu")
     for i, (name, z) in enumerate(given):
         check_rows(name or "embeddings", z, 2)
         unit = l2_normalize(z.detach()[:: -(-len(z) // _MOST_ROWS)].double()).cpu()
-        cosines = (unit @ unit.T).clamp(-1, 1)[torch.ones(len(unit), len(unit), dtype=torch.bool).triu(1)]
+        cosines = (unit @ unit.T).clamp(-1, 1)[torch.ones(len(unit), len(unit), dtype=torch.bool, device="cpu").triu(1)]
         heights = torch.histc(cosines, _BARS, -1, 1) / len(cosines) * (_BARS / 2)
         label = f"{name} ({float(metrics.wasserstein_uniformity(unit)):.3f})".strip()
         axes.stairs(heights.numpy(), edges.numpy(), label=label, **line(i))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alphacl_plugins.caller_warnings import warn_caller
 from alphacl_plugins.checks import check_count, check_matrix
-from alphacl_plugins.functional import promote
+from alphacl_plugins.functional import promote, without_autocast
 from alphacl_plugins.spectral.covariance import ContrastiveCovariance
 
 
@@ -66,7 +66,8 @@ def leading_eigenvectors(matrix: Tensor | ContrastiveCovariance, n_components: i
         values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
         values, vectors = values.flip(0)[:n_components], vectors.flip(1)[:, :n_components]
     else:
-        values, vectors = _krylov(matrix, n_components)
+        with without_autocast(matrix.x.device):
+            values, vectors = _krylov(matrix, n_components)
     return Eigenstructure(with_positive_peaks(vectors.T), values)
 
 

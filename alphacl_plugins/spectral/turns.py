@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_count, check_non_negative
+from alphacl_plugins.functional import without_autocast
 from alphacl_plugins.spectral.covariance import ContrastiveCovariance
 from alphacl_plugins.spectral.eigen import (
     Eigenstructure,
@@ -100,38 +101,39 @@ def take_turns(
     checked = ContrastiveCovariance(x, x_aug, strategy, labels=labels, block_size=block_size)
     check_samples(x, x_aug, labels)
     centred, step = checked.x, checked.step
-    scatter = centred.T @ centred
-    check_finite_product(scatter)
-    start = leading_eigenvectors(scatter, n_components)
-    unit = (start.eigenvalues.sum() / len(x)).sqrt().clamp_min(torch.finfo(centred.dtype).tiny)
+    with without_autocast(centred.device):
+        scatter = centred.T @ centred
+        check_finite_product(scatter)
+        start = leading_eigenvectors(scatter, n_components)
+        unit = (start.eigenvalues.sum() / len(x)).sqrt().clamp_min(torch.finfo(centred.dtype).tiny)
 
-    def covariance_at(components: Tensor) -> Tensor:
-        projection = components.T / unit
-        z = centred @ projection
-        z_aug = None if step is None else z - step @ projection
-        operator = ContrastiveCovariance(x, x_aug, strategy, z=z, z_aug=z_aug, labels=labels, block_size=block_size)
-        matrix = operator.dense()
-        check_finite_product(matrix)
-        return matrix
+        def covariance_at(components: Tensor) -> Tensor:
+            projection = components.T / unit
+            z = centred @ projection
+            z_aug = None if step is None else z - step @ projection
+            operator = ContrastiveCovariance(x, x_aug, strategy, z=z, z_aug=z_aug, labels=labels, block_size=block_size)
+            matrix = operator.dense()
+            check_finite_product(matrix)
+            return matrix
 
-    kept = start.components
-    matrix = covariance_at(kept)
-    residual, scale = _residual(matrix, kept)
-    inertia, n_iter = 0.0, 1
-    while True:
-        answer = leading_eigenvectors(matrix + inertia * scale * kept.T @ kept, n_components).components
-        converged = residual <= tol and _outside(answer, kept) <= tol
-        if converged or n_iter == max_iter:
-            break
-        latest = covariance_at(answer)
-        n_iter += 1
-        if _energy(latest, answer) >= _energy(latest, kept):
-            kept, matrix, inertia = answer, latest, SHRINK * inertia
-            residual, scale = _residual(matrix, kept)
-        else:
-            inertia = max(GROW * inertia, FIRST)
-    best = answer if max_iter == 1 else kept  # an answer whose α was not formed may be worse than what it answers
-    return Turns(*_by_energy(matrix, best), n_iter, residual, _gap(matrix, kept), converged)
+        kept = start.components
+        matrix = covariance_at(kept)
+        residual, scale = _residual(matrix, kept)
+        inertia, n_iter = 0.0, 1
+        while True:
+            answer = leading_eigenvectors(matrix + inertia * scale * kept.T @ kept, n_components).components
+            converged = residual <= tol and _outside(answer, kept) <= tol
+            if converged or n_iter == max_iter:
+                break
+            latest = covariance_at(answer)
+            n_iter += 1
+            if _energy(latest, answer) >= _energy(latest, kept):
+                kept, matrix, inertia = answer, latest, SHRINK * inertia
+                residual, scale = _residual(matrix, kept)
+            else:
+                inertia = max(GROW * inertia, FIRST)
+        best = answer if max_iter == 1 else kept  # an answer whose α was not formed may be worse than what it answers
+        return Turns(*_by_energy(matrix, best), n_iter, residual, _gap(matrix, kept), converged)
 
 
 def _energy(matrix: Tensor, components: Tensor) -> Tensor:

@@ -83,14 +83,12 @@ class Strategy(ABC):
         return self
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Keep ``pure`` from being inherited beside another ``__call__``."""
+        """Keep ``pure`` and ``separable`` from being inherited beside another ``__call__``."""
         super().__init_subclass__(**options)
-        for base in cls.__mro__:
-            if "pure" in vars(base):
-                return
-            if "__call__" in vars(base):
-                cls.pure = False
-                return
+        for name in ("pure", "separable"):
+            first = next(base for base in cls.__mro__ if name in vars(base) or "__call__" in vars(base))
+            if name not in vars(first):
+                setattr(cls, name, False)
 
     @abstractmethod
     def __call__(self, d2_pos: Tensor, d2_neg: Tensor) -> PairWeights:

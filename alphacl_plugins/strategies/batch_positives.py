@@ -34,7 +34,8 @@ class OfBatch(Separable):
         finite = d2_pos.isfinite()  # a row that is not must not spoil the others
         weight = finite.to(d2_pos.dtype) if weight is None else weight.detach()[:, None] * finite
         d2_pos = d2_pos.masked_fill(~finite, 0.0)
-        object.__setattr__(of_batch, "mean", self.mean_of(d2_pos, weight / weight.sum()))
+        total = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)  # all may count 0
+        object.__setattr__(of_batch, "mean", self.mean_of(d2_pos, weight / total))
         return of_batch
 
 

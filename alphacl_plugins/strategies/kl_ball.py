@@ -60,7 +60,7 @@ class KLBall(Strategy):
         tau = self._tau(shifts, times)
         masses = times * torch.exp(-(shifts / tau).clamp_max(_NO_MASS))
         total = masses.sum(dim=1, keepdim=True)
-        closest = negatives.d2.detach().masked_fill(negatives.excluded, math.inf).amin(dim=1)
+        closest = d2_neg.detach().amin(dim=1)
         fixed = tau.detach()  # Danskin: τ counts as a constant
         mean = (times * torch.exp(-(shifts / fixed).clamp_max(_NO_MASS))).sum(dim=1) / times.sum(dim=1)
         value = d2_pos - closest + fixed[:, 0] * (mean.log() + self.rho)

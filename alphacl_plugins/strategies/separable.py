@@ -54,14 +54,15 @@ class Separable(Strategy):
     """
 
     pure = True
+    separable = True
     counts = True
     uses_totals: bool = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Use this form unless the subclass says otherwise, or has a ``__call__`` or parameters of its own."""
         super().__init_subclass__(**options)
-        if "separable" not in vars(cls):
-            cls.separable = cls.__call__ is Separable.__call__ and not issubclass(cls, nn.Module)
+        if issubclass(cls, nn.Module) and "separable" not in vars(cls):
+            cls.separable = False
 
     @abstractmethod
     def log_weight(self, d2: Tensor) -> Tensor:

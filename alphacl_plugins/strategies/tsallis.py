@@ -71,7 +71,7 @@ class Tsallis(Strategy):
         if self.index >= _LEAST_WITH_VALUE:
             optimum = alpha.detach() * times  # Danskin: α counts as a constant
             regulariser = _unbent(self.index - 1, log_alpha.detach()) * self.tau / self.index
-            closest = negatives.d2.detach().masked_fill(negatives.excluded, math.inf).amin(dim=1)
+            closest = d2_neg.detach().amin(dim=1)
             value = d2_pos - closest - (optimum * (shifts + regulariser)).sum(dim=1)
         return PairWeights(alpha * times, value=value)
 

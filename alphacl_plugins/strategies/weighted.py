@@ -69,6 +69,14 @@ class Weighted(Separable):
             check_finite("Weighted.pull", self.pull)
 
     @property
+    def negatives(self) -> str | None:  # type: ignore[override]  # the shape says who is pushed
+        return self.shape.negatives
+
+    @property
+    def symmetric(self) -> bool | None:  # type: ignore[override]
+        return self.shape.symmetric
+
+    @property
     def uses_positive(self) -> bool:  # type: ignore[override]  # depends on an option
         return self.mass.uses_positive
 

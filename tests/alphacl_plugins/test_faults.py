@@ -1,20 +1,24 @@
 """Faults found by trying public bug reports on this package: odd data, odd defaults of torch, odd calls."""
 
 import contextlib
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 from oracles import loop_loss, random_views, relative_error
+from torch.autograd import forward_ad
 
 import alphacl_plugins as acl
-from alphacl_plugins import AlphaCLLoss, EmbeddingQueue, PairWeights, metrics, strategy_names
+from alphacl_plugins import AlphaCLLoss, EmbeddingQueue, PairWeights, agreement, metrics, strategy_names
 from alphacl_plugins.arguments import Call
 from alphacl_plugins.checks import check_batch
+from alphacl_plugins.engines import blocks
+from alphacl_plugins.engines.torch_tiles import TorchTiles
 from alphacl_plugins.functional import Laplacian
 from alphacl_plugins.spectral import ContrastiveCovariance, contrastive_pca, leading_eigenvectors, take_turns
-from alphacl_plugins.strategies import InfoNCE, Strategy
+from alphacl_plugins.strategies import DHEL, Debiased, InfoNCE, Strategy, Weighted
 from alphacl_plugins.strategies.guarded import plain
 from alphacl_plugins.strategies.separable import RowFactors, Separable
 
@@ -384,12 +388,16 @@ def test_views_that_are_none_are_told_the_way_out(views, message):
         check_batch(views, Call(), "both", 1)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own, in forward mode
 def test_a_hessian_of_the_default_loss_says_what_it_needs():
     z = Z.clone().requires_grad_()
     for options in ({}, {"block_size": 3}, {"reduction": "none"}):
         (gradient,) = torch.autograd.grad(AlphaCLLoss("infonce", **options)(z, Z_AUG).sum(), z, create_graph=True)
-        with pytest.raises(RuntimeError, match=r'second derivatives need AlphaCLLoss\(\.\.\., block_size="autograd"\)'):
+        with pytest.raises(RuntimeError, match=r'derivatives need AlphaCLLoss\(\.\.\., block_size="autograd"\)'):
             gradient.square().sum().backward()
+        needed = pytest.raises(RuntimeError, match=r'derivatives need AlphaCLLoss\(\.\.\., block_size="autograd"\)')
+        with forward_ad.dual_level(), needed:
+            AlphaCLLoss("infonce", **options)(forward_ad.make_dual(Z, Z), Z_AUG)
     loss = AlphaCLLoss("infonce", block_size="autograd")
     hessian = torch.autograd.functional.hessian(lambda x: loss(x, Z_AUG.double()), Z.double())
     assert hessian.isfinite().all()
@@ -483,3 +491,100 @@ def test_a_gradient_through_alpha_is_finite_for_long_rows(name, labels, rows):
     assert all(view.grad.isfinite().all() for view in views)
     if labels is not None:  # one class: nobody has negatives
         assert not any(view.grad.any() for view in views)
+
+
+# Found by the last read of the core ----------------------------------------------------------------------------------
+
+
+def test_a_subclass_of_a_strategy_keeps_its_form():
+    @dataclasses.dataclass(frozen=True)
+    class Hard(Debiased):
+        beta: float = 1.0
+
+    @dataclasses.dataclass(frozen=True)
+    class Doubled(Debiased):
+        def __call__(self, *row):
+            weights = super().__call__(*row)
+            return weights._replace(neg=2 * weights.neg)
+
+    assert Hard().separable
+    assert AlphaCLLoss(Hard())(Z, Z_AUG) == AlphaCLLoss("debiased", beta=1.0)(Z, Z_AUG)
+    assert not Doubled().separable
+    assert not Doubled().pure
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "operator"}])
+def test_contrastive_pca_computes_in_its_own_dtype_under_autocast(options):
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    expected = contrastive_pca(x, x, "infonce", 2, **options).eigenvalues
+    turns = take_turns(x, x, "infonce", 2, max_iter=3).eigenvalues
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(contrastive_pca(x, x, "infonce", 2, **options).eigenvalues, expected)
+        torch.testing.assert_close(take_turns(x, x, "infonce", 2, max_iter=3).eigenvalues, turns)
+
+
+def test_an_infinite_distance_is_no_negative():
+    d_pos, d_neg = torch.rand(3, 1), torch.rand(3, 5)
+    for name in ("infonce", "square", "debiased"):
+        expected = acl.row_losses(name, d_pos, d_neg[:, :4])
+        without = d_neg.index_fill(1, torch.tensor(4), math.inf).requires_grad_()
+        losses = acl.row_losses(name, d_pos, without)
+        torch.testing.assert_close(losses, expected)
+        assert torch.autograd.grad(losses.sum(), without)[0].isfinite().all()
+
+
+def test_the_ranks_of_an_error_are_those_of_all_processes(monkeypatch):
+    monkeypatch.setattr(agreement, "numbers_of_ranks", lambda *_: (0, 1))
+    monkeypatch.setattr(agreement, "global_ranks", lambda _: [4, 6])
+    with pytest.raises(ValueError, match=r"got others on ranks \[6\]"):
+        agreement.raise_together(None, Z.device, None)
+
+
+def test_a_view_given_twice_is_warned_of_once():
+    loss = AlphaCLLoss("infonce", gather_distributed=True)
+    with pytest.warns(UserWarning, match="z_aug: got the tensor z itself") as warned:
+        loss(Z, Z, labels=LABELS)
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize("negatives", ["", False, 0])
+def test_negatives_that_are_nothing_are_no_default(negatives):
+    with pytest.raises(ValueError, match="negatives: expected one of"):
+        AlphaCLLoss(negatives=negatives)
+
+
+def test_weighted_is_meant_for_the_negatives_of_its_shape():
+    shape = DHEL(include_augs=False)
+    weighted = AlphaCLLoss(Weighted(shape, InfoNCE()))
+    assert (weighted.negatives, weighted.symmetric) == (shape.negatives, shape.symmetric) == ("same", False)
+
+
+@pytest.mark.parametrize("name", ["dcl_weighted", "macl"])
+def test_samples_that_all_count_nothing_leave_no_nan(name):
+    z = Z.clone().requires_grad_()
+    loss = AlphaCLLoss(name)(z, Z_AUG, sample_weight=torch.zeros(8))
+    loss.backward()
+    assert loss == 0
+    assert not z.grad.any()
+
+
+def test_the_own_negatives_of_other_samples_do_not_shrink_the_blocks(monkeypatch):
+    size_of = blocks.automatic_block
+    monkeypatch.setattr(blocks, "_AT_ONCE", 1024 * 2100)
+    z = torch.zeros(1024, 4)
+    sizes = []
+    monkeypatch.setattr(blocks, "automatic_block", lambda *given: sizes.append(found := size_of(*given)) or found)
+    AlphaCLLoss("infonce", symmetric=False)(z, z, extra_negatives=torch.zeros(1024, 8, 4))
+    assert sizes == [1024]  # 2,048 rows, and 8 of its own with 4 columns each
+
+
+def test_rows_that_are_anchors_and_negatives_are_pulled_once(monkeypatch):
+    once, pulls = [], TorchTiles.pulls
+
+    def counted(self, a, b, constants, *, b_moves):
+        once.append(b.z is a.z)
+        return pulls(self, a, b, constants, b_moves=b_moves)
+
+    monkeypatch.setattr(TorchTiles, "pulls", counted)
+    AlphaCLLoss("infonce", gather_distributed="ring")(Z.clone().requires_grad_(), Z_AUG)
+    assert once == [True]
