@@ -23,15 +23,7 @@ def attach(losses: Tensor, rows: Tensor, gradient: Tensor | Callable[..., Tensor
     return (_AttachedInParts if in_parts else _Attached).apply(losses, rows, gradient, *needed)  # type: ignore[no-any-return]
 
 
-def _refuse(ctx: Any, *given: Tensor) -> Any:
-    raise RuntimeError(
-        'second and forward derivatives need AlphaCLLoss(..., block_size="autograd"); this engine has none'
-    )
-
-
 class _Attached(torch.autograd.Function):
-    jvp = staticmethod(_refuse)
-
     @staticmethod
     def forward(ctx: Any, losses: Tensor, rows: Tensor, gradient: Any, *saved: Tensor | None) -> Tensor:
         ctx.n, ctx.function = losses.shape[0], None if isinstance(gradient, Tensor) else gradient
@@ -81,4 +73,8 @@ class _Final(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         pass
 
-    backward = staticmethod(_refuse)
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, None]:
+        raise RuntimeError(
+            'second derivatives need AlphaCLLoss(..., block_size="autograd"): this gradient was formed outside it'
+        )
