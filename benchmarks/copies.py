@@ -5,7 +5,6 @@
 The checkpoint is one of a recipe; docs/monitor.md says which, and shows the table.
 """
 
-import json
 import random
 import shutil
 import sys
@@ -20,7 +19,7 @@ from command_line import in_one_line
 import tyro
 
 from inspected.settings import Settings as PairSettings
-from provenance import environment, replace_file
+from provenance import environment, write_json
 from recipe.results import FILE, read_result
 
 if TYPE_CHECKING:
@@ -80,8 +79,7 @@ def main(settings: Settings) -> None:
         "found": found,
         "environment": environment(),
     }
-    text = json.dumps(content, indent=1, default=str) + "\n"
-    replace_file(settings.output, lambda part: part.write_text(text, encoding="utf-8"))
+    write_json(settings.output, content)
 
 
 def copy_images(settings: Settings, folder: Path) -> dict[str, str]:

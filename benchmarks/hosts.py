@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from loss_measurements import PeakOfProcess, limit_memory
-from provenance import check_writable, environment, replace_file
+from provenance import check_writable, environment, write_json
 
 Result = dict[str, Any]
 WIDTH, TAU, MIB = 128, 0.05, 2**20
@@ -207,8 +207,7 @@ def write(results: list[Result], settings: Settings, about: Result, load: tuple[
         "load": {"before": load, "after": os.getloadavg(), "note": note},
         "results": results,
     }
-    text = json.dumps(report, indent=1) + "\n"
-    replace_file(settings.output, lambda part: part.write_text(text, encoding="utf-8"))
+    write_json(settings.output, report)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ The same network, batch, precision, loss and Adam for all; the repetitions take 
 runs in Lightning's loop, the others in a loop without anything. solo-learn: a clone in SOLO_LEARN_HOME (~/solo-learn).
 """
 
-import json
 import os
 import sys
 import warnings
@@ -25,7 +24,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from provenance import check_writable, environment, replace_file
+from provenance import check_writable, environment, write_json, write_text
 from recipe import protocol
 from recipe.devices import device_of
 from recipe.settings import Settings as RecipeSettings
@@ -219,9 +218,8 @@ def main(settings: Settings) -> dict[str, Any]:
     for line in report["missing"]:
         print(line)
     text = "\n".join([*(markdown(table) for table in tables), *report["missing"]])
-    replace_file(settings.output / "recipe_speed.md", lambda part: part.write_text(text + "\n", encoding="utf-8"))
-    content = json.dumps(report, indent=2)
-    replace_file(settings.output / "recipe_speed.json", lambda part: part.write_text(content + "\n", encoding="utf-8"))
+    write_text(settings.output / "recipe_speed.md", text + "\n")
+    write_json(settings.output / "recipe_speed.json", report)
     return report
 
 

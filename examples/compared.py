@@ -1,6 +1,5 @@
 """A host's own loss, the same loss from this package, and another strategy: trained alike, in one table."""
 
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from provenance import environment, replace_file
+from provenance import environment, write_json
 
 UNTRAINED, SAME = "untrained", "infonce"
 
@@ -92,8 +91,7 @@ def write(file: Path, settings: Settings, runs: list[Run]) -> None:
         for method in methods
     }
     options = {name: value for name, value in asdict(settings).items() if name != "output"}
-    content = {"options": options, "environment": environment(), "scores": scores}
-    replace_file(file, lambda part: part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    write_json(file, {"options": options, "environment": environment(), "scores": scores})
 
 
 def table(runs: list[Run]) -> Table:

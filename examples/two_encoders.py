@@ -11,7 +11,6 @@ other side: recall@k says how often it is one of the k most similar. A table goe
 two_encoders.json in the output folder.
 """
 
-import json
 import math
 import sys
 import time
@@ -33,7 +32,7 @@ from alphacl_plugins import AlphaCLLoss
 from alphacl_plugins.strategies import StrategyOptions
 from compared import cell
 from option_help import LR, StrategyNames
-from provenance import check_writable, environment, held, replace_file
+from provenance import check_writable, environment, held, write_json
 
 if TYPE_CHECKING:
     from two_encoders_training import Pairs
@@ -142,9 +141,8 @@ def main(settings: Settings) -> list[Run]:
         "seconds": round(time.perf_counter() - started, 1),
         "environment": environment(),
     }
-    text = json.dumps(report, indent=2, default=str, allow_nan=False)
     path = settings.output / "two_encoders.json"
-    replace_file(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    write_json(path, report)
     console.print(f"Every number: {path}")
     return runs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphacl_solo_learn.methods import ADDRESS
-from provenance import environment, replace_file
+from provenance import environment, write_json
 from recipe.devices import resolved_precision
 from recipe.protocol import SPLITS
 from recipe.settings import Settings
@@ -106,8 +106,7 @@ class Result:
 
     def save(self) -> None:
         """Write the file."""
-        text = json.dumps(self.content, indent=2, allow_nan=False)
-        replace_file(self.path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+        write_json(self.path, self.content)
 
 
 def read_result(path: Path) -> dict[str, Any]:

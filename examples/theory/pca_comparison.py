@@ -1,7 +1,6 @@
 """Contrastive PCA, PCA, LDA and a probe of the features as they are, on each data set; one table of all."""
 
 import hashlib
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from torch.nn.functional import pad
 from alphacl_sklearn import ContrastivePCA
 from image_folder import take
 from pca_settings import Settings
-from provenance import environment, replace_file
+from provenance import environment, write_json
 from quickstart_data import load_digits
 from recipe.data import load
 from recipe.network import Network
@@ -256,9 +255,8 @@ def main(settings: Settings) -> list[dict[str, Any]]:
             row = judge(problem, method)
             report["rows"].append(row)
             print(f"{method.name}, {method.components} components: {cell(row)}", flush=True)
-            text = json.dumps(report, indent=2, allow_nan=False) + "\n"
             path = settings.output / f"contrastive_pca_{problem.name}.json"
-            replace_file(path, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+            write_json(path, report)
         print(f"every number: {path}")
         reports.append(report)
     print("\nlinear probe, % (turns, time of the fit)", *table(reports), sep="\n")
