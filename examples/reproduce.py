@@ -106,21 +106,11 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Solo:
-    """Options of solo-learn alone."""
-
-    linear_epochs: int = protocol.PROBE.epochs
-    """solo-learn: epochs of its own linear evaluation, besides the recipe's; 0: none. It resizes images from a folder
-    to 224 px and normalises them as ImageNet, which is slow and a different evaluation."""
-    workers: int = 4
-    """solo-learn: processes that load images."""
-
-
-@dataclass(frozen=True)
-class Reproduction(Solo, Hardware, Data, Recipe, Work, Cells):  # the last base has the first fields
+class Reproduction(SoloLearn, Hardware, Data, Recipe, Work, Cells):  # the last base has the first fields
     """Which cells to run, and how."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, low in (("seeds", 1), ("first_seed", 0), ("jobs", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: expected an int >= {low}, got {getattr(self, name)}")

@@ -99,11 +99,7 @@ class Records:
 
     def probes(self) -> dict[tuple[Loss, int], float]:
         """Return the accuracy of the probe in each tuning run."""
-        found = {}
-        for content in self.of("tuning"):
-            loss = Loss(content["loss"]["strategy"], tuple(content["loss"]["options"].items()))
-            found[loss, content["seed"]] = content["probe"]
-        return found
+        return {(Loss.of(content), content["seed"]): content["probe"] for content in self.of("tuning")}
 
     def of(self, *kinds: Kind) -> list[Content]:
         """Return the runs of these kinds."""

@@ -97,8 +97,8 @@ def settings_of(run: Run, protocol: Protocol) -> dict[str, Any]:
 
 def from_settings(content: dict[str, Any]) -> tuple[Run, Protocol]:
     """Return the run and the protocol that a JSON tells of: the reverse of `settings_of`."""
-    loss = Loss(content["loss"]["strategy"], tuple(content["loss"]["options"].items()))
-    return Run(content["kind"], content["row"], loss, content["seed"]), Protocol(**content["protocol"])
+    run = Run(content["kind"], content["row"], Loss.of(content), content["seed"])
+    return run, Protocol(**content["protocol"])
 
 
 def build(loss: Loss, seed: int, protocol: Protocol, data: Data, parts: Parts) -> Training:

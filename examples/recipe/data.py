@@ -31,6 +31,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def pick(self, which: Labels | slice) -> "Images":
+        """Return the images at these places."""
+        return Images(self.pixels[which], self.labels[which])
+
 
 @dataclass(frozen=True)
 class Data:
@@ -236,7 +240,6 @@ def _no_labels(n: int) -> Tensor:
 
 def _limited(data: Data, limit: int) -> Data:
     def first(part: Images) -> Images:
-        chosen: Labels = np.sort(take(part.labels.numpy(), limit)) if len(part) else np.arange(0)
-        return Images(part.pixels[chosen], part.labels[chosen])
+        return part.pick(np.sort(take(part.labels.numpy(), limit))) if len(part) else part
 
     return replace(data, train=first(data.train), test=first(data.test), unlabeled=first(data.unlabeled))

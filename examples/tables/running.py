@@ -14,7 +14,7 @@ from tables.estimate import Speeds, in_words
 from tables.kept import load
 from tables.plots import draw
 from tables.report import markdown
-from tables.solo_host import solo_learn_home
+from tables.solo_settings import solo_learn_home
 
 
 @dataclass
