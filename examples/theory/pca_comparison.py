@@ -26,10 +26,9 @@ from pca_settings import Settings
 from provenance import environment, write_json
 from quickstart_data import load_digits
 from recipe.data import load
-from recipe.network import Network
 from recipe.protocol import DATASETS
-from recipe.results import FILE, read_result
-from recipe.training import check_finite, read_checkpoint
+from recipe.trained import read_network
+from recipe.training import read_checkpoint
 
 Array = npt.NDArray[np.float32]
 AS_THEY_ARE = "features as they are"
@@ -110,23 +109,15 @@ def trained_network(checkpoint: Path, backbone: str) -> TrainedNetwork:
     Raises: ValueError, OSError if there is no such checkpoint, no result beside it, or they are of another backbone or
         data set.
     """
-    cifar = DATASETS["cifar10"]
     if not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint: expected a file of weights, got {checkpoint}, which is none")
-    network = Network(backbone, cifar.image_size, cifar.mean, cifar.std)
-    saved, recipe = read_checkpoint(checkpoint), read_result(checkpoint.with_name(FILE))
-    if recipe["dataset"] != cifar.name:  # another normalisation
-        raise ValueError(f"checkpoint: expected one of {cifar.name}, got one of {recipe['dataset']}: {checkpoint}")
-    check_finite(saved, checkpoint)
-    prefix = "network."
-    weights = {name.removeprefix(prefix): w for name, w in saved["state_dict"].items() if name.startswith(prefix)}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"backbone: expected that of {checkpoint}, got {backbone!r}, whose weights are others"
-        ) from error
+    network, recipe = read_network(checkpoint)
+    if recipe["dataset"] != "cifar10":  # another normalisation
+        raise ValueError(f"checkpoint: expected one of cifar10, got one of {recipe['dataset']}: {checkpoint}")
+    if recipe["backbone"] != backbone:
+        raise ValueError(f"backbone: expected that of {checkpoint}, {recipe['backbone']}, got {backbone}")
     network.eval()
+    saved = read_checkpoint(checkpoint)
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
