@@ -85,7 +85,8 @@ def main(settings: Settings) -> None:
 def copy_images(settings: Settings, folder: Path) -> dict[str, str]:
     """Write the images and the copies into a folder; return the name of each copy with that of its original."""
     files = sorted(settings.data_root.glob("*/*"))
-    files = [files[i * len(files) // settings.images] for i in range(min(settings.images, len(files)))]
+    count = min(settings.images, len(files))
+    files = [files[i * len(files) // count] for i in range(count)]
     for file in files:
         (folder / file.parent.name).mkdir(exist_ok=True)
         shutil.copy(file, folder / file.parent.name / file.name)

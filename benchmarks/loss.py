@@ -25,7 +25,7 @@ import torch
 import tyro
 
 from loss_measurements import Case, measure_memory, measure_rate, measure_times
-from loss_peers import ON_A_GPU, OURS, PEERS, peer_versions
+from loss_peers import ON_A_GPU, OURS, PACKAGES, PEERS
 from loss_report import goals, markdown, plot
 from provenance import check_writable, environment, replace_file, write_json, write_text
 
@@ -86,8 +86,7 @@ def main(settings: Settings) -> None:
 
 def write(results: list[dict[str, Any]], settings: Settings, rate: float | None) -> None:
     """Leave what is known so far in the three files."""
-    about = environment()
-    about["versions"] |= peer_versions()
+    about = environment(*PACKAGES)
     report = {"settings": asdict(settings) | {"output": None}, "environment": about, "rate": rate, "results": results}
     write_json(settings.output.with_suffix(".json"), report)
     write_text(settings.output.with_suffix(".md"), f"{markdown(results)}\n\n{goals(results, rate)}\n")

@@ -19,9 +19,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, processor and commit."""
-    versions = {name: _version(name) for name in PACKAGES}
+def environment(*more: str) -> dict[str, Any]:
+    """Return versions, those of further packages too, processor and commit."""
+    versions = {name: _version(name) for name in (*PACKAGES, *more)}
     return {
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,19 +10,13 @@ from typing import Any
 from gpu_steps.cells import Cell, Row
 from loss import Settings as LossSettings
 from loss import write as write_losses
-from loss_peers import peer_versions
+from loss_peers import PACKAGES
 from provenance import environment, write_json
 
 
 def about() -> dict[str, Any]:
     """Return hardware, versions and commit, with what GPUs need and the peers of the losses."""
-    found = environment()
-    found["versions"] |= peer_versions()
-    try:
-        found["versions"]["triton"] = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        found["versions"]["triton"] = None
-    return found
+    return environment(*PACKAGES, "triton")
 
 
 class Report:

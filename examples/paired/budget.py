@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from launched import quiet
 from paired.images import Parts
 from paired.losses import Loss
 from paired.run import Protocol, build, fit, judge
 from recipe.data import Data
-from recipe.training import quiet
 
 STEPS = 14
 NOT_TIMED = 3

@@ -9,14 +9,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from launched import one_process
+from launched import one_process, quiet
 from paired.images import Parts
 from paired.losses import Loss
 from paired.training import Training, pairing
 from provenance import environment
 from recipe.data import Data
 from recipe.evaluation import extract, knn_accuracy, probe
-from recipe.training import quiet
 
 Kind = Literal["tuning", "paper", "tuned"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
+from launched import quiet
 from provenance import held, replace_file
 from recipe import data as data_sets
 from recipe import protocol
@@ -17,7 +18,7 @@ from recipe.evaluation import extract, knn_accuracy, probe
 from recipe.pretraining import Pretraining
 from recipe.results import Result, counts_of
 from recipe.settings import Settings
-from recipe.training import LAST, check_finite, loggers, quiet, read_checkpoint, train
+from recipe.training import LAST, check_finite, loggers, read_checkpoint, train
 
 
 def run(dataset: protocol.Dataset, settings: Settings) -> Path:

@@ -1,8 +1,6 @@
 """Lightning's Trainer for a recipe: checkpoints, logs, devices, precision."""
 
-import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +111,3 @@ def check_finite(saved: dict[str, Any], path: Path) -> None:
 def loggers(folder: Path) -> list[Logger]:
     """Return the logs of a run: TensorBoard's, and a CSV file for each time that it was started."""
     return [TensorBoardLogger(folder, name="", version="tensorboard"), CSVLogger(folder, name="csv")]
-
-
-def quiet() -> None:
-    """Keep Lightning to what a user of a recipe can act on."""
-    for name in ("lightning.pytorch", "pytorch_lightning"):  # lightly brings the second, which then logs for the first
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 under PyTorch 2.15: theirs to mend
-    warnings.filterwarnings("ignore", ".*GPU available but not used")  # --device cpu was asked for
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # a try with few images
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # it is this run's own
