@@ -157,7 +157,7 @@ def ours(ahead: int) -> str:
 
 def theirs(host: str, workers: int) -> str:
     """Return the name of a row."""
-    return f"{host}, {workers} workers"
+    return f"{host}, {workers} worker{'' if workers == 1 else 's'}"
 
 
 def measure(settings: Settings) -> dict[str, Any]:
