@@ -17,7 +17,6 @@ import quickstart
 import quickstart_evaluation
 import quickstart_picture
 import quickstart_run
-from provenance import replace_file
 from quickstart_data import load_digits, load_folder
 from quickstart_evaluation import Scores, evaluate
 from quickstart_report import Run, differences, mean_and_error, print_table, verdict
@@ -410,20 +409,6 @@ def test_numbers_are_kept_where_there_is_no_room_for_the_picture(tmp_path, monke
     with pytest.raises(SystemExit, match=r"^error: .*No space left on device$"):
         quickstart.command_line()
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["quickstart.json"]
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep/result.json"
-    replace_file(path, lambda part: part.write_text("old"))
-
-    def fail(part: Path) -> None:
-        part.write_text("half of the new")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_file(path, fail)
-    assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.slow
