@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is copied, and who looks for it."""
+    """Which images are copied, and which strategies look for the copies."""
 
     data_root: Path
     """Image folder: DIR/<class>/*."""

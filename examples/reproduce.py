@@ -138,7 +138,7 @@ class Reproduction(SoloLearn, Hardware, Data, Recipe, Work, Cells):  # the last 
 
     @property
     def _table_backbone(self) -> str | None:
-        """Of the table's cells; another model stands in for the ResNet-18."""
+        """The backbone of the table's cells: another model takes the place of the ResNet-18."""
         return self.backbone if self.backbone is None or self.backbone in BACKBONES else "resnet18"
 
     def _cell(self, dataset: str, backbone: str, row: str, seed: int) -> Cell:

@@ -21,7 +21,7 @@ class Judged:
 
     @property
     def title(self) -> str:
-        """Of the row."""
+        """The name of the row."""
         return f"{self.row}, as in the paper" if self.kind == "paper" else self.row
 
     def average(self, name: str) -> float:

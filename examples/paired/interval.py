@@ -20,7 +20,7 @@ class Interval:
 
     @property
     def text(self) -> str:
-        """For a table.
+        """The interval as a table shows it.
 
         >>> Interval(1.25, 0.5, 3, 3).text
         '+1.25 ± 0.50'

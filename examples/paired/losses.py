@@ -24,7 +24,7 @@ class Loss:
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Loss":
-        """Return the loss that the JSON of a run tells of."""
+        """Return the loss that the JSON of a run describes."""
         return cls(content["loss"]["strategy"], tuple(content["loss"]["options"].items()))
 
     def build(self) -> AlphaCLLoss:

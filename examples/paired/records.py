@@ -114,7 +114,7 @@ def describe(parts: Parts) -> dict[str, Any]:
 def read_run(path: Path) -> Content:
     """Return the content of a run.
 
-    Raises: ValueError if the file is none.
+    Raises: ValueError if the file is not the JSON of a run.
     """
     content = read(path)
     if not {"kind", "row", "loss", "seed", "protocol", "data", "pairing", "probe", "knn", "curve"} <= content.keys():
@@ -125,7 +125,7 @@ def read_run(path: Path) -> Content:
 def read(path: Path) -> Content:
     """Return the content of a JSON file.
 
-    Raises: ValueError if it is none.
+    Raises: ValueError if the file does not hold a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -46,7 +46,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its JSON, without ending."""
+        """The name of the run's JSON file, without its ending."""
         return f"{self.kind}/{self.loss.label}-seed{self.seed}"
 
 
@@ -95,7 +95,7 @@ def settings_of(run: Run, protocol: Protocol) -> dict[str, Any]:
 
 
 def from_settings(content: dict[str, Any]) -> tuple[Run, Protocol]:
-    """Return the run and the protocol that a JSON tells of: the reverse of `settings_of`."""
+    """Return the run and the protocol that a JSON describes: the reverse of `settings_of`."""
     run = Run(content["kind"], content["row"], Loss.of(content), content["seed"])
     return run, Protocol(**content["protocol"])
 
@@ -146,7 +146,7 @@ def judge(training: Training, protocol: Protocol, data: Data, seed: int) -> dict
 
 
 def has_diverged(content: dict[str, Any]) -> bool:
-    """Whether the JSON of a run tells of a training that diverged, before its end or in its last epoch."""
+    """Whether the training in the JSON of a run diverged, before its end or in its last epoch."""
     return content["diverged"] is not None or content["effective_negatives"] is None
 
 

@@ -22,7 +22,7 @@ REQUEST = ("strategies", "steps", "seeds", "first_seed", "trials", "tuning_seeds
 
 
 class Study:
-    """What is asked for, and what of it is done.
+    """The study that was asked for, and its runs that are done.
 
     Args:
         settings: of the command line.

@@ -162,7 +162,7 @@ def _from_folder(folder: Path, image_size: int) -> Data:
 
 
 def _from_flat_folder(folder: Path, train_folder: Path, image_size: int) -> Data:
-    """Read images without labels; a test/ beside them is of no use, as nothing is there to fit a probe on."""
+    """Read images without labels. A folder test/ is ignored: a probe needs labelled training images."""
     train_files, unlabeled_files = images_in(train_folder), _unlabeled_files(folder)
     pixels = _decode_once(folder, [*train_files, *unlabeled_files], image_size)
     train, unlabeled = (

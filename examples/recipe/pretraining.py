@@ -49,7 +49,7 @@ class Steps:
         return iter(range(self.n))
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing; that there is such a method tells Lightning that an epoch may be resumed."""
+        """Return no state. Lightning resumes within an epoch only if this method exists."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

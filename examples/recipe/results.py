@@ -112,7 +112,7 @@ class Result:
 def read_result(path: Path) -> dict[str, Any]:
     """Return the content of a result.
 
-    Raises: ValueError if the file is none.
+    Raises: ValueError if the file is not a result.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -104,7 +104,7 @@ def _epochs(n: int) -> str:
 
 
 def _describe(dataset: protocol.Dataset, described: dict[str, object], *, own: bool) -> None:
-    """Print what was read and, if it should be the data set itself, what of it is not there."""
+    """Print what was read and, for a data set of the paper, how many of its images are missing."""
     name = f"data of your own, as {dataset.name}" if own else dataset.name
     print(f"{name} ({described['source']}): {counts_of(described)} images", flush=True)
     short = [

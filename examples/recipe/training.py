@@ -89,13 +89,13 @@ def _check_not_beyond(last: Path, epochs: int) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint of a recipe, on the CPU.
 
-    Raises: ValueError if the file is none, or not whole.
+    Raises: ValueError if the file is not a checkpoint of a recipe, or is incomplete.
     """
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # whatever the bytes make of PyTorch's reader
+    except Exception as error:  # PyTorch raises errors of many kinds for such a file
         raise ValueError(f"resume: expected a checkpoint, got a file that cannot be read as one: {path}") from error
     if not isinstance(saved, dict) or "recipe" not in saved:
         raise ValueError(f"resume: expected a checkpoint of a recipe, got another one: {path}")

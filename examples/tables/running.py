@@ -19,7 +19,7 @@ from tables.solo_settings import solo_learn_home
 
 @dataclass
 class Outcome:
-    """What has not ended in a result: lines for the terminal."""
+    """The cells that ended without a result, as lines for the terminal."""
 
     failed: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)

@@ -145,7 +145,7 @@ def train(player: str, start: Weights, x: Tensor, x_aug: Tensor, steps: int) -> 
 
 
 def largest_difference(one: list[Weights], other: list[Weights]) -> list[float]:
-    """Over all weights, at each step."""
+    """Return the largest difference of two paths over all weights, at each step."""
     return [max(float((a - b).abs().max()) for a, b in zip(w, v, strict=True)) for w, v in zip(one, other, strict=True)]
 
 

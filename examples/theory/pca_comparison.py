@@ -110,7 +110,7 @@ def trained_network(checkpoint: Path, backbone: str) -> TrainedNetwork:
         data set.
     """
     if not checkpoint.is_file():
-        raise FileNotFoundError(f"checkpoint: expected a file of weights, got {checkpoint}, which is none")
+        raise FileNotFoundError(f"checkpoint: expected a file of weights, got {checkpoint}, which is not a file")
     network, recipe = read_network(checkpoint)
     if recipe["dataset"] != "cifar10":  # another normalisation
         raise ValueError(f"checkpoint: expected one of cifar10, got one of {recipe['dataset']}: {checkpoint}")
