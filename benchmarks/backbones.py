@@ -45,7 +45,7 @@ def last_map(name: str, image_size: int) -> tuple[int, int]:
         features = model.forward_features(torch.zeros(1, 3, image_size, image_size))  # type: ignore[operator]
     if features.ndim == 3:  # class tokens and the like, then the patches
         return isqrt(features.shape[1]), int(model.num_features)  # type: ignore[arg-type]
-    return sorted(features.shape[1:])[0], int(model.num_features)  # type: ignore[arg-type]
+    return min(features.shape[1:]), int(model.num_features)  # type: ignore[arg-type]
 
 
 def row(name: str) -> str:

@@ -5,7 +5,6 @@
 The checkpoint is one of a recipe; docs/monitor.md says which, and shows the table.
 """
 
-import json
 import random
 import shutil
 import sys
@@ -20,7 +19,7 @@ from command_line import in_one_line
 import tyro
 
 from inspected.settings import Settings as PairSettings
-from provenance import environment, replace_file
+from provenance import environment, write_json
 from recipe.results import FILE, read_result
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is copied, and who looks for it."""
+    """Which images are copied, and which strategies look for the copies."""
 
     data_root: Path
     """Image folder: DIR/<class>/*."""
@@ -80,14 +79,14 @@ def main(settings: Settings) -> None:
         "found": found,
         "environment": environment(),
     }
-    text = json.dumps(content, indent=1, default=str) + "\n"
-    replace_file(settings.output, lambda part: part.write_text(text, encoding="utf-8"))
+    write_json(settings.output, content)
 
 
 def copy_images(settings: Settings, folder: Path) -> dict[str, str]:
     """Write the images and the copies into a folder; return the name of each copy with that of its original."""
     files = sorted(settings.data_root.glob("*/*"))
-    files = [files[i * len(files) // settings.images] for i in range(min(settings.images, len(files)))]
+    count = min(settings.images, len(files))
+    files = [files[i * len(files) // count] for i in range(count)]
     for file in files:
         (folder / file.parent.name).mkdir(exist_ok=True)
         shutil.copy(file, folder / file.parent.name / file.name)

@@ -115,7 +115,7 @@ def main(settings: Settings, began: float) -> None:
 
 
 def run_step(name: StepName, seconds: float, settings: Settings, report: Report, log: IO[str]) -> None:
-    """Run a step and record how it ended; nothing but the end of this program passes through."""
+    """Run a step and record how it ended; no error is passed on but the end of this program."""
     module, least = importlib.import_module(f"gpu_steps.{name}"), STEPS[name].least
     what = " ".join(str(module.__doc__).split())
     if seconds < least:

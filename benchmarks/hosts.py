@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,11 +29,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from loss_measurements import PeakOfProcess, limit_memory
-from provenance import check_writable, environment, replace_file
+from provenance import check_writable, environment, write_json
 
 Result = dict[str, Any]
 WIDTH, TAU, MIB = 128, 0.05, 2**20
-PACKAGES = ("sentence-transformers", "transformers", "pytorch-metric-learning", "open_clip_torch")
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,6 @@ def main(settings: Settings) -> None:
     """Measure, print, write."""
     check_writable(settings.output.parent)
     about, load = environment(), os.getloadavg()
-    about["versions"] |= {name: version(name) for name in PACKAGES}
     results: list[Result] = []
     print(markdown(results))
     for case in CASES:
@@ -207,8 +204,7 @@ def write(results: list[Result], settings: Settings, about: Result, load: tuple[
         "load": {"before": load, "after": os.getloadavg(), "note": note},
         "results": results,
     }
-    text = json.dumps(report, indent=1) + "\n"
-    replace_file(settings.output, lambda part: part.write_text(text, encoding="utf-8"))
+    write_json(settings.output, report)
 
 
 if __name__ == "__main__":

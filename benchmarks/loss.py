@@ -12,7 +12,6 @@ Times are lower quartiles of forward and backward, one run of each loss in turn;
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,9 +25,9 @@ import torch
 import tyro
 
 from loss_measurements import Case, measure_memory, measure_rate, measure_times
-from loss_peers import ON_A_GPU, OURS, PEERS, peer_versions
+from loss_peers import ON_A_GPU, OURS, PACKAGES, PEERS
 from loss_report import goals, markdown, plot
-from provenance import check_writable, environment, replace_file
+from provenance import check_writable, environment, replace_file, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -87,17 +86,11 @@ def main(settings: Settings) -> None:
 
 def write(results: list[dict[str, Any]], settings: Settings, rate: float | None) -> None:
     """Leave what is known so far in the three files."""
-    about = environment()
-    about["versions"] |= peer_versions()
+    about = environment(*PACKAGES)
     report = {"settings": asdict(settings) | {"output": None}, "environment": about, "rate": rate, "results": results}
-    text = "\n\n".join([markdown(results), goals(results, rate)])
-    for suffix, content in ((".json", json.dumps(report, indent=1)), (".md", text)):
-        replace_file(settings.output.with_suffix(suffix), partial(_write_text, text=content))
+    write_json(settings.output.with_suffix(".json"), report)
+    write_text(settings.output.with_suffix(".md"), f"{markdown(results)}\n\n{goals(results, rate)}\n")
     replace_file(settings.output.with_suffix(".png"), partial(plot, results))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -103,6 +102,8 @@ ON_A_GPU = (
     "memeff",
 )
 PEERS: dict[str, Callable[[], Loss]] = {**SAME_LOSS, **ONE_WAY}
+PACKAGES = ("info-nce-pytorch", "inf-cl", "memeff")
+"""Peers that no example needs, whose versions a report names."""
 
 
 def build(name: str) -> Loss:
@@ -110,14 +111,3 @@ def build(name: str) -> Loss:
     if name in ON_A_GPU and not torch.cuda.is_available():
         raise ImportError("needs a GPU")
     return (OURS | PEERS)[name]()
-
-
-def peer_versions() -> dict[str, str | None]:
-    """The peers' versions; None where one is absent."""
-    found: dict[str, str | None] = {}
-    for package in ("lightly", "pytorch-metric-learning", "info-nce-pytorch", "inf-cl", "memeff"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alphacl_plugins.plots.axes import COLOURS, new_figure
-from loss_peers import PEERS, SAME_LOSS
+from loss_peers import ONE_WAY, SAME_LOSS
 
 Result = dict[str, Any]
 MIB = 2**20
@@ -132,11 +132,7 @@ def plot(results: list[Result], path: Path) -> None:
 
 def _fastest_peer(results: list[Result], ours: Result) -> float | None:
     """Of those that compare the same anchors and negatives as this loss, at its size."""
-    names = (
-        SAME_LOSS.keys()
-        if ours["loss"] not in PEERS.keys() - SAME_LOSS.keys() and "one way" not in ours["loss"]
-        else PEERS.keys() - SAME_LOSS.keys()
-    )
+    names = ONE_WAY if ours["loss"] in ONE_WAY or "one way" in ours["loss"] else SAME_LOSS
     same = (ours["size"], ours["width"])
     times = [
         r["seconds"] for r in results if r["loss"] in names and (r["size"], r["width"]) == same and "failed" not in r

@@ -1,9 +1,10 @@
 """What a RepresentationMonitor costs, as a share of training: SimCLR of lightly on an image folder.
 
-python benchmarks/monitor.py --data-root DIR      DIR/<class>/*; five epochs, one look at their end
+    python benchmarks/monitor.py --data-root DIR
+
+DIR/<class>/* holds the images; five epochs, one look at their end.
 """
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from command_line import in_one_line
 
 import tyro
 
-from provenance import environment, replace_file
+from provenance import environment, write_json
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ def main(settings: Settings) -> None:
         "share": share,
         "environment": environment(),
     }
-    text = json.dumps(content, indent=1) + "\n"
-    replace_file(settings.output, lambda part: part.write_text(text, encoding="utf-8"))
+    write_json(settings.output, content)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ The same network, batch, precision, loss and Adam for all; the repetitions take 
 runs in Lightning's loop, the others in a loop without anything. solo-learn: a clone in SOLO_LEARN_HOME (~/solo-learn).
 """
 
-import json
 import os
 import sys
 import warnings
@@ -18,14 +17,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from command_line import in_one_line
+from command_line import grouped, in_one_line
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from provenance import check_writable, environment, replace_file
+from provenance import check_writable, environment, write_json, write_text
 from recipe import protocol
 from recipe.devices import device_of
 from recipe.settings import Settings as RecipeSettings
@@ -37,11 +35,9 @@ ALONE = "network alone"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Images per second of a recipe beside lightly, solo-learn and the network alone."""
+class Data:
+    """The images."""
 
-    backbone: str = "resnet18"
-    """Any timm model."""
     dataset: Literal["cifar10", "cifar100", "stl10"] = "cifar10"
     """Size and augmentation of the images."""
     data_root: Path = Path(".data")
@@ -50,26 +46,51 @@ class Settings:
     """torchvision's own files, or an image folder."""
     limit: int | None = None
     """Use at most this many images, for a trial run."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The network and how it is trained, the same for all."""
+
+    backbone: str = "resnet18"
+    """Any timm model."""
     batch_size: int = protocol.BATCH_SIZE
     """Images in a batch."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """Precision of the network; auto: bf16 on a GPU, else 32."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Pipelines:
+    """The ways of the images to the network."""
+
     workers: tuple[int, ...] = (4, 16)
     """Worker processes of lightly's and solo-learn's loaders."""
     augment_ahead: tuple[int, ...] = (1, 8)
     """Numbers of batches that the recipe augments at once; the goals refer to the last one."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How long to measure, and where the results go."""
+
     batches: int = 200
     """Batches to time, in each repetition."""
     warm_up: int = 50
     """Batches before the timing; at least twice the workers, which fetch that many ahead."""
     repeats: int = 5
     """Number of repetitions."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one."""
     output: Path = Path(".runs/recipe_speed")
     """Folder of recipe_speed.json and recipe_speed.md."""
+
+
+@dataclass(frozen=True)
+class Settings(Measurement, Pipelines, Training, Data):  # the last base has the first fields
+    """Images per second of a recipe beside lightly, solo-learn and the network alone."""
 
     def __post_init__(self) -> None:
         for name in ("batches", "repeats"):
@@ -136,7 +157,7 @@ def ours(ahead: int) -> str:
 
 def theirs(host: str, workers: int) -> str:
     """Return the name of a row."""
-    return f"{host}, {workers} workers"
+    return f"{host}, {workers} worker{'' if workers == 1 else 's'}"
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -202,11 +223,10 @@ def rows(report: dict[str, Any]) -> tuple[list[Sequence[str]], list[Sequence[str
 
 def main(settings: Settings) -> dict[str, Any]:
     """Measure, print the table, and write them, with the goals of this project, as JSON and Markdown."""
-    from recipe.training import quiet
+    from launched import quiet
 
     check_writable(settings.output)
     quiet()
-    warnings.filterwarnings("ignore", ".*does not have many workers")  # the recipe needs none
     warnings.filterwarnings("ignore", ".*pin_memory.* no accelerator")  # solo-learn pins in any case
     torch.manual_seed(0)
     report = measure(settings)
@@ -219,9 +239,8 @@ def main(settings: Settings) -> dict[str, Any]:
     for line in report["missing"]:
         print(line)
     text = "\n".join([*(markdown(table) for table in tables), *report["missing"]])
-    replace_file(settings.output / "recipe_speed.md", lambda part: part.write_text(text + "\n", encoding="utf-8"))
-    content = json.dumps(report, indent=2)
-    replace_file(settings.output / "recipe_speed.json", lambda part: part.write_text(content + "\n", encoding="utf-8"))
+    write_text(settings.output / "recipe_speed.md", text + "\n")
+    write_json(settings.output / "recipe_speed.json", report)
     return report
 
 
@@ -232,6 +251,5 @@ def markdown(table: list[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Settings, description=__doc__)
     with in_one_line():
-        main(options)
+        main(grouped(Settings, __doc__))

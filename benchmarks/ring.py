@@ -27,7 +27,7 @@ from torch.multiprocessing.spawn import spawn
 
 from alphacl_plugins import AlphaCLLoss
 from live_bytes import LiveBytes
-from provenance import check_writable, environment, replace_file
+from provenance import check_writable, environment, write_json
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def main(settings: Settings) -> None:
     Console().print(table)
     if settings.output is not None:
         report = {"settings": asdict(settings) | {"output": None}, "environment": environment(), "bytes": found}
-        text = json.dumps(report, indent=1) + "\n"
-        replace_file(settings.output, lambda part: part.write_text(text, encoding="utf-8"))
+        write_json(settings.output, report)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from command_line import in_one_line
 
 import torch
 import tyro
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 import compared
@@ -92,8 +91,7 @@ def accuracy(clip: Any, images: Tensor, captions: Tensor, labels: object) -> flo
 
 def main(settings: Settings) -> list[Run]:
     """Train with each loss, print the table; returns the runs."""
-    with threadpool_limits(1):  # networks this small gain nothing from more
-        return compare(settings, HOST, partial(train, settings))
+    return compare(settings, HOST, partial(train, settings))
 
 
 if __name__ == "__main__":

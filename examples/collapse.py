@@ -3,12 +3,11 @@
     python examples/collapse.py      handwritten digits, no GPU, about two minutes
 
 Both start from the same weights and see the same batches. The healthy one trains InfoNCE; the other pulls the two views
-of a sample together and pushes nothing apart, as any loss does whose weights of negatives vanish. Four pictures and
+of a sample together and pushes nothing apart, as any loss does whose weights of negatives vanish. Five pictures and
 every number, collapse.json, go to the output folder.
 """
 
 import copy
-import json
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from alphacl_lightly import AlphaCLLoss
 from alphacl_plugins import PairWeights, plots
-from provenance import check_writable, environment, held, replace_file
+from provenance import check_writable, environment, held, replace_file, write_json
 
 if TYPE_CHECKING:
     from quickstart_data import Images
@@ -84,8 +83,7 @@ def main(settings: Settings) -> dict[str, list[dict[str, float]]]:
     draw(settings.output, histories, embeddings, weights, torch.as_tensor(images.test_labels))
     options = {name: value for name, value in asdict(settings).items() if name != "output"}
     content = {"settings": options, "environment": environment(), "histories": histories}
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    replace_file(settings.output / "collapse.json", lambda part: part.write_text(text, encoding="utf-8"))
+    write_json(settings.output / "collapse.json", content)
     print(f"pictures and collapse.json: {settings.output}")
     return histories
 
@@ -103,7 +101,7 @@ def look(training: "Training", images: "Images", loss: AlphaCLLoss) -> tuple[Ten
 
 
 def draw(folder: Path, histories: Any, embeddings: dict[str, Tensor], weights: Any, labels: Tensor) -> None:
-    """Draw the four pictures."""
+    """Draw the five pictures."""
     figures = {
         "curves": plots.training_curves(histories),
         "singular_values": plots.singular_values(embeddings).figure,

@@ -1,6 +1,5 @@
 """A host's own loss, the same loss from this package, and another strategy: trained alike, in one table."""
 
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -12,10 +11,11 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from provenance import environment, replace_file
+from provenance import environment, write_json
 
 UNTRAINED, SAME = "untrained", "infonce"
 
@@ -70,7 +70,8 @@ def compare(settings: Settings, host: str, train: Trained) -> list[Run]:
     """Train with each loss and print what came out; ``train(method, seed)`` returns scores and losses."""
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
     methods = dict.fromkeys((UNTRAINED, host, SAME, settings.strategy))
-    runs = [Run(method, seed, *train(method, seed)) for seed in range(settings.seeds) for method in methods]
+    with threadpool_limits(1):  # networks this small gain nothing from more
+        runs = [Run(method, seed, *train(method, seed)) for seed in range(settings.seeds) for method in methods]
     spread = f"mean ± standard error over {settings.seeds} seeds" if settings.seeds > 1 else "one seed"
     console.print(f"Held-out data, in %, {spread}:")
     console.print(table(runs))
@@ -92,22 +93,27 @@ def write(file: Path, settings: Settings, runs: list[Run]) -> None:
         for method in methods
     }
     options = {name: value for name, value in asdict(settings).items() if name != "output"}
-    content = {"options": options, "environment": environment(), "scores": scores}
-    replace_file(file, lambda part: part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    write_json(file, {"options": options, "environment": environment(), "scores": scores})
 
 
 def table(runs: list[Run]) -> Table:
     """Return the table for the terminal: a row for each method."""
-    seeds = len({run.seed for run in runs})
     result = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     result.add_column("loss")
     for column in runs[0].scores:
         result.add_column(column, justify="right", no_wrap=True)
     for method in dict.fromkeys(run.method for run in runs):
-        values = np.array([list(run.scores.values()) for run in runs if run.method == method])
-        errors = values.std(axis=0, ddof=1) / math.sqrt(seeds) if seeds > 1 else [None] * values.shape[1]
-        result.add_row(method, *(cell(mean, error) for mean, error in zip(values.mean(axis=0), errors, strict=True)))
+        scores = [list(run.scores.values()) for run in runs if run.method == method]
+        result.add_row(method, *(cell(*column) for column in means_and_errors(scores)))
     return result
+
+
+def means_and_errors(scores: list[list[float]]) -> list[tuple[float, float | None]]:
+    """Return mean and standard error of each column over the seeds; a single seed has no standard error."""
+    values, n = np.array(scores), len(scores)
+    means = values.mean(axis=0).tolist()
+    errors = (values.std(axis=0, ddof=1) / math.sqrt(n)).tolist() if n > 1 else [None] * len(means)
+    return list(zip(means, errors, strict=True))
 
 
 def largest_difference(runs: list[Run], a: str, b: str) -> float:

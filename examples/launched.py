@@ -1,6 +1,8 @@
-"""Processes that something else has started: torchrun's and SLURM's, and what Lightning does under SLURM by itself."""
+"""Lightning as the examples use it: under torchrun and SLURM, which start processes themselves, and without noise."""
 
+import logging
 import os
+import warnings
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -9,7 +11,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from alphacl_solo_learn.launched import check_launched
 
-__all__ = ["ONE_PROCESS", "check_launched", "one_process", "without_requeue"]
+__all__ = ["ONE_PROCESS", "check_launched", "one_process", "quiet", "without_requeue"]
 
 ONE_PROCESS = "it trains in one process"
 
@@ -36,3 +38,14 @@ def one_process() -> dict[str, Any]:
         "enable_checkpointing": False,
         "enable_model_summary": False,
     }
+
+
+def quiet() -> None:
+    """Keep Lightning to what a user can act on."""
+    for name in ("lightning.pytorch", "pytorch_lightning"):  # lightly brings the second, which then logs for the first
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 under PyTorch 2.15: theirs to mend
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # the data are in memory already
+    warnings.filterwarnings("ignore", ".*GPU available but not used")  # --device cpu was asked for
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # a try with few images
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # it is this run's own

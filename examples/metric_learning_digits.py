@@ -16,7 +16,6 @@ from command_line import in_one_line
 
 import torch
 import tyro
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -82,8 +81,7 @@ def precision_at_1(embeddings: Tensor, labels: Tensor) -> float:
 
 def main(settings: Settings) -> list[Run]:
     """Train with each loss, print the table; returns the runs."""
-    with threadpool_limits(1):  # a network this small gains nothing from more
-        return compare(settings, HOST, partial(train, settings))
+    return compare(settings, HOST, partial(train, settings))
 
 
 if __name__ == "__main__":

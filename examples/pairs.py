@@ -59,7 +59,7 @@ def situations() -> list[Situation]:
     ]
 
 
-def roles(criterion: AlphaCLLoss, situation: Situation) -> Tensor:
+def roles(situation: Situation) -> Tensor:
     """Return how often each column counts as a negative of each anchor, ``[M, K]``, and -1 where it is a positive."""
     seen: list[Tensor] = []
 
@@ -95,7 +95,7 @@ def main(output: Path | None = None) -> None:
         criterion = AlphaCLLoss("infonce", tau=0.5, **situation.options)
         z, *more = situation.views
         print(f"{situation.name}: {float(criterion(z, *more, **situation.call)):.4f}")
-        drawn.append((situation, roles(criterion, situation)))
+        drawn.append((situation, roles(situation)))
     if output is None:
         return
     figure = new_figure(7.2, 7.2)

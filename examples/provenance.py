@@ -1,6 +1,7 @@
 """Where a number comes from: versions, hardware, commit; files never half written, folders of one run."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -18,9 +19,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, processor and commit."""
-    versions = {name: _version(name) for name in PACKAGES}
+def environment(*more: str) -> dict[str, Any]:
+    """Return versions, those of further packages too, processor and commit."""
+    versions = {name: _version(name) for name in (*PACKAGES, *more)}
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -82,6 +83,16 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by a text."""
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a file by JSON; paths are written as text, and a number that is not finite is a ValueError."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False, default=os.fspath) + "\n")
 
 
 @contextmanager

@@ -12,25 +12,21 @@ The parts, each a file beside this one: quickstart_data (images), quickstart_tra
 quickstart_evaluation (probes), quickstart_report (table, JSON, with paired/interval.py) and quickstart_picture.
 """
 
-import sys
-
-from command_line import grouped, missing
+from command_line import grouped, in_one_line
 
 from provenance import held
 from quickstart_settings import Settings
 
 
 def command_line() -> None:
-    """Read the options, and show a mistake in them as one line rather than a traceback."""
-    settings = grouped(Settings, __doc__)
-    try:
+    """Run with the options of the command line; an error that a user can mend is one line."""
+    with in_one_line(TypeError, ImportError):
+        settings = grouped(Settings, __doc__)
         from quickstart_run import prepare, run  # after the options: --help is quick
 
         images = prepare(settings)
         with held(settings.output):
             run(settings, images)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        sys.exit(missing(error) or f"quickstart: {error}")
 
 
 if __name__ == "__main__":

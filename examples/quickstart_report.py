@@ -1,6 +1,5 @@
 """The quickstart's results: the table on the terminal, the verdict below it, and the JSON file."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from paired.interval import Interval, interval
-from provenance import environment, replace_file
+from provenance import environment, write_json
 from quickstart_evaluation import FEW, Features, Scores
 
 UNTRAINED = "untrained"
@@ -109,8 +108,7 @@ def save_json(path: Path, runs: list[Run], *, settings: dict[str, Any], data: st
         "seconds": round(seconds, 1),
         "environment": environment(),
     }
-    text = json.dumps(report, indent=2, default=str, allow_nan=False)
-    replace_file(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    write_json(path, report)
 
 
 def _summary(runs: list[Run], method: str) -> dict[str, dict[str, float | None]]:

@@ -1,9 +1,7 @@
 """Views, network and training loop of the quickstart: kornia, timm, lightly and Lightning, each used as it is."""
 
 import hashlib
-import logging
 import sys
-import warnings
 
 import kornia.augmentation as K
 import lightning as L
@@ -17,7 +15,7 @@ from torchvision.transforms import v2
 
 from alphacl_lightly import AlphaCLLoss, Embedded, RepresentationMonitor
 from alphacl_timm import create_backbone
-from launched import one_process
+from launched import one_process, quiet
 from quickstart_data import Images
 
 WEIGHT_DECAY = 1e-4
@@ -125,9 +123,7 @@ def fit(
 
     Returns: what the monitor saw of held-out images, every five epochs.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers")  # the images are in memory already
-    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 under PyTorch 2.15: theirs to mend
+    quiet()
     L.seed_everything(seed, verbose=False)
     order = RandomSampler(images.train, generator=torch.Generator().manual_seed(seed))
     loader = DataLoader(

@@ -106,21 +106,11 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Solo:
-    """Options of solo-learn alone."""
-
-    linear_epochs: int = protocol.PROBE.epochs
-    """solo-learn: epochs of its own linear evaluation, besides the recipe's; 0: none. It resizes images from a folder
-    to 224 px and normalises them as ImageNet, which is slow and a different evaluation."""
-    workers: int = 4
-    """solo-learn: processes that load images."""
-
-
-@dataclass(frozen=True)
-class Reproduction(Solo, Hardware, Data, Recipe, Work, Cells):  # the last base has the first fields
+class Reproduction(SoloLearn, Hardware, Data, Recipe, Work, Cells):  # the last base has the first fields
     """Which cells to run, and how."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, low in (("seeds", 1), ("first_seed", 0), ("jobs", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: expected an int >= {low}, got {getattr(self, name)}")
@@ -148,7 +138,7 @@ class Reproduction(Solo, Hardware, Data, Recipe, Work, Cells):  # the last base 
 
     @property
     def _table_backbone(self) -> str | None:
-        """Of the table's cells; another model stands in for the ResNet-18."""
+        """The backbone of the table's cells: another model takes the place of the ResNet-18."""
         return self.backbone if self.backbone is None or self.backbone in BACKBONES else "resnet18"
 
     def _cell(self, dataset: str, backbone: str, row: str, seed: int) -> Cell:

@@ -16,7 +16,6 @@ from functools import partial
 from command_line import in_one_line
 
 import tyro
-from threadpoolctl import threadpool_limits
 
 import compared
 from compared import Run, compare
@@ -41,8 +40,7 @@ def main(settings: Settings) -> list[Run]:
     """Train with each loss, print the table; returns the runs."""
     from sentence_pairs_training import train  # here, after the options: --help is quick
 
-    with threadpool_limits(1):  # a network this small gains nothing from more
-        return compare(settings, HOST, partial(train, settings))
+    return compare(settings, HOST, partial(train, settings))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ other side: recall@k says how often it is one of the k most similar. A table goe
 two_encoders.json in the output folder.
 """
 
-import json
 import math
 import sys
 import time
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from command_line import in_one_line
 
-import numpy as np
 import tyro
 from rich import box
 from rich.console import Console
@@ -31,14 +29,12 @@ from threadpoolctl import threadpool_limits
 
 from alphacl_plugins import AlphaCLLoss
 from alphacl_plugins.strategies import StrategyOptions
-from compared import cell
+from compared import UNTRAINED, cell, means_and_errors
 from option_help import LR, StrategyNames
-from provenance import check_writable, environment, held, replace_file
+from provenance import check_writable, environment, held, write_json
 
 if TYPE_CHECKING:
     from two_encoders_training import Pairs
-
-UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
@@ -142,9 +138,8 @@ def main(settings: Settings) -> list[Run]:
         "seconds": round(time.perf_counter() - started, 1),
         "environment": environment(),
     }
-    text = json.dumps(report, indent=2, default=str, allow_nan=False)
     path = settings.output / "two_encoders.json"
-    replace_file(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    write_json(path, report)
     console.print(f"Every number: {path}")
     return runs
 
@@ -153,12 +148,10 @@ def summarize(runs: list[Run]) -> Summary:
     """Return mean and standard error over the seeds; a single seed has no standard error."""
     summary: Summary = {}
     for method in dict.fromkeys(run.method for run in runs):
-        values = np.array([list(run.recalls.values()) for run in runs if run.method == method])
-        n = len(values)
-        errors = values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else [None] * values.shape[1]
+        found = means_and_errors([list(run.recalls.values()) for run in runs if run.method == method])
         summary[method] = {
-            column: {"mean": float(mean), "standard_error": None if error is None else float(error)}
-            for column, mean, error in zip(runs[0].recalls, values.mean(axis=0), errors, strict=True)
+            column: {"mean": mean, "standard_error": error}
+            for column, (mean, error) in zip(runs[0].recalls, found, strict=True)
         }
     return summary
 

@@ -1,7 +1,5 @@
 """The encoders of two_encoders.py: their data, their training, and what they retrieve."""
 
-import logging
-import warnings
 from typing import NamedTuple
 
 import lightning as L
@@ -11,7 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from alphacl_plugins import AlphaCLLoss
 from compared import recall
-from launched import one_process
+from launched import one_process, quiet
 from quickstart_data import load_digits
 
 HIDDEN, EMBEDDING, DROPOUT = 256, 64, 0.2
@@ -91,9 +89,7 @@ def evaluate(model: TwoEncoders, pairs: Pairs) -> dict[str, float]:
 
 def fit(model: TwoEncoders, pairs: Pairs, epochs: int, batch_size: int, seed: int) -> None:
     """Train with Lightning; the seed decides the order of the pairs."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers")  # the pairs are in memory already
-    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 under PyTorch 2.15: theirs to mend
+    quiet()
     order = RandomSampler(pairs.left, generator=torch.Generator().manual_seed(seed))
     batches = BatchSampler(order, min(batch_size, len(pairs.left)), drop_last=True)
     trainer = L.Trainer(

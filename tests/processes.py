@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
+from torch import multiprocessing, nn
+
+
+def network(width_in: int = 5, width_out: int = 4) -> nn.Module:
+    """A small network, the same in each process."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(width_in, 7), nn.Tanh(), nn.Linear(7, width_out)).double()
 
 
 def run_in_processes(world: int, folder: Path, check: Callable[..., None], *args: Any) -> None:

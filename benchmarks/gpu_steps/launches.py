@@ -124,5 +124,5 @@ def _gradient(views: list[Tensor]) -> Tensor:
 
 
 def _difference(got: Tensor, expected: Tensor) -> float:
-    """Relative to the largest entry."""
+    """Return the largest difference, relative to the largest expected entry."""
     return float((got - expected).abs().max() / expected.abs().max())

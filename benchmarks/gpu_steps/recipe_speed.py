@@ -9,12 +9,12 @@ import torch
 import recipe_pipelines as pipelines
 from gpu_steps.cells import Cell, Row
 from gpu_steps.timing import milliseconds
+from launched import quiet
 from recipe import protocol
 from recipe.augmentation import augmentation
 from recipe.data import Data, Images
 from recipe.pretraining import Pretraining
 from recipe.settings import Settings
-from recipe.training import quiet
 
 DATASET = protocol.DATASETS["cifar10"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,25 +10,13 @@ from typing import Any
 from gpu_steps.cells import Cell, Row
 from loss import Settings as LossSettings
 from loss import write as write_losses
-from loss_peers import peer_versions
-from provenance import environment, replace_file
+from loss_peers import PACKAGES
+from provenance import environment, write_json
 
 
 def about() -> dict[str, Any]:
     """Return hardware, versions and commit, with what GPUs need and the peers of the losses."""
-    found = environment()
-    found["versions"] |= peer_versions()
-    try:
-        found["versions"]["triton"] = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        found["versions"]["triton"] = None
-    return found
-
-
-def save_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a file."""
-    text = json.dumps(content, indent=1, allow_nan=False)
-    replace_file(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    return environment(*PACKAGES, "triton")
 
 
 class Report:
@@ -80,7 +66,7 @@ class Report:
 
     def save(self) -> None:
         """Write gpu.json."""
-        save_json(self.folder / "gpu.json", self.content)
+        write_json(self.folder / "gpu.json", self.content)
 
     def save_losses(self) -> None:
         """Write the results of the losses in float32 as `benchmarks/loss.py` does: loss.{json,md,png}."""

@@ -15,8 +15,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any
 
-from gpu_steps.report import about, save_json
+from gpu_steps.report import about
 from gpu_steps.training_runs import Costs, Run
+from provenance import write_json
 from recipe import data as data_sets
 from recipe import protocol
 from recipe.settings import Settings
@@ -58,7 +59,7 @@ def run(root: Path, device: str, jobs: int | None, seconds: float, output: Path,
 
         def save() -> None:
             report["runs"] = [each.as_dict() for each in runs]
-            save_json(output / "trainings.json", report)
+            write_json(output / "trainings.json", report)
 
         runs += (wave := list(islice(pairs, jobs)))
         at_once(wave, 1, (1,), 1, end, save, log)

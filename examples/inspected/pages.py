@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from inspected.pairs import Pair
 from pixel_depth import to_rgb
-from provenance import replace_file
+from provenance import replace_file, write_text
 
 PAGE = Path(__file__).with_name("page.html")
 THUMBNAIL = 96
@@ -83,7 +83,7 @@ def write_csv(file: Path, found: dict[str, list[Shown]]) -> None:
             numbers = (f"{row.pair.weight:.6g}", f"{row.pair.cosine:.6f}", f"{row.difference:.2f}")
             files = (row.a.as_posix(), row.class_a, row.b.as_posix(), row.class_b)
             writer.writerow([strategy, row.rank, *numbers, row.same, *files])
-    replace_file(file, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
+    write_text(file, text.getvalue())
 
 
 def write_page(file: Path, found: dict[str, list[Shown]], root: Path, title: str) -> None:
@@ -91,8 +91,7 @@ def write_page(file: Path, found: dict[str, list[Shown]], root: Path, title: str
     rows = "\n".join(_row(strategy, row, root) for strategy, of_one in found.items() for row in of_one)
     names = "".join(f"<option>{escape(strategy)}</option>" for strategy in found)
     page = string.Template(PAGE.read_text(encoding="utf-8"))
-    text = page.substitute(title=escape(title), strategies=names, rows=rows)
-    replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(file, page.substitute(title=escape(title), strategies=names, rows=rows))
 
 
 def _row(strategy: str, row: Shown, root: Path) -> str:

@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from launched import quiet
 from paired.images import Parts
 from paired.losses import Loss
 from paired.run import Protocol, build, fit, judge
-from recipe.data import Data, Images
-from recipe.training import quiet
+from recipe.data import Data
 
 STEPS = 14
 NOT_TIMED = 3
@@ -119,16 +119,12 @@ def _measure(protocol: Protocol, parts: Parts, loss: Loss) -> Costs:
     training = build(loss, 0, protocol, data, parts)
     ticks = Ticks()
     fit(training, protocol, [ticks], max_steps=STEPS)
-    few = replace(data, train=_first(data.train), test=_first(data.test))
+    few = replace(data, train=data.train.pick(slice(JUDGED)), test=data.test.pick(slice(JUDGED)))
     began = time.perf_counter()
     judge(training, protocol, few, 0)
     seconds = time.perf_counter() - began
     share = (len(data.train) + len(data.test)) / (len(few.train) + len(few.test))
     return Costs((ticks.times[-1] - ticks.times[NOT_TIMED - 1]) / (STEPS - NOT_TIMED), seconds * share)
-
-
-def _first(images: Images) -> Images:
-    return Images(images.pixels[:JUDGED], images.labels[:JUDGED])
 
 
 def steps_of(protocol: Protocol, data: Data) -> int:

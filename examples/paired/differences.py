@@ -21,7 +21,7 @@ class Judged:
 
     @property
     def title(self) -> str:
-        """Of the row."""
+        """The name of the row."""
         return f"{self.row}, as in the paper" if self.kind == "paper" else self.row
 
     def average(self, name: str) -> float:
@@ -33,8 +33,7 @@ def judged_rows(contents: Iterable[dict[str, Any]]) -> list[Judged]:
     """Return the rows of the judged runs, the baseline first: tuned InfoNCE or, without it, InfoNCE as in the paper."""
     groups: dict[tuple[str, str, Loss], dict[int, dict[str, Any]]] = defaultdict(dict)
     for content in contents:
-        loss = Loss(content["loss"]["strategy"], tuple(content["loss"]["options"].items()))
-        groups[content["kind"], content["row"], loss][content["seed"]] = content
+        groups[content["kind"], content["row"], Loss.of(content)][content["seed"]] = content
     rows = [Judged(kind, row, loss, dict(sorted(runs.items()))) for (kind, row, loss), runs in groups.items()]
     rows.sort(key=lambda row: (row.row != BASELINE, row.kind != "tuned", -len(row.runs)))
     return rows[:1] + sorted(rows[1:], key=lambda row: (row.kind != "tuned", row.row))

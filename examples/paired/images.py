@@ -4,12 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from image_folder import Labels, class_folders, stratified_order, take
+from image_folder import class_folders, stratified_order, take
 from recipe import data as data_sets
 from recipe import protocol
-from recipe.data import Data, Images
+from recipe.data import Data
 
 SMALL_SIZE = 32
 LARGE = 64
@@ -52,7 +51,7 @@ def load(dataset: str | None, root: Path, image_size: int | None, limit: int | N
         raise ValueError(f"image_size: expected {described.image_size} for {dataset}, got {image_size}")
     whole = data_sets.load(described, root, "folder" if dataset is None else "auto")
     whole.check_labelled()
-    return split(replace(whole, unlabeled=_pick(whole.unlabeled, np.arange(0))), limit, described.augmentation)
+    return split(replace(whole, unlabeled=whole.unlabeled.pick(slice(0))), limit, described.augmentation)
 
 
 def split(data: Data, limit: int | None, augmentation: protocol.Augmentation) -> Parts:
@@ -76,13 +75,11 @@ def split(data: Data, limit: int | None, augmentation: protocol.Augmentation) ->
         fitted, held_out = chosen, spare
     else:
         fitted, held_out = chosen[n // HELD_OUT :], chosen[: n // HELD_OUT]
-    nothing = _pick(data.train, np.arange(0))
-    test = _pick(data.test, np.sort(take(data.test.labels.numpy(), limit)))
+    train, nothing = data.train, data.train.pick(slice(0))
+    test = data.test.pick(np.sort(take(data.test.labels.numpy(), limit)))
     return Parts(
-        Data(
-            _pick(data.train, fitted), _pick(data.train, held_out), nothing, data.classes, f"{data.source}, train only"
-        ),
-        Data(_pick(data.train, chosen), test, nothing, data.classes, data.source),
+        Data(train.pick(fitted), train.pick(held_out), nothing, data.classes, f"{data.source}, train only"),
+        Data(train.pick(chosen), test, nothing, data.classes, data.source),
         augmentation,
     )
 
@@ -103,8 +100,3 @@ def _folder(root: Path, image_size: int) -> protocol.Dataset:
     usual = protocol.STL if image_size > LARGE else protocol.CIFAR
     zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return protocol.Dataset(root.resolve().name, classes, 0, 0, 0, image_size, zeros, ones, usual)
-
-
-def _pick(images: Images, which: Labels) -> Images:
-    index = torch.from_numpy(which)
-    return Images(images.pixels[index], images.labels[index])

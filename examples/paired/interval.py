@@ -20,7 +20,7 @@ class Interval:
 
     @property
     def text(self) -> str:
-        """For a table.
+        """The interval as a table shows it.
 
         >>> Interval(1.25, 0.5, 3, 3).text
         '+1.25 ± 0.50'
@@ -41,4 +41,4 @@ def interval(differences: list[float]) -> Interval:
     if n > 1:
         error = float(np.std(differences, ddof=1)) / n**0.5
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    return Interval(mean(differences), half, sum(difference > 0 for difference in differences), n)
+    return Interval(float(mean(differences)), half, sum(bool(difference > 0) for difference in differences), n)

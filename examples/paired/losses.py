@@ -22,6 +22,11 @@ class Loss:
     strategy: str
     options: Options = ()
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "Loss":
+        """Return the loss that the JSON of a run describes."""
+        return cls(content["loss"]["strategy"], tuple(content["loss"]["options"].items()))
+
     def build(self) -> AlphaCLLoss:
         """Return the loss: lightly's adapter, as in any script that trains with lightly."""
         options: dict[str, Any] = dict(self.options)
@@ -46,14 +51,14 @@ class Row:
     def trials(self) -> list[Loss]:
         """Every combination of the values to try; one loss if there is nothing to tune."""
         names = [name for name, _ in self.grid]
-        return [self.with_values(dict(zip(names, values, strict=True))) for values in self._combinations()]
+        return [
+            self.with_values(dict(zip(names, values, strict=True)))
+            for values in product(*(values for _, values in self.grid))
+        ]
 
     def with_values(self, values: dict[str, Value]) -> Loss:
         """Return the loss with these values of the tuned options."""
         return Loss(self.strategy, (*self.fixed, *values.items()))
-
-    def _combinations(self) -> list[tuple[Value, ...]]:
-        return list(product(*(values for _, values in self.grid)))
 
 
 def parse_row(text: str, trials: int) -> Row:

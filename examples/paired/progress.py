@@ -57,7 +57,7 @@ class Bar:
         self.progress.update(self.task, completed=epochs, left=f"{clock(max(0.0, left))} left")
 
     def done(self, run: Run, content: dict[str, Any]) -> None:
-        """Keep a run, and tell of it."""
+        """Add a run that has ended, and print its line."""
         self.records.save(run, content)
         self.finished += 1
         self.seen.append(sum(content["seconds"].values()))

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from paired.budget import Costs
 from paired.images import Parts
 from paired.losses import Loss
 from paired.run import Kind, Protocol, Run, settings_of
-from provenance import replace_file
+from provenance import write_json
 from recipe.results import other_images
 
 STUDY = "study.json"
@@ -78,7 +77,7 @@ class Records:
         """Note a plan, and write study.json."""
         if self.planned_seeds(request) is None:
             self.study["plans"].append({"request": request, "seeds": seeds})
-        _write(self.folder / STUDY, self.study)
+        write_json(self.folder / STUDY, self.study)
 
     def has(self, run: Run) -> bool:
         """Whether a run is done."""
@@ -90,7 +89,7 @@ class Records:
         shown = Path("OUTPUT", RUNS, f"{run.name}.json") if path.is_absolute() else path
         command = f"python examples/study.py --data-root DIR --run {shown.as_posix()}"
         content = {"command": command, **content}
-        _write(path, content)
+        write_json(path, content)
         self.runs[run.name] = content
 
     def check(self, run: Run, protocol: Protocol) -> None:
@@ -100,11 +99,7 @@ class Records:
 
     def probes(self) -> dict[tuple[Loss, int], float]:
         """Return the accuracy of the probe in each tuning run."""
-        found = {}
-        for content in self.of("tuning"):
-            loss = Loss(content["loss"]["strategy"], tuple(content["loss"]["options"].items()))
-            found[loss, content["seed"]] = content["probe"]
-        return found
+        return {(Loss.of(content), content["seed"]): content["probe"] for content in self.of("tuning")}
 
     def of(self, *kinds: Kind) -> list[Content]:
         """Return the runs of these kinds."""
@@ -119,7 +114,7 @@ def describe(parts: Parts) -> dict[str, Any]:
 def read_run(path: Path) -> Content:
     """Return the content of a run.
 
-    Raises: ValueError if the file is none.
+    Raises: ValueError if the file is not the JSON of a run.
     """
     content = read(path)
     if not {"kind", "row", "loss", "seed", "protocol", "data", "pairing", "probe", "knn", "curve"} <= content.keys():
@@ -130,7 +125,7 @@ def read_run(path: Path) -> Content:
 def read(path: Path) -> Content:
     """Return the content of a JSON file.
 
-    Raises: ValueError if it is none.
+    Raises: ValueError if the file does not hold a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -145,8 +140,3 @@ def _plain(run: Run, protocol: Protocol) -> Content:
     """Return the settings as JSON gives them back."""
     plain: Content = json.loads(json.dumps(settings_of(run, protocol)))
     return plain
-
-
-def _write(path: Path, content: Content) -> None:
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    replace_file(path, partial(Path.write_text, data=text, encoding="utf-8"))

@@ -12,7 +12,7 @@ from paired.differences import Judged, compare
 from paired.losses import BASELINE
 from paired.records import Records
 from paired.run import has_diverged
-from provenance import replace_file
+from provenance import write_text
 
 REPORT = "README.md"
 TRIED = "Tuning: probe on held-out training images (effective negatives)"
@@ -64,7 +64,7 @@ def write_report(records: Records, rows: list[Judged], pictures: list[Path]) -> 
         parts += [f"\n{TRIED}.\n\n", *_lines([("loss", "tried"), ("---", "---")])]
         parts += _lines((name, ", ".join(each)) for name, each in values.items())
     path = records.folder / REPORT
-    replace_file(path, lambda part: part.write_text("".join(parts), encoding="utf-8"))
+    write_text(path, "".join(parts))
     return path
 
 

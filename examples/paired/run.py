@@ -9,14 +9,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from launched import one_process
+from launched import one_process, quiet
 from paired.images import Parts
 from paired.losses import Loss
 from paired.training import Training, pairing
 from provenance import environment
 from recipe.data import Data
 from recipe.evaluation import extract, knn_accuracy, probe
-from recipe.training import quiet
 
 Kind = Literal["tuning", "paper", "tuned"]
 
@@ -47,7 +46,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its JSON, without ending."""
+        """The name of the run's JSON file, without its ending."""
         return f"{self.kind}/{self.loss.label}-seed{self.seed}"
 
 
@@ -96,9 +95,9 @@ def settings_of(run: Run, protocol: Protocol) -> dict[str, Any]:
 
 
 def from_settings(content: dict[str, Any]) -> tuple[Run, Protocol]:
-    """Return the run and the protocol that a JSON tells of: the reverse of `settings_of`."""
-    loss = Loss(content["loss"]["strategy"], tuple(content["loss"]["options"].items()))
-    return Run(content["kind"], content["row"], loss, content["seed"]), Protocol(**content["protocol"])
+    """Return the run and the protocol that a JSON describes: the reverse of `settings_of`."""
+    run = Run(content["kind"], content["row"], Loss.of(content), content["seed"])
+    return run, Protocol(**content["protocol"])
 
 
 def build(loss: Loss, seed: int, protocol: Protocol, data: Data, parts: Parts) -> Training:
@@ -147,7 +146,7 @@ def judge(training: Training, protocol: Protocol, data: Data, seed: int) -> dict
 
 
 def has_diverged(content: dict[str, Any]) -> bool:
-    """Whether the JSON of a run tells of a training that diverged, before its end or in its last epoch."""
+    """Whether the training in the JSON of a run diverged, before its end or in its last epoch."""
     return content["diverged"] is not None or content["effective_negatives"] is None
 
 

@@ -22,7 +22,7 @@ REQUEST = ("strategies", "steps", "seeds", "first_seed", "trials", "tuning_seeds
 
 
 class Study:
-    """What is asked for, and what of it is done.
+    """The study that was asked for, and its runs that are done.
 
     Args:
         settings: of the command line.
@@ -57,7 +57,7 @@ class Study:
                 with Bar(self.console, self.records, protocol, plan, self._run_seconds(costs, plan.epochs)) as bar:
                     self._phases(workers, protocol, plan, bar)
 
-    def _phases(self, workers: Workers, protocol: Protocol, plan: Plan, bar: "Bar") -> None:
+    def _phases(self, workers: Workers, protocol: Protocol, plan: Plan, bar: Bar) -> None:
         for phase in (self._grid, self._extensions, partial(self._judged, plan.seeds)):
             bar.expect(sum(self._left(plan.seeds)))
             runs = phase()
@@ -111,7 +111,7 @@ class Study:
     def _announce(self, plan: Plan, jobs: int) -> None:
         data, settings = self.parts.judging, self.settings
         rows = [row.name for row in self.rows] + [f"{row.name} (paper)" for row in self.paper]
-        seeds = self.settings.judged_seeds[: plan.seeds]
+        seeds = settings.judged_seeds[: plan.seeds]
         tell = [
             f"{data.source}: {len(data.train):,} training and {len(data.test):,} test images, {data.size} px; "
             f"tuned on {len(self.parts.tuning.test):,} held-out training images",
@@ -151,7 +151,7 @@ class Study:
         """Return the runs beyond the ends of the grids; the grids are done."""
         runs = []
         for row in self.rows:
-            further = extension(row, self._scores(row, row.trials))
+            further = extension(row, self._scores(row.trials))
             if further is not None:
                 runs += tuning_runs(row, [further], self.settings.tuning_seeds)
         return runs
@@ -170,10 +170,10 @@ class Study:
         return [Run("paper", row.name, row.trials[0], seed) for seed in judged for row in self.paper]
 
     def _best(self, row: Row) -> Loss:
-        further = extension(row, self._scores(row, row.trials))
-        return best_of(self._scores(row, row.trials + ([further] if further else [])))
+        further = extension(row, self._scores(row.trials))
+        return best_of(self._scores(row.trials + ([further] if further else [])))
 
-    def _scores(self, row: Row, losses: list[Loss]) -> dict[Loss, float]:
+    def _scores(self, losses: list[Loss]) -> dict[Loss, float]:
         return scores_of(losses, self.settings.tuning_seeds, self.records.probes())
 
     def _missing(self, runs: list[Run]) -> list[Run]:

@@ -114,12 +114,12 @@ class Settings(Output, Hardware, Training, Data, Losses):  # the last base has t
 
     @property
     def rows(self) -> list[Row]:
-        """The rows that are tuned, InfoNCE first; none if no step needs them."""
+        """The rows that are tuned, InfoNCE first; empty if no step needs them."""
         return parse_rows(self.strategies, self.trials) if self.tunes else []
 
     @property
     def paper(self) -> list[Row]:
-        """The rows as in the paper; none if that is no step."""
+        """The rows as in the paper; empty if "paper" is not among the steps."""
         return paper_rows() if "paper" in self.steps else []
 
     @property

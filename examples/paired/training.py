@@ -54,13 +54,9 @@ class Training(L.LightningModule):
     ) -> None:
         super().__init__()
         self.images = data.train.pixels
-        if len(self.images) < batch_size:
-            raise ValueError(
-                f"batch_size: expected at most the number of training images, {len(self.images)}, got {batch_size}"
-            )
         self.criterion, self.seed, self.epochs = criterion, seed, epochs
         self.batch_size, self.learning_rate = batch_size, learning_rate
-        self.steps = Steps(len(self.images) // batch_size)
+        self.steps = Steps(len(self.images), batch_size)
         with torch.random.fork_rng():
             torch.manual_seed(self._seed("weights"))
             self.network = build_network(backbone, data.size, *colours(data))

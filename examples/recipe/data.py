@@ -31,6 +31,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def pick(self, which: Labels | slice) -> "Images":
+        """Return the images at these places."""
+        return Images(self.pixels[which], self.labels[which])
+
 
 @dataclass(frozen=True)
 class Data:
@@ -158,7 +162,7 @@ def _from_folder(folder: Path, image_size: int) -> Data:
 
 
 def _from_flat_folder(folder: Path, train_folder: Path, image_size: int) -> Data:
-    """Read images without labels; a test/ beside them is of no use, as nothing is there to fit a probe on."""
+    """Read images without labels. A folder test/ is ignored: a probe needs labelled training images."""
     train_files, unlabeled_files = images_in(train_folder), _unlabeled_files(folder)
     pixels = _decode_once(folder, [*train_files, *unlabeled_files], image_size)
     train, unlabeled = (
@@ -236,7 +240,6 @@ def _no_labels(n: int) -> Tensor:
 
 def _limited(data: Data, limit: int) -> Data:
     def first(part: Images) -> Images:
-        chosen: Labels = np.sort(take(part.labels.numpy(), limit)) if len(part) else np.arange(0)
-        return Images(part.pixels[chosen], part.labels[chosen])
+        return part.pick(np.sort(take(part.labels.numpy(), limit))) if len(part) else part
 
     return replace(data, train=first(data.train), test=first(data.test), unlabeled=first(data.unlabeled))

@@ -29,10 +29,18 @@ class Steps:
     """The steps of an epoch, by number: which images a step sees follows from seed, epoch and number (`Pretraining`).
 
     So there is no state to save, and Lightning may begin anywhere.
+
+    Args:
+        images: of the training set; those that do not fill a batch are left out.
+        batch_size: over all processes.
+
+    Raises: ValueError if there are fewer images than one batch needs.
     """
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, images: int, batch_size: int) -> None:
+        if images < batch_size:
+            raise ValueError(f"batch_size: expected at most the number of training images, {images}, got {batch_size}")
+        self.n = images // batch_size
 
     def __len__(self) -> int:
         return self.n
@@ -41,7 +49,7 @@ class Steps:
         return iter(range(self.n))
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing; that there is such a method tells Lightning that an epoch may be resumed."""
+        """Return no state. Lightning resumes within an epoch only if this method exists."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -68,12 +76,7 @@ class Pretraining(L.LightningModule):
         self.schedule = settings.schedule_for(own=data.own)
         self.data = data
         self.images = data.pretraining()
-        if len(self.images) < settings.batch_size:
-            raise ValueError(
-                f"batch_size: expected at most the number of training images, {len(self.images)}, "
-                f"got {settings.batch_size}"
-            )
-        self.steps = Steps(len(self.images) // settings.batch_size)
+        self.steps = Steps(len(self.images), settings.batch_size)
         self.network = Network(settings.backbone, data.size, dataset.mean, dataset.std)
         self.criterion = settings.criterion()
         self.augment = augmentation(dataset.augmentation, data.size)

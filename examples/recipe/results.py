@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alphacl_solo_learn.methods import ADDRESS
-from provenance import environment, replace_file
+from provenance import environment, write_json
 from recipe.devices import resolved_precision
 from recipe.protocol import SPLITS
 from recipe.settings import Settings
@@ -106,14 +106,13 @@ class Result:
 
     def save(self) -> None:
         """Write the file."""
-        text = json.dumps(self.content, indent=2, allow_nan=False)
-        replace_file(self.path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+        write_json(self.path, self.content)
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """Return the content of a result.
 
-    Raises: ValueError if the file is none.
+    Raises: ValueError if the file is not a result.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
+from launched import quiet
 from provenance import held, replace_file
 from recipe import data as data_sets
 from recipe import protocol
@@ -17,7 +18,7 @@ from recipe.evaluation import extract, knn_accuracy, probe
 from recipe.pretraining import Pretraining
 from recipe.results import Result, counts_of
 from recipe.settings import Settings
-from recipe.training import LAST, check_finite, loggers, quiet, read_checkpoint, train
+from recipe.training import LAST, check_finite, loggers, read_checkpoint, train
 
 
 def run(dataset: protocol.Dataset, settings: Settings) -> Path:
@@ -103,7 +104,7 @@ def _epochs(n: int) -> str:
 
 
 def _describe(dataset: protocol.Dataset, described: dict[str, object], *, own: bool) -> None:
-    """Print what was read and, if it should be the data set itself, what of it is not there."""
+    """Print what was read and, for a data set of the paper, how many of its images are missing."""
     name = f"data of your own, as {dataset.name}" if own else dataset.name
     print(f"{name} ({described['source']}): {counts_of(described)} images", flush=True)
     short = [

@@ -70,7 +70,7 @@ class Settings(Output, Hardware, Data, Training, Strategy, Loss):  # the last ba
         return protocol.learning_rate(self.backbone) if self.learning_rate is None else self.learning_rate
 
     def schedule_for(self, *, own: bool) -> Schedule:
-        """Return the schedule of the learning rate, for data of one's own or the paper's."""
+        """Return the schedule of the learning rate, for the user's own data or the paper's."""
         return self.schedule or ("cosine" if own else "paper")
 
     @property

@@ -1,8 +1,6 @@
 """Lightning's Trainer for a recipe: checkpoints, logs, devices, precision."""
 
-import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +89,13 @@ def _check_not_beyond(last: Path, epochs: int) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint of a recipe, on the CPU.
 
-    Raises: ValueError if the file is none, or not whole.
+    Raises: ValueError if the file is not a checkpoint of a recipe, or is incomplete.
     """
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # whatever the bytes make of PyTorch's reader
+    except Exception as error:  # PyTorch raises errors of many kinds for such a file
         raise ValueError(f"resume: expected a checkpoint, got a file that cannot be read as one: {path}") from error
     if not isinstance(saved, dict) or "recipe" not in saved:
         raise ValueError(f"resume: expected a checkpoint of a recipe, got another one: {path}")
@@ -113,13 +111,3 @@ def check_finite(saved: dict[str, Any], path: Path) -> None:
 def loggers(folder: Path) -> list[Logger]:
     """Return the logs of a run: TensorBoard's, and a CSV file for each time that it was started."""
     return [TensorBoardLogger(folder, name="", version="tensorboard"), CSVLogger(folder, name="csv")]
-
-
-def quiet() -> None:
-    """Keep Lightning to what a user of a recipe can act on."""
-    for name in ("lightning.pytorch", "pytorch_lightning"):  # lightly brings the second, which then logs for the first
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 under PyTorch 2.15: theirs to mend
-    warnings.filterwarnings("ignore", ".*GPU available but not used")  # --device cpu was asked for
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # a try with few images
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # it is this run's own

@@ -43,7 +43,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name of the cell in messages."""
         return f"{self.host} {self.dataset} {self.settings.backbone} {self.settings.label} seed {self.settings.seed}"
 
     @cached_property
@@ -122,7 +122,7 @@ def read(path: Path) -> Content:
 
 
 def differences(content: Content) -> list[str]:
-    """Return what differs between a result and the cell of the paper's tables that it could be; nothing: it is one."""
+    """Return how a result differs from the cell of the paper's tables that it could be; empty if it is that cell."""
     dataset, backbone = content["dataset"], content["backbone"]
     if not any((dataset, backbone) in table for table in TABLES.values()):
         backbone = "resnet18"  # which another model stands in for

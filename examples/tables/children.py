@@ -82,7 +82,7 @@ def run_children(
                 yield running.pop(child), child.returncode
             time.sleep(0.02)
     finally:
-        _send(signal.SIGTERM, running)  # those that nobody waits for any more
+        _send(signal.SIGTERM, running)  # those still running where the caller stops early
         for child in running:
             child.wait()
         for which, handler in previous.items():

@@ -20,7 +20,7 @@ class Run(NamedTuple):
 
     @property
     def differences(self) -> list[str]:
-        """What tells it from a cell of the paper's tables; nothing: it is one."""
+        """How the run differs from a cell of the paper's tables; empty if it is one."""
         return differences(self.content)
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from alphacl_plugins.strategies import Direct, Entropy, InfoNCE, Inverse, Square, Strategy, Uniform
+from recipe.protocol import EPOCHS
 
 
 class Accuracy(NamedTuple):
@@ -52,7 +53,6 @@ ROWS = {
 }
 """In the order of Table 1."""
 
-EPOCHS = (100, 300, 500)
 _Numbers = tuple[float, float, float, float, float, float]  # mean, std after 100 epochs; after 300; after 500
 _CIFAR10: dict[str, _Numbers] = {
     "quadratic": (63.59, 2.53, 73.02, 0.80, 73.58, 0.82),

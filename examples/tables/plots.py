@@ -23,7 +23,7 @@ MARKERS = dict(zip(ROWS, "sovD^Pp", strict=True))
 
 
 def draw(runs: Sequence[Run], results: Path) -> list[Path]:
-    """Draw what there is, and remove pictures of what there is no more.
+    """Draw the results that exist, and remove pictures of results that are gone.
 
     Args:
         runs: what is kept.

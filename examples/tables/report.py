@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from recipe.protocol import EPOCHS
 from recipe.results import counts_of
 from tables.estimate import hardware
 from tables.kept import Measure, Repetitions, Run, repetitions
-from tables.paper import EPOCHS, ROWS, TABLES, Accuracy, reported
+from tables.paper import ROWS, TABLES, Accuracy, reported
 
 NAMES = {
     "cifar10": "CIFAR-10",

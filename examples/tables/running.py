@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provenance import replace_file
+from provenance import write_text
 from tables.cells import EXAMPLES, Cell
 from tables.children import Task, run_children
 from tables.estimate import Speeds, in_words
 from tables.kept import load
 from tables.plots import draw
 from tables.report import markdown
-from tables.solo_host import solo_learn_home
+from tables.solo_settings import solo_learn_home
 
 
 @dataclass
 class Outcome:
-    """What has not ended in a result: lines for the terminal."""
+    """The cells that ended without a result, as lines for the terminal."""
 
     failed: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -82,7 +82,6 @@ def write_report(results: Path) -> None:
     """Write README.md and the pictures from the JSON files in the folder."""
     runs = load(results)
     pictures = draw(runs, results)
-    text = markdown(runs, pictures)
     path = results / "README.md"
-    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(path, markdown(runs, pictures))
     print(f"report: {path}", flush=True)

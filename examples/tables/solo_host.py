@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 
+from alphacl_solo_learn.backbones import CUSTOM_SIZE
 from provenance import commit, held
 from recipe import data as data_sets
 from recipe import protocol
@@ -28,12 +29,13 @@ from recipe.data import Data
 from recipe.devices import check_device, device_of, precision_of
 from recipe.evaluation import extract, knn_accuracy, probe
 from recipe.network import Network
+from recipe.pretraining import Steps
 from recipe.results import Result
 from recipe.settings import LOSSES, Settings
 from tables.children import run_child
 from tables.solo_images import ImageFolders, write_images
 from tables.solo_logs import accuracies, curve, latest_checkpoint
-from tables.solo_settings import SoloLearn
+from tables.solo_settings import SoloLearn, solo_learn_home
 
 NORMALIZATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -41,8 +43,6 @@ NORMALIZATION = {
     "stl10": ((0.4914, 0.4823, 0.4466), (0.2470, 0.2430, 0.2610)),
 }
 """Mean and standard deviation of the channels, as solo-learn pretrains on these data sets; images from a folder too."""
-CUSTOM_SIZE = 224
-"""Side in pixels of images from a folder in solo-learn's linear evaluation, whatever the config says."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,7 @@ def _run_in(folder: Path, home: Path, dataset: protocol.Dataset, settings: Setti
     data.check_labelled()
     settings = replace(settings, schedule=settings.schedule_for(own=data.own))
     described = data.as_dict()
-    if len(data.pretraining()) < settings.batch_size:
-        raise ValueError(
-            f"batch_size: expected at most the number of training images, {len(data.pretraining())}, "
-            f"got {settings.batch_size}"
-        )
+    steps = Steps(len(data.pretraining()), settings.batch_size)
     result = Result(folder, "solo-learn", dataset.name, settings, described, host_commit=commit(home))
     result.save()
     images = None
@@ -104,21 +100,8 @@ def _run_in(folder: Path, home: Path, dataset: protocol.Dataset, settings: Setti
             batch_size = min(protocol.PROBE.batch_size, len(data.train))
             result.add_host_linear(epochs, cell.linear(checkpoint, batch_size))
             result.save()
-        _judge(cell, checkpoint, data, result, epochs)
+        _judge(cell, checkpoint, data, len(steps), result, epochs)
     return result.path
-
-
-def solo_learn_home() -> Path:
-    """Return the clone of solo-learn.
-
-    Raises: FileNotFoundError if there is none.
-    """
-    home = Path(os.environ.get("SOLO_LEARN_HOME", "~/solo-learn")).expanduser().resolve()
-    if not (home / "main_pretrain.py").exists():
-        raise FileNotFoundError(
-            f"SOLO_LEARN_HOME: expected a clone of https://github.com/vturrisi/solo-learn, got none at {home}"
-        )
-    return home
 
 
 def _check_possible(settings: Settings) -> None:
@@ -145,7 +128,7 @@ class _Cell:
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / "solo-learn" / "checkpoints"
+        return self.logs / "checkpoints"
 
     @property
     def config(self) -> str:
@@ -207,7 +190,7 @@ class _Cell:
 
     def linear(self, checkpoint: Path, batch_size: int) -> dict[str, Any]:
         """Run solo-learn's own linear evaluation; return its test accuracies in %."""
-        folder = self.folder / "solo-learn" / f"linear-{checkpoint.stem}"
+        folder = self.logs / f"linear-{checkpoint.stem}"
         shutil.rmtree(folder, ignore_errors=True)  # cut off
         options = {
             "name": "linear",
@@ -286,7 +269,7 @@ def _seed(seed: int, trained: int) -> int:
     return seed if trained == 0 else int(np.random.SeedSequence([seed, trained]).generate_state(1)[0])
 
 
-def _judge(cell: _Cell, checkpoint: Path, data: Data, result: Result, epochs: int) -> None:
+def _judge(cell: _Cell, checkpoint: Path, data: Data, steps: int, result: Result, epochs: int) -> None:
     """Judge a checkpoint of solo-learn by the recipe's probe, and write the result so far."""
     started = time.perf_counter()
     device = device_of(cell.settings)
@@ -294,7 +277,6 @@ def _judge(cell: _Cell, checkpoint: Path, data: Data, result: Result, epochs: in
     accuracy, knn = probe(features, cell.settings.seed), knn_accuracy(features)
     seconds = time.perf_counter() - started
     result.add_evaluation(epochs, accuracy, knn, seconds)
-    steps = len(data.pretraining()) // cell.settings.batch_size
     result.set_curve(curve(cell.logs, cell.checkpoints), steps * cell.settings.batch_size)
     result.save()
     print(

@@ -42,7 +42,7 @@ DEPTHS = (2, 3, 4, 5, 6)
 HARD = 0.1
 """The hard problems have a λ_max below this, where the largest eigenvalue in size is 1."""
 OBJECTIVE, RANK_ONE, STANDSTILL = 1e-6, 1e-4, 1e-9
-"""(λ_max - 2E)/λ_max and σ₂/σ₁ below these count as reached; a smaller projected gradient is none."""
+"""(λ_max - 2E)/λ_max and σ₂/σ₁ below these count as reached; a projected gradient below the third counts as 0."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def doubled(covariance: Tensor) -> Tensor:
 
 
 def path_lengths(run: Ended) -> Tensor:
-    """How far the weights have gone at each step, so that a plateau takes no more room than its path."""
+    """Return the length of the weights' path up to each step: an axis on which a plateau takes little room."""
     lengths: Tensor = torch.linalg.vector_norm(join(run.path).diff(dim=0), dim=1).cumsum(dim=0)
     return torch.cat([torch.zeros(1), lengths])
 

@@ -1,6 +1,5 @@
 """What the paper's experiments share: their options, their tables, their result files, the look of their pictures."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from provenance import environment, held, replace_file
+from provenance import environment, held, replace_file, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,9 +72,8 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 def save(settings: Settings, name: str, report: dict[str, Any], figure: "Figure") -> None:
     """Write every number as JSON and the picture as PNG, each whole or not at all."""
     sizes = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "output"}
-    text = json.dumps({**sizes, **report, "environment": environment()}, indent=2, allow_nan=False) + "\n"
     path = settings.output / f"{name}.json"
-    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_json(path, {**sizes, **report, "environment": environment()})
     replace_file(path.with_suffix(".png"), lambda part: figure.savefig(part, format="png", dpi=130))
     print(f"every number: {path}; picture: {path.with_suffix('.png')}")
 

@@ -61,9 +61,7 @@ def embed(weights: Weights, x: Tensor) -> Tensor:
 
 def infonce(z: Tensor, z_aug: Tensor) -> Tensor:
     """Eq. 2, from its definition."""
-    d2_pos, d2_neg = distances(z, z_aug)
-    terms = torch.exp((d2_pos[:, None] - d2_neg) / TAU).masked_fill(torch.eye(len(z), dtype=torch.bool), 0)
-    loss: Tensor = TAU * torch.log(EPS + terms.sum(dim=1)).sum()
+    loss: Tensor = TAU * torch.log(EPS + xi(z, z_aug)).sum()
     return loss
 
 
@@ -72,12 +70,17 @@ def distances(z: Tensor, z_aug: Tensor) -> tuple[Tensor, Tensor]:
     return (z - z_aug).square().sum(dim=1) / 2, (z[:, None] - z[None]).square().sum(dim=2) / 2
 
 
-def mass(z: Tensor, z_aug: Tensor) -> Tensor:
-    """The feasible set's row sums, ``ξ_i / (ξ_i + ε)``."""
+def xi(z: Tensor, z_aug: Tensor) -> Tensor:
+    """``ξ_i = Σ_j exp((D_i - D_ij)/τ)`` over the negatives."""
     d2_pos, d2_neg = distances(z, z_aug)
     terms = torch.exp((d2_pos[:, None] - d2_neg) / TAU).masked_fill(torch.eye(len(z), dtype=torch.bool), 0)
-    xi = terms.sum(dim=1)
-    return xi / (xi + EPS)
+    return terms.sum(dim=1)
+
+
+def mass(z: Tensor, z_aug: Tensor) -> Tensor:
+    """The feasible set's row sums, ``ξ_i / (ξ_i + ε)``."""
+    sums = xi(z, z_aug)
+    return sums / (sums + EPS)
 
 
 def players_objective(alpha: Tensor, z: Tensor, z_aug: Tensor) -> Tensor:
@@ -142,7 +145,7 @@ def train(player: str, start: Weights, x: Tensor, x_aug: Tensor, steps: int) -> 
 
 
 def largest_difference(one: list[Weights], other: list[Weights]) -> list[float]:
-    """Over all weights, at each step."""
+    """Return the largest difference of two paths over all weights, at each step."""
     return [max(float((a - b).abs().max()) for a, b in zip(w, v, strict=True)) for w, v in zip(one, other, strict=True)]
 
 

@@ -1,7 +1,6 @@
 """Contrastive PCA, PCA, LDA and a probe of the features as they are, on each data set; one table of all."""
 
 import hashlib
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +23,12 @@ from torch.nn.functional import pad
 from alphacl_sklearn import ContrastivePCA
 from image_folder import take
 from pca_settings import Settings
-from provenance import environment, replace_file
+from provenance import environment, write_json
 from quickstart_data import load_digits
 from recipe.data import load
-from recipe.network import Network
 from recipe.protocol import DATASETS
-from recipe.results import FILE, read_result
-from recipe.training import check_finite, read_checkpoint
+from recipe.trained import read_network
+from recipe.training import read_checkpoint
 
 Array = npt.NDArray[np.float32]
 AS_THEY_ARE = "features as they are"
@@ -111,23 +109,15 @@ def trained_network(checkpoint: Path, backbone: str) -> TrainedNetwork:
     Raises: ValueError, OSError if there is no such checkpoint, no result beside it, or they are of another backbone or
         data set.
     """
-    cifar = DATASETS["cifar10"]
     if not checkpoint.is_file():
-        raise FileNotFoundError(f"checkpoint: expected a file of weights, got {checkpoint}, which is none")
-    network = Network(backbone, cifar.image_size, cifar.mean, cifar.std)
-    saved, recipe = read_checkpoint(checkpoint), read_result(checkpoint.with_name(FILE))
-    if recipe["dataset"] != cifar.name:  # another normalisation
-        raise ValueError(f"checkpoint: expected one of {cifar.name}, got one of {recipe['dataset']}: {checkpoint}")
-    check_finite(saved, checkpoint)
-    prefix = "network."
-    weights = {name.removeprefix(prefix): w for name, w in saved["state_dict"].items() if name.startswith(prefix)}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"backbone: expected that of {checkpoint}, got {backbone!r}, whose weights are others"
-        ) from error
+        raise FileNotFoundError(f"checkpoint: expected a file of weights, got {checkpoint}, which is not a file")
+    network, recipe = read_network(checkpoint)
+    if recipe["dataset"] != "cifar10":  # another normalisation
+        raise ValueError(f"checkpoint: expected one of cifar10, got one of {recipe['dataset']}: {checkpoint}")
+    if recipe["backbone"] != backbone:
+        raise ValueError(f"backbone: expected that of {checkpoint}, {recipe['backbone']}, got {backbone}")
     network.eval()
+    saved = read_checkpoint(checkpoint)
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
@@ -256,9 +246,8 @@ def main(settings: Settings) -> list[dict[str, Any]]:
             row = judge(problem, method)
             report["rows"].append(row)
             print(f"{method.name}, {method.components} components: {cell(row)}", flush=True)
-            text = json.dumps(report, indent=2, allow_nan=False) + "\n"
             path = settings.output / f"contrastive_pca_{problem.name}.json"
-            replace_file(path, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+            write_json(path, report)
         print(f"every number: {path}")
         reports.append(report)
     print("\nlinear probe, % (turns, time of the fit)", *table(reports), sep="\n")

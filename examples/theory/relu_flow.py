@@ -13,7 +13,7 @@ from problems import Mixtures
 
 OUTPUTS = 5
 STANDSTILL = 1e-9
-"""A smaller projected gradient, relative to ||X_α||, is none."""
+"""A projected gradient below this, relative to ||X_α||, counts as 0."""
 
 
 def energies(weights: Weights, mixtures: Mixtures) -> Tensor:

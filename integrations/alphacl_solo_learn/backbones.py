@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 PREFIX = "timm/"
 CUSTOM_SIZE = 224
+"""Side in pixels at which solo-learn evaluates images from a folder, whatever the config says."""
 OF_TRAINING_ALONE = ("pretrained", "checkpoint_path", "drop_")
 """Beginnings of the options that change no feature of given weights."""
 CHANGES_NO_FEATURE = ("num_batches_tracked", "built_for")

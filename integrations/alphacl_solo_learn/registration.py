@@ -50,7 +50,7 @@ def register() -> None:
 
 
 def _subclass(name: str, ours: type, theirs: type) -> type:
-    """Return ours before theirs, with the address where pickle finds it."""
+    """Return a class that inherits ours before theirs, with the module and name by which pickle finds it."""
     address = {"__module__": "alphacl_solo_learn.registered", "__qualname__": name}
     return type(theirs.__name__, (ours, theirs), {"__doc__": theirs.__doc__, **address})
 

@@ -42,7 +42,7 @@ def load_file(model: nn.Module, name: str, checkpoint: Any) -> None:
         raise FileNotFoundError(f"checkpoint_path: expected a file, got {checkpoint}")
     try:
         load_checkpoint(model, checkpoint)
-    except Exception as error:  # of any kind that torch.load raises for a file that is none
+    except Exception as error:  # torch.load raises errors of many kinds for a file without weights
         raise ValueError(
             f"checkpoint_path: expected weights of timm's {name} without a classifier, got {checkpoint}: "
             f"{shorten(str(error), 300)}"

@@ -51,7 +51,7 @@ def train(source, folder):
     folder.mkdir()
     script = folder / "script.py"
     script.write_text(f"import record_training\nrecord_training.start()\n{source}", encoding="utf-8")
-    path = os.pathsep.join([str(Path(__file__).parent / "jury"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parent / "shim"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {
         "PYTHONPATH": path,
         "TRAINING_RECORD": str(folder / "steps"),

@@ -25,7 +25,7 @@ EXPLAINED = {
 @pytest.mark.skipif(not (LIGHTLY_HOME / FILES[0]).exists(), reason=f"needs a clone of lightly at {LIGHTLY_HOME}")
 def test_lightlys_own_tests_pass_but_for_the_explained_ones():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "lightly_shim", "-o", "addopts=", "-rf", *FILES]
-    paths = [str(Path(__file__).parent / "jury"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parent / "shim"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     report = subprocess.run(command, cwd=LIGHTLY_HOME, env=environment, capture_output=True, text=True).stdout
     failed = re.findall(r"^FAILED \S+::(test_\S+)", report, flags=re.MULTILINE)

@@ -295,26 +295,7 @@ def test_it_copies_with_its_bank():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: AlphaCLLoss(0.5), TypeError, r"strategy: expected a name or a strategy object, got 0.5; .*tau=0.5"),
         (lambda: AlphaCLLoss(temperature=0.5), TypeError, r"got temperature; the temperature is called tau"),
-        (
-            lambda: AlphaCLLoss("direct", gamma=3),
-            TypeError,
-            r"direct: expected options among tau, p, normalize, got gamma",
-        ),
-        (
-            lambda: AlphaCLLoss("kcl", tau=0.5),
-            TypeError,
-            r"kcl: expected options among kernel, t, gamma, got tau;",
-        ),
-        (lambda: AlphaCLLoss("square", eps=0.5), TypeError, r"square: expected options among tau, got eps;"),
-        (lambda: AlphaCLLoss("uniform", tau=0.5), TypeError, r"uniform: expected no options, got tau;"),
-        (lambda: AlphaCLLoss("infonce", tau=-1.0), ValueError, r"InfoNCE.tau: expected a finite number > 0, got -1.0"),
-        (
-            lambda: AlphaCLLoss(strategies.Direct(), p=6),
-            TypeError,
-            r"strategy: expected a name to go with the options p",
-        ),
         (lambda: AlphaCLLoss(memory_bank_size=-1), ValueError, r"memory_bank_size: expected an int >= 0 or .*, got -1"),
         (lambda: AlphaCLLoss(memory_bank_size=4096.0), ValueError, r"memory_bank_size: expected .*, got 4096.0"),
         (lambda: AlphaCLLoss(memory_bank_size=None), ValueError, r"memory_bank_size: expected .*, got None"),

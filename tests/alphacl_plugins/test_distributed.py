@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 from oracles import random_views, relative_error
-from processes import run_in_processes
+from processes import network, run_in_processes
 from torch import distributed as dist
 from torch import nn
 
@@ -43,12 +43,6 @@ def ways_to_gather(case) -> tuple:
     """Gathering, and the ring for strategies whose weights factor."""
     in_ring = case["strategy"].separable and case.get("detach_alpha", True)
     return (True, "ring") if in_ring else (True,)
-
-
-def network() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4)).double()
 
 
 def value_and_gradients(case, rows: slice, model: nn.Module, gather: bool | str) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alphacl_plugins import build_strategy, strategy_names
+from alphacl_plugins.options import exponent_of
 from alphacl_plugins.sharpness import sharpness_of
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,16 @@ def test_the_table_of_strategies_is_that_of_the_code():
         given = re.match(r"<br>`(.*?)`", row)
         options = eval(f"dict({given[1]})") if given else {}
         assert build_strategy(name) == build_strategy(name, **options), name
+
+
+def test_the_strategies_of_the_ring_and_the_kernel_are_those_of_the_code():
+    built = {name: build_strategy(name) for name in strategy_names()}
+    ring = (ROOT / "docs" / "many-processes.md").read_text(encoding="utf-8")
+    (others,) = re.findall(r"all registered strategies but (.*?) \(", ring, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", others)) == {name for name, one in built.items() if not one.separable}
+    kernel = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    (named,) = re.findall(r"It covers strategies with weights .*?\((`infonce`.*?)\)", kernel, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", named)) == {name for name, one in built.items() if exponent_of(one) is not None}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])

@@ -5,9 +5,8 @@ import itertools
 import pytest
 import torch
 from oracles import relative_error
-from processes import run_in_processes
+from processes import network, run_in_processes
 from torch import distributed as dist
-from torch import nn
 
 from alphacl_plugins import AlphaCLLoss, EmbeddingQueue
 from alphacl_plugins.strategies import KCL, InfoNCE, Square
@@ -43,12 +42,6 @@ CASES = {
     "square, ids, counts": ({"strategy": Square(0.5)}, {"counts": COUNTS, "ids": (IDS,)}),
     "usual scale": ({"scale": "ntxent"}, {"extra": EXTRA, "sample_weight": WEIGHTS}),
 }
-
-
-def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(D, 7), nn.Tanh(), nn.Linear(7, 4)).double()
 
 
 def step(options, said, rank, world, model, gather):

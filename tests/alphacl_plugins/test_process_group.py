@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from oracles import random_views, relative_error
-from processes import run_in_processes
+from processes import network, run_in_processes
 from torch import distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -28,12 +28,6 @@ CASES = {
 }
 NOT_IN_A_RING = ("square, labels, queue", "direct, through alpha")
 NOT_A_MEMBER = "process_group: expected a group that this process belongs to"
-
-
-def network(width_in: int = 5, width_out: int = 4) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(width_in, 7), nn.Tanh(), nn.Linear(7, width_out)).double()
 
 
 def value_and_gradients(case, batch: int, rows: slice, model: nn.Module, **gathering) -> list[torch.Tensor]:

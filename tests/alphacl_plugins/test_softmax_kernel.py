@@ -49,8 +49,8 @@ def test_every_combination_in_tritons_interpreter():
 )
 @pytest.mark.parametrize("power", slow_but([1.5], [1.0, 1.5]))
 def test_kernels_compile_for_a_gpu_and_fit_its_shared_memory(name, target, power, tmp_path, monkeypatch):
-    capability, precision = target
     """For every width of the embeddings: it is no constant of the kernels, and `_pull` has up to `_WIDTH` at once."""
+    capability, precision = target
     check_compilation(name, capability, precision, power, tmp_path, monkeypatch)
 
 

@@ -144,13 +144,7 @@ def test_value_and_weights_belong_together(strategy, seed):
 
 
 WITHOUT_OWN_LOSS = {"direct", "uniform", "inverse", "inverse_exact"}
-WITHOUT_OWN_LOSS |= {
-    "hardness",
-    "dual_temperature",
-    "adnce",
-    "circle",
-    "macl",
-}  # parts of the published loss are held fixed
+WITHOUT_OWN_LOSS |= {"hardness", "dual_temperature", "adnce", "circle", "macl"}  # parts of the loss are held fixed
 
 
 def test_which_strategies_have_their_own_loss():

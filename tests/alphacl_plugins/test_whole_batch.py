@@ -267,8 +267,8 @@ def test_padding_is_not_seen(strategy, options):
     """Rows of weight and count 0, as `docs/pairs.md` shows them."""
     views = [view.detach() for view in random_views(18, n=6, d=4)]
     valid = torch.tensor([1.0, 1, 1, 1, 0, 0], dtype=torch.float64)
-    given = [{"strategy": strategy}] if strategy in OF_BATCH else [{"strategy": "infonce", "effective_share": 0.4}]
-    padded, alone = (AlphaCLLoss(**given[0], **options) for _ in range(2))
+    given = {"strategy": strategy} if strategy in OF_BATCH else {"strategy": "infonce", "effective_share": 0.4}
+    padded, alone = (AlphaCLLoss(**given, **options) for _ in range(2))
     got = padded(*views, sample_weight=valid, count=valid)
     expected = alone(*(view[:4] for view in views))
     assert got.item() == pytest.approx(expected.item(), rel=1e-6)

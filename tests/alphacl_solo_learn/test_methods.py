@@ -226,8 +226,6 @@ def test_half_precision_embeddings_are_compared_in_float32(solo, method):
 
 @pytest.mark.parametrize("epoch", [0, 9, 10, 11, 14, 17])
 def test_method_alpha_cl_has_the_papers_head_and_schedule(solo, epoch):
-    from types import SimpleNamespace
-
     cfg = small_config("alpha_cl")
     del cfg["method_kwargs"], cfg["scheduler"]
     cfg.scheduler = {"name": "alpha_cl", "schedule": "paper", "interval": "epoch"}

@@ -60,16 +60,10 @@ max_epochs: 1
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Images of digits, and the two configs."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
+    from digits_folder import write_digits
 
     here = tmp_path_factory.mktemp("session")
-    digits = load_digits()
-    for target in range(10):
-        for i, image in enumerate(digits.images[digits.target == target][:9]):
-            place = here / "images" / ("train" if i < 7 else "test") / str(target)
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((image * 15).astype("uint8")).resize((32, 32)).convert("RGB").save(place / f"{i}.png")
+    write_digits(here / "images", train=7, test=2)
     (here / "pretrain.yaml").write_text(PRETRAIN)
     (here / "linear.yaml").write_text(LINEAR)
     return here
@@ -241,9 +235,9 @@ max_epochs: 1
 """
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_a_program_that_imports_solo_learn_late_trains_the_loss(here, start):
-    (here / "late.py").write_text(LATE + STARTS[start])
+@pytest.mark.parametrize("program", STARTS)
+def test_a_program_that_imports_solo_learn_late_trains_the_loss(here, program):
+    (here / "late.py").write_text(LATE + STARTS[program])
     (here / "late.yaml").write_text(LATE_CONFIG)
     assert "AlphaCLLoss(strategy=Direct(" in run(here, "late.py", "+loss=alpha_cl")
 
@@ -306,8 +300,6 @@ def test_16_bit_training(folder):
 
 
 def test_the_linear_evaluation_reads_a_timm_state_dict_as_documented(folder):
-    import torch
-
     from alphacl_timm import create_backbone
 
     weights = create_backbone("test_resnet", 32).state_dict()

@@ -29,8 +29,8 @@ def run(*options, **environment):
         *options,
         *files,
     ]
-    jury = str(Path(__file__).parent / "jury")
-    path = os.pathsep.join(filter(None, [str(SOLO_LEARN_HOME), jury, os.environ.get("PYTHONPATH")]))
+    shim = str(Path(__file__).parent / "shim")
+    path = os.pathsep.join(filter(None, [str(SOLO_LEARN_HOME), shim, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment}
     return subprocess.run(
         command, cwd=SOLO_LEARN_HOME, env=environment, capture_output=True, text=True, check=False

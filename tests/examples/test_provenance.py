@@ -16,7 +16,7 @@ import quickstart_run
 import quickstart_settings
 import reproduce
 import two_encoders
-from provenance import held
+from provenance import held, replace_file
 
 SCRIPT = """
 import pathlib, subprocess, provenance
@@ -84,3 +84,17 @@ def test_a_read_only_disk_is_refused_and_a_check_leaves_nothing(tmp_path, monkey
     monkeypatch.setattr("tempfile.TemporaryFile", read_only)
     with pytest.raises(OSError, match=r"got .*new \(Read-only file system\)"):
         provenance.check_writable(tmp_path / "new")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep/result.json"
+    replace_file(path, lambda part: part.write_text("old"))
+
+    def fail(part: Path) -> None:
+        part.write_text("half of the new")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, fail)
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]

@@ -17,7 +17,6 @@ import quickstart
 import quickstart_evaluation
 import quickstart_picture
 import quickstart_run
-from provenance import replace_file
 from quickstart_data import load_digits, load_folder
 from quickstart_evaluation import Scores, evaluate
 from quickstart_report import Run, differences, mean_and_error, print_table, verdict
@@ -369,15 +368,15 @@ def test_settings_that_cannot_work_are_refused_before_training(change, message, 
 
 def test_the_command_line_shows_a_mistake_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["quickstart.py", "--data-root", "absent", "--limit", "20"])
-    with pytest.raises(SystemExit, match=r"^quickstart: data_root: expected a folder, got absent$"):
+    with pytest.raises(SystemExit, match=r"^error: data_root: expected a folder, got absent$"):
         quickstart.command_line()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--strategy", "no_such_module.MyAlpha"], r"^quickstart: strategy: cannot import no_such_module: "),
-        (["--accelerator", "gpu"], r"^quickstart: accelerator: expected cpu, mps or auto where .* no GPU, got gpu$"),
+        (["--strategy", "no_such_module.MyAlpha"], r"^error: strategy: cannot import no_such_module: "),
+        (["--accelerator", "gpu"], r"^error: accelerator: expected cpu, mps or auto where .* no GPU, got gpu$"),
     ],
 )
 def test_a_mistake_that_is_seen_after_imports_is_one_line_too(options, message, monkeypatch):
@@ -407,23 +406,9 @@ def test_numbers_are_kept_where_there_is_no_room_for_the_picture(tmp_path, monke
     monkeypatch.setattr(quickstart_run, "draw_picture", full)
     arguments = ["--output", str(tmp_path), "--limit", "60", "--epochs", "1", "--seeds", "1", "--batch-size", "20"]
     monkeypatch.setattr("sys.argv", ["quickstart.py", *arguments])
-    with pytest.raises(SystemExit, match=r"^quickstart: .*No space left on device$"):
+    with pytest.raises(SystemExit, match=r"^error: .*No space left on device$"):
         quickstart.command_line()
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["quickstart.json"]
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep/result.json"
-    replace_file(path, lambda part: part.write_text("old"))
-
-    def fail(part: Path) -> None:
-        part.write_text("half of the new")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_file(path, fail)
-    assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.slow

@@ -80,6 +80,6 @@ def test_too_few_images_for_a_batch():
 
 
 def test_lightning_may_resume_within_an_epoch():
-    steps = Steps(3)
+    steps = Steps(images=13, batch_size=4)
     assert (len(steps), list(steps), list(steps)) == (3, [0, 1, 2], [0, 1, 2])
     steps.load_state_dict(steps.state_dict())

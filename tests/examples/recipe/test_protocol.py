@@ -1,4 +1,4 @@
-"""The recipes against the list of DESIGN's section on the protocol, written out again here."""
+"""The recipes against the paper's protocol, written out again here."""
 
 import math
 
