@@ -99,7 +99,7 @@ def _check_ring(strategy: object, block_size: object, detach_alpha: bool) -> Non
     if not plain(strategy).separable:
         raise ValueError(
             "gather_distributed: expected True or False with a strategy that needs all negatives of an anchor at "
-            f'once, got "ring" with {strategy!r}; a ring needs α_j = c · w(D_j): the softmax types and the kernels'
+            f'once, got "ring" with {strategy!r}; a ring needs α_j = c · w(D_j), as InfoNCE, Direct and KCL have'
         )
     if not detach_alpha:
         raise ValueError(
