@@ -60,7 +60,7 @@ class AlphaCLLoss(InGroup):
             - "kernel": by Triton on a GPU, for α_j = c · exp(-D_j^p / τ) (InfoNCE, Direct, ...) without labels.
         gather_distributed: take negatives from all ranks: after DDP has averaged, parameter gradients equal those of
             one process with the whole batch. True gathers all embeddings on each rank; "ring" passes them round in
-            O(N / ranks) memory, for strategies whose weights factor, as those of InfoNCE, Direct and KCL do. "auto" is True
+            O(N / ranks) memory, for strategies whose weights factor (InfoNCE, Direct, KCL, ...). "auto" is True
             if there are several processes at the first batch, else False.
         process_group: the processes that gather, as a ProcessGroup of torch.distributed or a 1-D DeviceMesh; None: the
             default group. A pickle leaves it out: set ``process_group`` before the next batch.
