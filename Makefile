@@ -30,14 +30,15 @@ test-full: $(INSTALLED)  ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 $(ARGS)
 
 # The oldest PyTorch that is allowed is a download of some GB. Old packages warn in new ones: warnings are no errors here.
-# Without sentence-transformers, which needs a newer PyTorch than the core.
-test-oldest:  ## the core's fast tests with the oldest versions that pyproject.toml allows, in .venv/oldest
+# Without solo-learn, whose tests need a clone.
+test-oldest:  ## the fast tests of the core and the adapters with the oldest versions allowed, in .venv/oldest
 	test -x $(OLDEST)/bin/uv || $(PYTHON) -m venv $(OLDEST)
 	test -x $(OLDEST)/bin/uv || $(OLDEST)/bin/python -m pip install --quiet uv
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
-		--editable ".[examples,metric-learning,open-clip]"
+		--editable ".[examples,metric-learning,open-clip,sentence-transformers]"
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python hypothesis pytest pytest-mock pytest-xdist
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -W default -m "not slow" $(or $(ARGS),tests/alphacl_plugins)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses 2 -W default -m "not slow" $(or $(ARGS),\
+		$(addprefix tests/alphacl_,plugins lightly timm sklearn metric_learning open_clip sentence_transformers))
 
 coverage: $(INSTALLED)  ## which lines of the core its own tests leave out (no whole run: ARGS adds tests)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --cov --cov-report term-missing -m "not slow" tests/alphacl_plugins $(ARGS)

@@ -68,7 +68,7 @@ def _positives(loss: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
         raise ValueError(
             f"z_aug: expected another view with {loss.strategy!r}, which needs a mean over views, got None"
         )
-    d2 = batch._replace(labels=None).other_views()[1]
+    d2 = batch.other_views(labelled=True)[1]
     assert d2 is not None  # as there are no labels
     group = loss.gathering_group()
     weights = None if batch.weights is None else gather_rows("sample_weight", batch.weights[:, None], group)[:, 0]

@@ -16,7 +16,7 @@ from alphacl_plugins.columns import Excluded, Positives
 from alphacl_plugins.distributed import ALONE, gather, rank, world_size
 from alphacl_plugins.functional import l2_normalize, promote, unit_and_length
 from alphacl_plugins.options import number_of_options
-from alphacl_plugins.rules import PLAIN, UNSAID, Rules, Said, by_mask
+from alphacl_plugins.rules import UNSAID, Rules, Said, by_mask
 from alphacl_plugins.strategies import Strategy
 
 
@@ -123,14 +123,14 @@ class Batch(NamedTuple):
         share = real.to(self.rows.dtype) / (n_views * size - 1).clamp_min(1)
         return Excluded(where, n_columns - n_views * size), Positives(where[:, 1:], share[:, 1:])  # without itself
 
-    def other_views(self) -> tuple[list[Tensor], Tensor | None]:
-        """Measure each anchor against its sample in the other views: its positives without labels, none with labels.
+    def other_views(self, *, labelled: bool = False) -> tuple[list[Tensor], Tensor | None]:
+        """Measure each anchor against its sample in the other views: its positives; with labels if ``labelled`` alone.
 
         Returns:
             for each shift s = 1, ..., V - 1 the differences to the view s further on, ``[anchor views, own, D]``; half
             their squared lengths, ``[M, V - 1]``.
         """
-        if self.labels is not None:
+        if self.labels is not None and not labelled:
             return [], None
         views, n_views = self.views, self.views.shape[0]
         rows = views if self.own == views.shape[1] else views.narrow(1, self.first, self.own)
@@ -201,7 +201,7 @@ def assemble(
     others_too = loss.positives_as_negatives and (call.labels is not None or len(views) > 2)
     rules = Rules(loss.negatives, loss.positives, others_too)
     silent = call.queue_labels is call.extra_negatives is call.exclude is call.count is call.sample_weight is None
-    plain = silent and len(views) > 1 and rules[1:] == PLAIN[1:] and loss.ignore_label is None
+    plain = silent and len(views) > 1 and not others_too and loss.positives == "all" and loss.ignore_label is None
     try:
         check_batch(views, call, None if loss.gather_distributed else loss.negatives)
         if not plain:

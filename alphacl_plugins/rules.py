@@ -79,7 +79,7 @@ class Said(NamedTuple):
         return any(fact is not None for fact in self[3:])
 
 
-PLAIN, UNSAID = Rules(), Said()
+UNSAID = Said()
 
 
 class Pairs(NamedTuple):
