@@ -99,7 +99,6 @@ def in_blocks(
                 beta = put(beta, anchors, pos, n)
             else:
                 neg = positives.add_to(neg, -pos)
-                transposed = None if transposed is None else positives.add_to(transposed.T, -pos).T
             if of_samples is not None:
                 neg = of_samples.add(start, stop, neg)
             laplacian = laplacian or Laplacian(group.a, None if group.b is group.a else group.b, group.moving)

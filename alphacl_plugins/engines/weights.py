@@ -105,8 +105,8 @@ def weigh(
         d2_pos = d2_of_views if m == d2_of_views.shape[0] else d2_of_views[group.first + start : group.first + stop]
         share = 1 / d2_pos.shape[1]
     seen = (d2_pos.detach(), d2.detach()) if detach and d2.requires_grad else (d2_pos, d2)
-    mirrored = transpose and group.b is group.a and a is group.a and m > _FEW and group.own is None
-    transpose = mirrored and excluded.times is None and batch.said.exclude is None
+    transpose = transpose and positives is None and group.b is group.a and a is group.a and m > _FEW
+    transpose = transpose and group.own is None and excluded.times is None and batch.said.exclude is None
     weights = weights_of(strategy, seen[0], share, seen[1], excluded, positives, transpose)
     return Weighed(d2_pos, share, d2, excluded, positives, weights)
 
@@ -170,7 +170,7 @@ def _separable(
         return Weights(others.replace(torch.exp(log_w + log_scale), neg), pos, None if value is None else value[:, 0])
     # The caller drops the weights of an anchor without negatives: no NaN. Softmax is faster than exp, and much faster
     # where weights underflow.
-    logits = log_w.masked_fill(left == 0, 0.0) if isinstance(left, Tensor) else log_w
+    logits = fill(log_w, Excluded(left == 0, left), 0.0) if isinstance(left, Tensor) else log_w
     neg, log_sum = torch.softmax(logits, dim=1), logits  # the sum if it is looked at
     transpose = transpose and not neg.requires_grad
     if strategy.uses_totals or transpose:
