@@ -31,13 +31,16 @@ def test_a_small_batch_takes_few_operations(name):
     assert count.number > 20
 
 
+OLD = pytest.mark.skipif(torch.__version__ < "2.10", reason="an older torch.compile copies no NamedTuple there")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sizes"),
     [
         ("direct", {}, range(8, 20)),
         ("infonce", {}, [32, 48, 64, 96, 100, 128, 200, 256, 300, 400, 500, 512]),
         pytest.param("square", {}, range(8, 20), marks=pytest.mark.slow),
-        ("infonce", {"reduction": "none"}, range(8, 20)),
+        pytest.param("infonce", {"reduction": "none"}, range(8, 20), marks=OLD),
         pytest.param("infonce", {"learnable_tau": True}, range(8, 20), marks=pytest.mark.slow),
         pytest.param("direct", {"block_size": "autograd"}, range(8, 20), marks=pytest.mark.slow),
         pytest.param("direct", {"block_size": 16}, range(8, 20), marks=pytest.mark.slow),
@@ -55,6 +58,7 @@ def test_twelve_batch_sizes_make_few_graphs(name, options, sizes):
     assert counter.frame_count <= 4
 
 
+@OLD
 def test_labels_make_few_graphs_too():
     torch._dynamo.reset()
     counter = CompileCounter()

@@ -325,6 +325,7 @@ def check_compiled(engine, name, reduction, labels="unequal", n_views=2):
     assert_near(gradient_of(compiled.sum(), views), gradient_of(expected.sum(), views))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.10", reason="an older torch.compile copies no NamedTuple with labels")
 @engines_without("kernel", "blocks of 1", "one block")
 @pytest.mark.parametrize(
     ("name", "reduction"), [("direct", "mean"), pytest.param("infonce", "none", marks=pytest.mark.slow)]
