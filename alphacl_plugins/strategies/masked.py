@@ -119,7 +119,7 @@ class MaskedRows(Strategy):
         return PairWeights(
             neg.masked_fill(masked, 0.0),
             None if pos is None else pos.masked_fill(none[:, 0], 0.0),
-            None if value is None else value.masked_fill(none[:, 0], 0.0),
+            None if value is None else value.masked_fill(none[:, 0], 0.0) + 0 * d2_pos,  # hides no infinite distance
         )
 
     def _outside_ring(self, d2: Tensor, count: Tensor | None = None) -> Tensor:

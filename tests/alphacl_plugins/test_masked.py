@@ -223,3 +223,10 @@ def test_quantiles_are_a_flat_option_too():
         assert build("infonce", tau=0.1, masked=[None, 0.1, 0.9])(z, z_aug) == expected
     with pytest.raises(ValueError, match=r"masked: expected a margin or \(margin, lowest, highest\), got \[0.1, 0.2\]"):
         AlphaCLLoss("infonce", masked=[0.1, 0.2])
+
+
+def test_a_positive_that_is_infinitely_far_is_not_hidden_by_the_mask():
+    """All negatives are nearer than it, so all are masked; the loss of an anchor without negatives is 0."""
+    z, z_aug = torch.tensor([[-math.inf], [1.0]]), torch.tensor([[0.5], [0.25]])
+    loss = AlphaCLLoss("infonce", masked=0.1, l2_normalize=False, reduction="none", negatives="cross")
+    assert loss(z, z_aug).isnan().tolist() == [True, False, True, False]
