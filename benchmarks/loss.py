@@ -55,9 +55,9 @@ class Settings:
 def main(settings: Settings) -> None:
     """Measure, print, write."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    unknown = [name for name in settings.losses if name not in OURS | PEERS]
-    if unknown:
-        sys.exit(f"--losses: expected names among {', '.join(OURS | PEERS)}, got {', '.join(unknown)}")
+    known = OURS | PEERS
+    if unknown := [name for name in settings.losses if name not in known]:
+        sys.exit(f"--losses: expected names among {', '.join(map(repr, known))}, got {', '.join(map(repr, unknown))}")
     torch.set_num_threads(settings.threads)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     check_writable(settings.output.parent)
