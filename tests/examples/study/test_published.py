@@ -20,14 +20,17 @@ def rows(text: str) -> list[str]:
     return re.findall(r"^\| .*\|$", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["study", "study_gpu"])
+STUDIES = ["study", "study_gpu", "study_cifar100"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_report_is_that_of_the_runs(name, tmp_path):
     shutil.copytree(ROOT / "results" / name, tmp_path / "study")
     study.report(Records(tmp_path / "study"), Console(quiet=True))
     assert (tmp_path / "study" / "README.md").read_text() == (ROOT / "results" / name / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["study", "study_gpu"])
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_page_has_the_tables_of_the_report(name):
     report = rows((ROOT / "results" / name / "README.md").read_text(encoding="utf-8"))
     assert report
