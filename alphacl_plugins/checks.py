@@ -165,7 +165,7 @@ def check_batch(views: Sequence[Any], call: Any, negatives: str | None, ranks: i
         raise TypeError(f"queue: expected a tensor [Q, D], got an {type(queue).__name__}; pass queue.embeddings")
     if labels is not None:
         check_labels("labels", labels, len(views[0]))
-        if len(views) > 1 and views[1] is views[0] and negatives is not None:  # once
+        if len(views) > 1 and views[1] is views[0] and negatives is not None:  # once: gathering checks again
             warn_caller(
                 "z_aug: got the tensor z itself, so every anchor has a copy of itself as a positive; for one view with "
                 "labels leave z_aug out: criterion(z, labels=labels)",

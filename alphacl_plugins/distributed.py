@@ -27,7 +27,8 @@ def world_size(group: Any) -> int:
     size = dist.get_world_size(group)
     if size < 1:
         raise ValueError(
-            "process_group: expected a group that this process belongs to, got none (a pickle leaves it out)"
+            "process_group: expected a group that this process belongs to, got one without it (a pickle leaves the "
+            "group out: set process_group again)"
         )
     return size
 

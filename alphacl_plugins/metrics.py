@@ -8,13 +8,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from alphacl_plugins import pairwise
-from alphacl_plugins.checks import (
-    check_labels,
-    check_positive,
-    check_rows,
-    check_same_shape,
+from alphacl_plugins.checks import check_labels, check_positive, check_rows, check_same_shape
+from alphacl_plugins.functional import (
+    centre_of,
+    distances,
+    l2_normalize,
+    paired_squared_distances,
+    promote,
+    without_autocast,
 )
-from alphacl_plugins.functional import centre_of, distances, l2_normalize, paired_squared_distances, promote
 from alphacl_plugins.pairwise import if_finite, tiles
 from alphacl_plugins.sphere import wasserstein_uniformity
 from alphacl_plugins.statistics import entropy_of_rows
@@ -87,7 +89,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
             exponents = exponents.masked_fill(torch.ones_like(exponents, dtype=torch.bool).tril(), -math.inf)
         return torch.logsumexp(exponents.flatten(), dim=0)
 
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z.device):
         rows = rows - centre_of(rows)
         again = functools.partial(checkpoint, log_sum, use_reentrant=False, preserve_rng_state=False)
         several = len(rows) > pairwise.ROWS_AT_ONCE and rows.requires_grad and torch.is_grad_enabled()
@@ -174,7 +176,7 @@ def singular_spectrum(z: Tensor) -> Tensor:
     (rows,) = promote(z)
     rows = rows.nan_to_num(0.0, 0.0, 0.0)  # LAPACK raises on NaN
     largest = rows.detach().abs().amax()
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z.device):
         rows = rows / largest.masked_fill(largest == 0, 1.0)  # no square overflows
         return if_finite(z, torch.linalg.svdvals(rows))
 

@@ -124,7 +124,7 @@ class Batch(NamedTuple):
         return Excluded(where, n_columns - n_views * size), Positives(where[:, 1:], share[:, 1:])  # without itself
 
     def other_views(self, *, labelled: bool = False) -> tuple[list[Tensor], Tensor | None]:
-        """Measure each anchor against its sample in the other views: its positives; with labels if ``labelled`` alone.
+        """Measure each anchor against its sample in the other views; with labels only if ``labelled``.
 
         Returns:
             for each shift s = 1, ..., V - 1 the differences to the view s further on, ``[anchor views, own, D]``; half

@@ -36,7 +36,7 @@ def row_losses(
     Args:
         strategy: a registered name, an import path, or a strategy object.
         d_pos: distances D of each anchor to its positives, ``[M, P]``, half squared for the usual temperatures.
-        d_neg: distances to its negatives, ``[M, K]``; +inf where a column is none.
+        d_neg: distances to its negatives, ``[M, K]``; +inf where a column is no negative.
         share: weight of each positive, ``[M, P]``, >= 0; rows sum to 1, or to 0 for an anchor without positives, whose
             loss is 0. None: 1 / P.
         count: how often each negative counts, >= 0, ``[M, K]`` or ``[K]``; 0 excludes it, and its D may then be

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.checks import check_rows
-from alphacl_plugins.functional import l2_normalize
+from alphacl_plugins.functional import l2_normalize, without_autocast
 from alphacl_plugins.pairwise import if_finite, once, tiles
 
 _CELLS = 8192
@@ -41,7 +41,7 @@ def wasserstein_uniformity(z: Tensor) -> Tensor:
     """
     check_rows("z", z, 2)
     unit = l2_normalize(z.double())
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z.device):
         cosines = (once((a @ (a if b is None else b).T).clamp_(-1.0, 1.0), b) for a, b in tiles(unit))
         if len(unit) <= _EXACT_ROWS:
             points, counts = torch.cat(list(cosines)).sort().values, None

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from alphacl_plugins.engines.blocks import automatic_block
 from alphacl_plugins.engines.two_pass import TwoPass
-from alphacl_plugins.engines.weights import total, weigh
+from alphacl_plugins.engines.weights import sum_negatives, weigh
 from alphacl_plugins.functional import centre_of, without_autocast
 from alphacl_plugins.pairs import Batch
 from alphacl_plugins.strategies import Strategy
@@ -26,7 +26,7 @@ def entropy_of_rows(alpha: Tensor, count: Tensor | None = None) -> Tensor:
 
 
 def statistics_of(strategy: Strategy, source: Batch | TwoPass) -> dict[str, Tensor]:
-    """Return what a loss shows of a batch under the α of a strategy, or of that which an engine has passed over."""
+    """Return what a loss shows of a batch under the α of a strategy, or of the batch that an engine has seen."""
     if isinstance(source, TwoPass):
         return means_over_anchors(*source.of_anchors)
     batch = source
@@ -39,7 +39,9 @@ def statistics_of(strategy: Strategy, source: Batch | TwoPass) -> dict[str, Tens
                 one, left = torch.ones_like(neg[:, :1]), excluded.left
                 d2_pos, entropy = (share * found.d2_pos).sum(dim=1), entropy_of_rows(neg, excluded.times)
                 positive = (share > 0).any(dim=1, keepdim=True) * one if isinstance(share, Tensor) else one
-                parts.append((d2_pos, total(found.d2, excluded), entropy, left * one, positive, neg.amax(dim=1) > 0))
+                parts.append(
+                    (d2_pos, sum_negatives(found.d2, excluded), entropy, left * one, positive, neg.amax(dim=1) > 0)
+                )
         return means_over_anchors(
             batch.weights, *(torch.cat([x.flatten() for x in column]) for column in zip(*parts, strict=True))
         )

@@ -64,7 +64,7 @@ def fill(x: Tensor, excluded: Excluded, value: float) -> Tensor:
     return x.scatter(1, where, value) if tracked else x.scatter_(1, where, value)
 
 
-def total(x: Tensor, excluded: Excluded) -> Tensor:
+def sum_negatives(x: Tensor, excluded: Excluded) -> Tensor:
     """Sum ``x [m, K]`` over the negatives, each as often as it counts, ``[m, 1]``; may overwrite x."""
     x = fill(x, excluded, 0.0)
     return (x if excluded.times is None else x * excluded.times).sum(dim=1, keepdim=True)
@@ -178,7 +178,7 @@ def _separable(
     totals = Totals(d2, 0.0, 0)  # not looked at
     if strategy.uses_totals:
         u = strategy.potential(d2)
-        potential = 0.0 if u is None else total(u.clone(), excluded)
+        potential = 0.0 if u is None else sum_negatives(u.clone(), excluded)
         number = left.masked_fill(left == 0, 1).to(d2.dtype) if isinstance(left, Tensor) else left
         log_mass = 0.0 if log_v is None else log_sum_exp(log_v)
         if isinstance(left, Tensor) and isinstance(log_mass, Tensor):

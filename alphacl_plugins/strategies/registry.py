@@ -74,7 +74,7 @@ def register_strategy(name: str) -> Callable[[S], S]:
     def register(strategy: S) -> S:
         is_class: bool = inspect.isclass(strategy)
         if not is_class:
-            raise TypeError(f"{name}: expected a class of strategies, got {strategy!r}; a function goes to the loss")
+            raise TypeError(f"{name}: expected a class of strategies, got {strategy!r}; a function needs no name")
         if not any("__call__" in vars(base) for base in inspect.getmro(cast(type, strategy))):
             raise TypeError(f"{name}: expected a class with __call__(self, d2_pos, d2_neg), got {strategy!r}")
         if name in _REGISTRY and _place(_REGISTRY[name]) != _place(strategy):
