@@ -113,6 +113,7 @@ def more_of(
     """
     n_views, n_all, _ = shape
     n_own = extra.shape[1] if extra is not None and extra.ndim == 3 else 0
+    extra = extra if extra is None or loss.l2_normalize else near_enough(extra)
     rows, real = _add_extra(rows, extra, across, around)
     n_extra = rows.shape[0] - n_views * n_all - n_own * n
     if labels is None and rules.others_too:
@@ -126,6 +127,11 @@ def more_of(
     raise_together(shape_problem_of(call, sizes), rows.device, loss.gathering_group())
     said = _said_of(call, sizes, real, rows.dtype, across, of_views)
     return rows, labels, said, _anchor_weights(call, sizes, rows.dtype)
+
+
+def near_enough(rows: Tensor) -> Tensor:
+    """Return rows ``[..., D]``, NaN where a squared length is beyond the dtype: +inf would read as an excluded pair."""
+    return rows + 0 * rows.square().sum(dim=-1, keepdim=True)
 
 
 def _add_extra(rows: Tensor, extra: Tensor | None, across: Any, around: Any) -> tuple[Tensor, tuple[int, ...]]:

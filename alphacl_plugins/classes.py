@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alphacl_plugins.traced import is_traced
+
 
 class ClassMembers(NamedTuple):
     """The samples of each sample's class: itself, the others in turn, and itself again up to the largest class."""
@@ -20,7 +22,7 @@ class ClassMembers(NamedTuple):
 
         None where nothing can be read: under torch.compile, and of labels that torch.func wraps.
         """
-        if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(labels):
+        if is_traced(labels):
             return None
         _, kind, counts = torch.unique(labels, return_inverse=True, return_counts=True)
         order, itself = kind.argsort(stable=True), torch.arange(len(labels), device=labels.device)

@@ -85,7 +85,7 @@ class Debiased(Separable):
             log_true = torch.log(-torch.expm1(torch.where(is_open, log_false, -1.0)))
             log_g = log_xi + log_true - math.log1p(-self.tau_plus)
         is_open = is_open & (log_g > log_floor)
-        log_g = torch.where(is_open, log_g, log_floor)
+        log_g = torch.where(is_open | log_g.isnan(), log_g, log_floor)  # hides no NaN
         pos = torch.exp(logsigmoid(log_g) - torch.where(is_open, log_true, 0.0))
         value = self.tau * softplus(log_g, threshold=50) if self.beta == 0 or not self.detach else None
         return RowFactors(torch.where(is_open, pos, 0.0), pos, value)

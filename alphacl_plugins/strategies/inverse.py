@@ -13,6 +13,7 @@ from alphacl_plugins.checks import check_above, check_positive, check_temperatur
 from alphacl_plugins.strategies.base import PairWeights, Strategy, split_excluded
 from alphacl_plugins.strategies.regularized import DIFFERENTIABLE_STEPS, above_closest, number_of_closest, shifts_of
 from alphacl_plugins.strategies.separable import Separable
+from alphacl_plugins.traced import is_traced
 
 _STEPS = {torch.float32: 6, torch.float64: 8}  # reach the dtype's precision for every γ, τ, K and row tried
 
@@ -153,6 +154,4 @@ class InverseExact(Strategy):
 
 def _tracked(d2: Tensor, tau: float | Tensor) -> bool:
     """Whether a derivative may be asked for: autograd knows by the tensors, compiled code and torch.func do not say."""
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(d2):
-        return True
-    return d2.requires_grad or (isinstance(tau, Tensor) and tau.requires_grad)
+    return is_traced(d2) or d2.requires_grad or (isinstance(tau, Tensor) and tau.requires_grad)

@@ -9,6 +9,7 @@ from torch import Tensor
 from alphacl_plugins.checks import check_temperature
 from alphacl_plugins.strategies.base import PairWeights, Strategy
 from alphacl_plugins.strategies.regularized import number_of_closest, shifts_of
+from alphacl_plugins.traced import is_traced
 
 _COUNT_BITS = 40  # counts of one row differ, together, by at most this power of two
 
@@ -63,11 +64,14 @@ class Square(Strategy):
 
     def _counted_level(self, shifts: Tensor, d2_neg: Tensor, count: Tensor) -> Tensor:
         """The level, where each negative counts as often as ``count`` says."""
-        level = self.tau / number_of_closest(d2_neg, count)
+        level, number = self.tau / number_of_closest(d2_neg, count), None
         for _ in range(_newton_steps(2**_COUNT_BITS, torch.finfo(shifts.dtype).eps)):
             below = (shifts < level) * count
+            before, number = number, below.sum(dim=1, keepdim=True)
+            if _settled(number, before):
+                break
             excess = (below * (level - shifts.clamp_max(level))).sum(dim=1, keepdim=True) - self.tau
-            level = level - excess / below.sum(dim=1, keepdim=True)
+            level = level - excess / number
         return level
 
     def _level(self, shifts: Tensor) -> Tensor:
@@ -77,12 +81,25 @@ class Square(Strategy):
         are the right ones the next step is exact.
         """
         level = torch.zeros_like(shifts[:, :1]) + self.tau
-        above = shifts - level  # one buffer for all steps: allocating it anew in each is slow
+        above, number = shifts - level, None  # one buffer for all steps: allocating it anew in each is slow
         for _ in range(_newton_steps(shifts.shape[1], torch.finfo(shifts.dtype).eps)):
             excess = -above.clamp_max_(0.0).sum(dim=1, keepdim=True) - self.tau
-            level = level + excess / above.sign_().sum(dim=1, keepdim=True)
+            before, number = number, above.sign_().sum(dim=1, keepdim=True)
+            if _settled(number, before):
+                break
+            level = level + excess / number
             above.copy_(shifts).sub_(level)
         return level
+
+
+def _settled(number: Tensor, before: Tensor | None) -> bool:
+    """Whether no row's number of negatives below the level has changed: the last step was then exact.
+
+    Elsewhere than on a CPU, and where the values cannot be read, the steps are as many as the worst row needs.
+    """
+    if before is None or number.device.type != "cpu" or is_traced(number):
+        return False
+    return torch.equal(number, before)
 
 
 def _newton_steps(n_columns: int, eps: float) -> int:

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import is_finite, random_distances, relative_error
 from reliability import record
-from reliability.cases import FORMS, Case, both_forms, cases, drawn_strategies, every_name, moderate
+from reliability.cases import FORMS, Case, both_forms, cases, default_strategy, drawn_strategies, every_name, moderate
 from torch import Tensor
 
+from alphacl_plugins import AlphaCLLoss
 from alphacl_plugins.strategies import Circle, LiftedStructured
 
+FAR = torch.tensor([[1e30]])
 DOCUMENTED = re.compile(r"[\w.]+(\[\d+\])?: expected ")
 
 
@@ -186,3 +188,10 @@ def test_float32_agrees_with_float64(name, form):
                 assert close(torch.stack(gradients), torch.stack(exact_gradients), length**0.5)
 
     check()
+
+
+@every_name
+@pytest.mark.parametrize("pairs", [{"queue": FAR}, {"extra_negatives": FAR}, {"extra_negatives": FAR.expand(2, 1, 1)}])
+def test_a_negative_beyond_the_dtype_is_not_taken_for_an_excluded_one(name, pairs):
+    z = torch.full((2, 1), 0.5)
+    assert not AlphaCLLoss(default_strategy(name), l2_normalize=False)(z, z, **pairs).isfinite()
