@@ -24,6 +24,7 @@ _SYNONYMS = {  # names in other libraries
     "eqco": "infonce", "isogclr": "kl_ball", "tempnet": "kl_ball", "entmax": "tsallis",
     "sincere": "infonce", "supcon": "infonce", "hcl": "debiased", "nt_logistic": "sigmoid", "t_simclr": "student_t",
     "simco": "dual_temperature", "n_pair": "n_plus_1_tuplet", "ms": "multi_similarity",
+    "sparsemax": "square",
 }  # fmt: skip
 _OBJECTS = {
     "family": "strategies.Family takes functions, so pass the object itself",

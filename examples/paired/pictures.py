@@ -1,6 +1,7 @@
 """The two pictures of a study: differences with intervals, and accuracy against effective negatives."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import mean
@@ -40,21 +41,33 @@ def draw(records: Records, rows: list[Judged]) -> list[Path]:
     if _lines(records):
         figures[SHARPNESS] = sharpness(records)
     for name, figure in figures.items():
-        _save(records.folder / name, figure)
+        save(records.folder / name, figure)
     return [records.folder / name for name in figures]
 
 
 def differences(baseline: Judged, others: list[Judged]) -> Figure:
     """Draw the mean difference of each row to the baseline, with its 95 % interval and every seed they share."""
-    figure = Figure(figsize=(11, 1.8 + 0.42 * len(others)), layout="constrained")
+    return compared(
+        [(row.title, row, baseline) for row in others], f"difference to {baseline.title} within a seed, points"
+    )
+
+
+def compared(pairs: Sequence[tuple[str, Judged, Judged]], label: str) -> Figure:
+    """Draw differences between two rows, a line for each pair of them: mean, 95 % interval, and every seed.
+
+    Args:
+        pairs: title, row, and what it is compared with; the two share a seed.
+        label: of the differences.
+    """
+    figure = Figure(figsize=(11, 1.8 + 0.42 * len(pairs)), layout="constrained")
     for axes, name, title in zip(figure.subplots(1, 2, sharey=True), *JUDGES, strict=True):
         axes.axvline(0, color="0.6", linewidth=1)
-        for place, row in enumerate(others):
+        for place, (_, row, baseline) in enumerate(pairs):
             _difference(axes, place, row, baseline, name)
-        axes.set(title=title, xlabel=f"difference to {baseline.title} within a seed, points")
+        axes.set(title=title, xlabel=label)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.set_yticks(range(len(others)), [row.title for row in others])
-    axes.set_ylim(len(others) - 0.5, -0.5)
+    axes.set_yticks(range(len(pairs)), [title for title, _, _ in pairs])
+    axes.set_ylim(len(pairs) - 0.5, -0.5)
     figure.suptitle("Test images: mean over seeds, 95 % interval; small points are seeds", fontsize=10)
     return figure
 
@@ -133,5 +146,6 @@ def _line(axes: Axes, line: Line, lowest: float, **style: Any) -> None:
         axes.plot(numbers, [max(accuracy, lowest) for accuracy in accuracies], clip_on=False, **style)
 
 
-def _save(path: Path, figure: Figure) -> None:
+def save(path: Path, figure: Figure) -> None:
+    """Write a picture as PNG, whole or not at all."""
     replace_file(path, lambda part: figure.savefig(part, format="png", dpi=150))

@@ -35,7 +35,7 @@ def print_report(console: Console, records: Records, rows: list[Judged]) -> None
         for heading in HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(f"{row.title}\n  {_options(row)}", *_cells(row, rows[0]))
+            table.add_row(f"{row.title}\n  {options_of(row)}", *_cells(row, rows[0]))
         console.print()
         console.print(table)
     values = tried(records)
@@ -56,19 +56,20 @@ def write_report(records: Records, rows: list[Judged], pictures: list[Path]) -> 
     parts = ["# A paired study of losses\n\nWritten by `examples/study.py` from the JSON files in this folder.\n"]
     if rows:
         headings = (" ".join(heading.split()) for heading in HEADINGS)
-        parts += [f"\n{_title(rows)}.\n\n", *_lines([("loss", "options", *headings), ["---"] * (len(HEADINGS) + 2)])]
-        parts += _lines((row.title, _options(row), *_cells(row, rows[0])) for row in rows)
+        parts += [f"\n{_title(rows)}.\n\n", *markdown([("loss", "options", *headings), ["---"] * (len(HEADINGS) + 2)])]
+        parts += markdown((row.title, options_of(row), *_cells(row, rows[0])) for row in rows)
     parts += [f"\n![{picture.stem}]({picture.name})\n" for picture in pictures]
     values = tried(records)
     if values:
-        parts += [f"\n{TRIED}.\n\n", *_lines([("loss", "tried"), ("---", "---")])]
-        parts += _lines((name, ", ".join(each)) for name, each in values.items())
+        parts += [f"\n{TRIED}.\n\n", *markdown([("loss", "tried"), ("---", "---")])]
+        parts += markdown((name, ", ".join(each)) for name, each in values.items())
     path = records.folder / REPORT
     write_text(path, "".join(parts))
     return path
 
 
-def _lines(rows: Iterable[Iterable[str]]) -> list[str]:
+def markdown(rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a table, each with its line end."""
     return [f"| {' | '.join(row)} |\n" for row in rows]
 
 
@@ -110,7 +111,8 @@ def tried(records: Records) -> dict[str, list[str]]:
     return lines
 
 
-def _options(row: Judged) -> str:
+def options_of(row: Judged) -> str:
+    """Return what a row was judged with, and how many of its runs diverged."""
     options = _short(dict(row.loss.options), row.row) or "its own defaults"
     diverged = sum(has_diverged(run) for run in row.runs.values())
     return f"{options}; {diverged} of {len(row.runs)} diverged, as good as a guess" if diverged else options

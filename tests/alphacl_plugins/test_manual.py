@@ -16,6 +16,7 @@ PAGES = {
     "docs/get-started.md": (),
     "docs/choose.md": ("matplotlib",),
     "docs/pytorch.md": (),
+    "docs/sparse.md": (),
     "docs/own-strategy.md": ("matplotlib",),
     "docs/contrastive-pca.md": ("sklearn",),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from paired import study
+from paired import across, study
 from paired.records import Records
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +37,18 @@ def test_the_page_has_the_tables_of_the_report(name):
     assert [row for row in report if row not in PAGE] == []
 
 
+def test_the_page_has_the_line_of_every_study(capsys):
+    across.main([ROOT / "results" / name for name in STUDIES], "square", None)
+    lines = rows(capsys.readouterr().out)
+    assert len(lines) == 2 + len(STUDIES)
+    assert [line for line in lines if line not in PAGE] == []
+
+
+def test_a_row_that_a_study_did_not_judge_is_named():
+    with pytest.raises(ValueError, match="studies: expected uniform and infonce, each at one value,"):
+        across.main([PUBLISHED], "uniform", None)
+
+
 def test_the_readme_shows_the_judged_rows():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = (PUBLISHED / "README.md").read_text(encoding="utf-8").split("![")[0]
@@ -53,5 +65,5 @@ def test_the_table_of_the_gradient_through_alpha_is_that_of_its_json():
 
 
 def test_the_pictures_are_those_of_the_study():
-    for picture in (ROOT / "docs" / "evidence").glob("*.png"):
-        assert picture.read_bytes() == (PUBLISHED / picture.name).read_bytes()
+    for name in ("differences.png", "sharpness.png"):
+        assert (ROOT / "docs" / "evidence" / name).read_bytes() == (PUBLISHED / name).read_bytes()
