@@ -3,8 +3,8 @@
 Stationarity (KKT) reads ``r'(α_j) = D_j - μ`` wherever ``α_j > 0``, so ``α_j = r'⁻¹(D_j - μ)`` and the multiplier μ is
 the root of one increasing function. With distances measured from the closest negative, ``δ_j = D_j - D_min``, the
 unknown is ``x = D_min - μ``, and ``r'(1) <= x <= r'(1/K)``. The solvers, here and in `inverse` and `square`, run a
-fixed number of steps without a host sync. The last steps are part of autograd: at the root one Newton step has the
-first derivative of the implicit function, two have the second one too.
+fixed number of steps without a host sync; on a CPU `square` stops as soon as it is exact. The last steps are part of
+autograd: at the root one Newton step has the first derivative of the implicit function, two have the second one too.
 
 By Danskin's theorem ``D_+ - min_α (Σ_j α_j D_j - Σ_j r(α_j))`` is a loss whose gradient is that of ``-E`` at the
 optimal α: the value of Entropy and Square.
