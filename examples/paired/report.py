@@ -89,15 +89,15 @@ def _cells(row: Judged, baseline: Judged) -> list[str]:
 def tuning_runs(records: Records) -> list[dict[str, Any]]:
     """Return the tuning runs, InfoNCE first, each row's by the values that were tried."""
 
-    def key(content: dict[str, Any]) -> tuple[bool, str, list[str], int]:
+    def key(content: dict[str, Any]) -> tuple[bool, str, list[tuple[float, str]], int]:
         values = content["loss"]["options"].values()
         return content["row"] != BASELINE, content["row"], [_sortable(value) for value in values], content["seed"]
 
     return sorted(records.of("tuning"), key=key)
 
 
-def _sortable(value: object) -> str:
-    return f"{value:020.6f}" if isinstance(value, float) else str(value)
+def _sortable(value: object) -> tuple[float, str]:
+    return (value, "") if isinstance(value, float) else (0.0, str(value))
 
 
 def tried(records: Records) -> dict[str, list[str]]:
