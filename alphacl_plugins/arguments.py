@@ -113,7 +113,7 @@ def more_of(
     """
     n_views, n_all, _ = shape
     n_own = extra.shape[1] if extra is not None and extra.ndim == 3 else 0
-    extra = extra if extra is None or loss.l2_normalize else near_enough(extra)
+    extra = extra if extra is None or loss.l2_normalize else nan_where_too_long(extra)
     rows, real = _add_extra(rows, extra, across, around)
     n_extra = rows.shape[0] - n_views * n_all - n_own * n
     if labels is None and rules.others_too:
@@ -129,7 +129,7 @@ def more_of(
     return rows, labels, said, _anchor_weights(call, sizes, rows.dtype)
 
 
-def near_enough(rows: Tensor) -> Tensor:
+def nan_where_too_long(rows: Tensor) -> Tensor:
     """Return rows ``[..., D]``, NaN where a squared length is beyond the dtype: +inf would read as an excluded pair."""
     return rows + 0 * rows.square().sum(dim=-1, keepdim=True)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alphacl_plugins.agreement import check_that_ranks_agree, tell_ranks
-from alphacl_plugins.arguments import Call, more_of, near_enough
+from alphacl_plugins.arguments import Call, more_of, nan_where_too_long
 from alphacl_plugins.call_checks import check_call
 from alphacl_plugins.checks import check_batch
 from alphacl_plugins.classes import ClassMembers
@@ -240,7 +240,7 @@ def assemble(
         unit, length = unit_and_length(unit, dtype)
         queue = None if queue is None else l2_normalize(queue)
     elif queue is not None:
-        queue = near_enough(queue)  # a copy: the caller may overwrite it before the backward pass
+        queue = nan_where_too_long(queue)  # a copy: the caller may overwrite it before the backward pass
     classes, asked = None, rules.others_too or (strategy.uses_positive and not strategy.separable)
     if labels is not None and plain and loss.negatives == "both" and (asked or labels.device.type == "cpu"):
         classes = ClassMembers.of(labels)  # on a GPU it is worth a host sync to few

@@ -13,7 +13,6 @@ from alphacl_plugins.functional import distances
 from alphacl_plugins.strategies import Strategy
 from alphacl_plugins.strategies.beside_others import beside_others, log_sum_exp
 from alphacl_plugins.strategies.separable import Separable, Totals
-from alphacl_plugins.traced import is_traced
 
 if TYPE_CHECKING:
     from alphacl_plugins.pairs import Batch, Group
@@ -52,7 +51,9 @@ class Weighed(NamedTuple):
 
 def fill(x: Tensor, excluded: Excluded, value: float) -> Tensor:
     """Write ``value`` where columns are excluded, in place unless autograd, torch.compile or torch.func looks on."""
-    tracked, where = is_traced(x) or x.requires_grad, excluded.where
+    # is_traced, written out: every call of the loss comes by here
+    tracked = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x) or x.requires_grad
+    where = excluded.where
     if isinstance(where, int):
         n = x.shape[0] // where
         if not tracked:

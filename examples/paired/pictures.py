@@ -25,6 +25,8 @@ PANELS = 4
 BELOW = 1.0
 """Points below the baseline's worst value, at the lower edge of the second picture."""
 JUDGES = ("probe", "knn"), ("linear probe", "kNN")
+Line = list[tuple[float, float]]
+"""Effective negatives and accuracy, in %."""
 
 
 def draw(records: Records, rows: list[Judged]) -> list[Path]:
@@ -118,11 +120,9 @@ def sharpness(records: Records) -> Figure:
     figure.supxlabel("effective negatives in the last epoch", fontsize=10)
     figure.supylabel("linear probe, %", fontsize=10)
     grey = ", grey: other rows" if len(lines) > 1 else ""
-    figure.suptitle(f"Tuning, on held-out training images. Black: {BASELINE}{grey}", fontsize=10)
+    below = "; points at the lower edge lie below it" if any(y < lowest for _, y in chain(*lines.values())) else ""
+    figure.suptitle(f"Tuning, on held-out training images. Black: {BASELINE}{grey}{below}", fontsize=10)
     return figure
-
-
-Line = list[tuple[float, float]]
 
 
 def _lines(records: Records) -> dict[str, Line]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from alphacl_plugins import build_strategy, strategy_names
 from alphacl_plugins.options import exponent_of
@@ -67,3 +68,12 @@ def test_the_first_trained_model_is_that_of_its_json():
     for method, scores in summary.items():
         probe = scores["probe_all"]
         assert f"| {method} | {probe['mean']:.1f} ± {probe['standard_error']:.1f} % |" in page
+
+
+@pytest.mark.parametrize("tau", [0.16, 0.5, 1.6, 5.0])
+def test_the_table_of_sparse_weights_is_that_of_the_code(tau):
+    quantiles = torch.special.ndtri((torch.arange(254, dtype=torch.float64) + 0.5) / 254)
+    weights = build_strategy("square", tau=tau)(torch.tensor([0.2]), (1 - 0.25 * quantiles)[None]).neg
+    number, effective = (weights > 0).sum(), torch.special.entr(weights).sum().exp()
+    page = (ROOT / "docs" / "sparse.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| {tau:g}\b.* \| {number} \| {effective:.0f} \|$", page, re.MULTILINE), (number, effective)
