@@ -15,7 +15,7 @@ from paired.progress import Bar, clock
 from paired.records import Records
 from paired.run import Protocol, Run
 from paired.settings import Settings
-from paired.tuning import best_of, extension, scores_of, tuning_runs
+from paired.tuning import best_in, best_of, extension, scores_of, tuning_runs
 from paired.workers import Workers
 
 REQUEST = ("strategies", "steps", "seeds", "first_seed", "trials", "tuning_seeds", "minutes")
@@ -36,6 +36,10 @@ class Study:
         self.settings, self.asked, self.parts = settings, asked, parts
         self.records, self.console = records, console
         self.rows, self.paper = settings.rows, settings.paper
+        self.chosen: dict[str, Loss] = {}
+        if settings.tuned_in is not None:
+            tuning = Records(settings.tuned_in).of("tuning")
+            self.chosen = {row.name: best_in(tuning, row.name, settings.first_seed) for row in self.rows}
 
     def run(self, began: float) -> None:
         """Do what is left.
@@ -145,12 +149,12 @@ class Study:
 
     def _grid(self) -> list[Run]:
         """Return the runs that try the values of each row."""
-        return [run for row in self.rows for run in tuning_runs(row, row.trials, self.settings.tuning_seeds)]
+        return [run for row in self._tuned_here() for run in tuning_runs(row, row.trials, self.settings.tuning_seeds)]
 
     def _extensions(self) -> list[Run]:
         """Return the runs beyond the ends of the grids; the grids are done."""
         runs = []
-        for row in self.rows:
+        for row in self._tuned_here():
             further = extension(row, self._scores(row.trials))
             if further is not None:
                 runs += tuning_runs(row, [further], self.settings.tuning_seeds)
@@ -169,7 +173,12 @@ class Study:
         judged = self.settings.judged_seeds[:seeds]
         return [Run("paper", row.name, row.trials[0], seed) for seed in judged for row in self.paper]
 
+    def _tuned_here(self) -> list[Row]:
+        return [row for row in self.rows if row.name not in self.chosen]
+
     def _best(self, row: Row) -> Loss:
+        if row.name in self.chosen:
+            return self.chosen[row.name]
         further = extension(row, self._scores(row.trials))
         return best_of(self._scores(row.trials + ([further] if further else [])))
 
@@ -185,4 +194,5 @@ class Study:
 
     def _request(self) -> dict[str, Any]:
         values = asdict(self.settings)
-        return {name: list(value) if isinstance(value := values[name], tuple) else value for name in REQUEST}
+        request = {name: list(value) if isinstance(value := values[name], tuple) else value for name in REQUEST}
+        return request | {f"value of {name}": loss.label for name, loss in self.chosen.items()}

@@ -32,6 +32,9 @@ class Losses:
     """Number of values to try for each row that is tuned; if the best is the first or last, one more beyond it."""
     tuning_seeds: int = 1
     """Runs for each value, with seeds 0, 1, ..."""
+    tuned_in: Path | None = None
+    """Folder of another study (a shorter one, say): each row is judged at the value that its tuning runs found best.
+    None: the values are tried here."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Settings(Output, Hardware, Training, Data, Losses):  # the last base has t
             )
         if not self.steps:
             raise ValueError("steps: expected at least one of tuning, paper and tuned, got none")
+        if self.tuned_in is not None and "tuning" in self.steps:
+            raise ValueError("steps: expected no tuning with --tuned-in, which has done it, got tuning; --steps tuned")
 
     @property
     def rows(self) -> list[Row]:

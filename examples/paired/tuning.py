@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from typing import Any
 
 from paired.grids import beyond, sharpness_option
 from paired.losses import Loss, Row
@@ -28,6 +29,26 @@ def scores_of(losses: Sequence[Loss], seeds: int, probes: Mapping[tuple[Loss, in
 def best_of(scores: Mapping[Loss, float]) -> Loss:
     """Return the loss with the highest accuracy, the earliest of equals."""
     return max(scores, key=lambda loss: scores[loss])
+
+
+def best_in(tuning: Sequence[dict[str, Any]], row: str, first_seed: int) -> Loss:
+    """Return the best loss of a row of another study.
+
+    Args:
+        tuning: the tuning runs of that study.
+        row: name of the row.
+        first_seed: of the runs that the loss is chosen for.
+
+    Raises: ValueError if the study has not tuned the row, or one of its tuning seeds is not below the first seed.
+    """
+    runs = {(Loss.of(content), content["seed"]): content["probe"] for content in tuning if content["row"] == row}
+    if not runs:
+        tuned = ", ".join(sorted({content["row"] for content in tuning})) or "none"
+        raise ValueError(f"tuned_in: expected tuning runs of {row}, got those of {tuned}")
+    seeds = 1 + max(seed for _, seed in runs)
+    if first_seed < seeds:
+        raise ValueError(f"first_seed: expected a seed that the tuning has not seen, >= {seeds}, got {first_seed}")
+    return best_of(scores_of([loss for loss, seed in runs if seed == 0], seeds, runs))
 
 
 def extension(row: Row, scores: Mapping[Loss, float]) -> Loss | None:
