@@ -39,7 +39,10 @@ class Study:
         self.chosen: dict[str, Loss] = {}
         if settings.tuned_in is not None:
             tuning = Records(settings.tuned_in).of("tuning")
-            self.chosen = {row.name: best_in(tuning, row.name, settings.first_seed) for row in self.rows}
+            self.chosen = {
+                row.name: best_in(tuning, row.name, settings.first_seed) if row.grid else row.trials[0]
+                for row in self.rows
+            }
 
     def run(self, began: float) -> None:
         """Do what is left.

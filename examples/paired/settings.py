@@ -33,7 +33,7 @@ class Losses:
     tuning_seeds: int = 1
     """Runs for each value, with seeds 0, 1, ..."""
     tuned_in: Path | None = None
-    """Folder of another study (a shorter one, say): each row is judged at the value that its tuning runs found best.
+    """Folder of another study, a shorter one, say: each row is judged at the value that its tuning runs found best.
     None: the values are tried here."""
 
 
@@ -116,6 +116,9 @@ class Settings(Output, Hardware, Training, Data, Losses):  # the last base has t
             raise ValueError("steps: expected at least one of tuning, paper and tuned, got none")
         if self.tuned_in is not None and "tuning" in self.steps:
             raise ValueError("steps: expected no tuning with --tuned-in, which has done it, got tuning; --steps tuned")
+        to_try = [row for row in self.strategies if "/" in row]
+        if self.tuned_in is not None and to_try:
+            raise ValueError(f"strategies: expected no values to try with --tuned-in, got {', '.join(to_try)}")
 
     @property
     def rows(self) -> list[Row]:

@@ -14,8 +14,10 @@ import pytest
 
 from paired import study
 from paired.budget import Costs
+from paired.losses import Loss
 from paired.records import Records, describe
 from paired.settings import Settings
+from paired.tuning import best_in
 
 SCRIPT = Path(study.__file__).parents[1] / "study.py"
 
@@ -90,6 +92,46 @@ def test_the_same_folder_takes_the_rows_of_the_paper_and_fresh_seeds(settings, i
     assert [name.rpartition("-")[2] for name in in_process.executed] == ["seed7"]
     study.main(replace(settings, report=True))
     assert "square, as in the paper" in capsys.readouterr().out
+
+
+def test_a_longer_study_judges_at_the_values_that_a_shorter_one_found(settings, in_process, tmp_path):
+    study.main(replace(settings, steps=("tuning",)))
+    probes = Records(settings.output).probes()
+    longer = replace(settings, steps=("tuned",), tuned_in=settings.output, output=tmp_path / "longer", epochs=2)
+    study.main(replace(longer, seeds=1, strategies=(*longer.strategies, "uniform")))
+    judged = Records(longer.output).of("tuned", "tuning")
+    assert [(run["kind"], run["row"]) for run in judged] == [
+        ("tuned", name) for name in ("infonce", "square", "uniform")
+    ]
+    for run in judged[:2]:  # uniform has nothing to tune
+        tried = {loss: probe for (loss, _), probe in probes.items() if loss.strategy == run["row"]}
+        assert tried[Loss.of(run)] == max(tried.values())
+    with pytest.raises(ValueError, match=r"tuned_in: expected tuning runs of direct, got those of infonce, square$"):
+        study.main(replace(longer, strategies=("infonce", "direct")))
+
+
+def test_values_of_another_study_come_from_all_its_tuning_seeds():
+    low, high, half = (Loss("square", (("tau", value),)) for value in (1.0, 2.0, 3.0))
+    scores = {(low, 0): 9, (low, 1): 1, (high, 0): 5, (high, 1): 6, (half, 0): 99}
+    runs = [
+        {"row": "square", "loss": {"strategy": "square", "options": dict(loss.options)}, "seed": seed, "probe": probe}
+        for (loss, seed), probe in scores.items()
+    ]
+    assert best_in(runs, "square", first_seed=2) == high  # 99 is of one seed of two
+    with pytest.raises(ValueError, match=r"first_seed: expected a seed that the tuning has not seen, >= 2, got 1"):
+        best_in(runs, "square", first_seed=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": ("tuning", "tuned")}, "steps: expected no tuning with --tuned-in"),
+        ({"steps": ("tuned",), "strategies": ("infonce", "square:tau=1/2")}, r"strategies: .*, got square:tau=1/2$"),
+    ],
+)
+def test_a_study_tunes_in_one_folder_only(settings, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(settings, tuned_in=settings.output, **changes)
 
 
 @pytest.mark.slow
