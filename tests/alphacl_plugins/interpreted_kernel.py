@@ -64,6 +64,14 @@ def test_distances_that_overflow_leave_the_gradient_finite():
     assert torch.isfinite(torch.stack(torch.autograd.grad(loss, views))).all()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's
+def test_a_negative_beyond_float32_is_not_taken_for_an_excluded_one():
+    z, far = torch.full((2, 1), 0.5), torch.tensor([[1e20]])
+    loss = AlphaCLLoss("infonce", block_size="kernel", l2_normalize=False)
+    assert loss(z, z, queue=far / 1e20).isfinite()
+    assert not loss(z, z, queue=far).isfinite()
+
+
 def check_a_rank(rank, world):
     """Anchors are the samples of this rank, negatives those of all: as in one process with the whole batch."""
     whole = [torch.cat(views).detach() for views in zip(*(random_views(r, 3, 4) for r in range(world)), strict=True)]
