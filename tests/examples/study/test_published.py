@@ -64,6 +64,16 @@ def test_the_table_of_the_gradient_through_alpha_is_that_of_its_json():
         assert f"| {found['alpha']} | {found['tau']:g} | {numbers} |" in PAGE
 
 
+def test_the_distances_on_the_page_are_those_of_the_runs():
+    section = PAGE.partition("### Why InfoNCE stays at fifteen")[2].partition("\n## ")[0]
+    table = [row.strip("| ").split(" | ") for row in rows(section)][2:]
+    assert len(table) > 5
+    for loss, tau, *shown in table:
+        run = json.loads((PUBLISHED / "runs" / "tuning" / f"{loss}-tau={tau}-seed0.json").read_text(encoding="utf-8"))
+        last = run["curve"][-1]
+        assert shown == [f"{last['d2_pos']:.2f}", f"{last['d2_neg']:.2f}", f"{last['effective_negatives']:.0f}"]
+
+
 def test_the_pictures_are_those_of_the_study():
     for name in ("differences.png", "sharpness.png"):
         assert (ROOT / "docs" / "evidence" / name).read_bytes() == (PUBLISHED / name).read_bytes()
