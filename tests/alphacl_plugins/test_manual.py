@@ -17,7 +17,7 @@ PAGES = {
     "docs/get-started.md": (),
     "docs/choose.md": ("matplotlib",),
     "docs/pytorch.md": (),
-    "docs/sparse.md": (),
+    "docs/sharp.md": (),
     "docs/own-strategy.md": ("matplotlib",),
     "docs/contrastive-pca.md": ("sklearn",),
 }
@@ -70,10 +70,12 @@ def test_the_first_trained_model_is_that_of_its_json():
         assert f"| {method} | {probe['mean']:.1f} ± {probe['standard_error']:.1f} % |" in page
 
 
-@pytest.mark.parametrize("tau", [0.16, 0.5, 1.6, 5.0])
-def test_the_table_of_sparse_weights_is_that_of_the_code(tau):
+@pytest.mark.parametrize(
+    ("loss", "tau"), [*zip(["entropy"] * 4, [0.02, 0.05, 0.1, 0.5]), *zip(["square"] * 4, [0.16, 0.5, 1.6, 5.0])]
+)
+def test_the_table_of_sharp_weights_is_that_of_the_code(loss, tau):
     quantiles = torch.special.ndtri((torch.arange(254, dtype=torch.float64) + 0.5) / 254)
-    weights = build_strategy("square", tau=tau)(torch.tensor([0.2]), (1 - 0.25 * quantiles)[None]).neg
+    weights = build_strategy(loss, tau=tau)(torch.tensor([0.2]), (1 - 0.25 * quantiles)[None]).neg
     number, effective = (weights > 0).sum(), torch.special.entr(weights).sum().exp()
-    page = (ROOT / "docs" / "sparse.md").read_text(encoding="utf-8")
-    assert re.search(rf"^\| {tau:g}\b.* \| {number} \| {effective:.0f} \|$", page, re.MULTILINE), (number, effective)
+    page = (ROOT / "docs" / "sharp.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| `{loss}` \| {tau:g}\b.* \| {number} \| {effective:.0f} \|$", page, re.MULTILINE), (number, effective)
