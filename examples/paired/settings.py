@@ -114,8 +114,8 @@ class Settings(Output, Hardware, Training, Data, Losses):  # the last base has t
             )
         if not self.steps:
             raise ValueError("steps: expected at least one of tuning, paper and tuned, got none")
-        if self.tuned_in is not None and "tuning" in self.steps:
-            raise ValueError("steps: expected no tuning with --tuned-in, which has done it, got tuning; --steps tuned")
+        if self.tuned_in is not None and ("tuning" in self.steps or "tuned" not in self.steps):
+            raise ValueError(f"steps: expected tuned, without tuning, with --tuned-in, got {' '.join(self.steps)}")
         to_try = [row for row in self.strategies if "/" in row]
         if self.tuned_in is not None and to_try:
             raise ValueError(f"strategies: expected no values to try with --tuned-in, got {', '.join(to_try)}")

@@ -39,7 +39,8 @@ def best_in(tuning: Sequence[dict[str, Any]], row: str, first_seed: int) -> Loss
         row: name of the row.
         first_seed: of the runs that the loss is chosen for.
 
-    Raises: ValueError if the study has not tuned the row, or one of its tuning seeds is not below the first seed.
+    Raises: ValueError if the study has not tuned the row, not yet tried every value on each of its tuning seeds, or one
+        of these is not below the first seed.
     """
     runs = {(Loss.of(content), content["seed"]): content["probe"] for content in tuning if content["row"] == row}
     if not runs:
@@ -48,7 +49,11 @@ def best_in(tuning: Sequence[dict[str, Any]], row: str, first_seed: int) -> Loss
     seeds = 1 + max(seed for _, seed in runs)
     if first_seed < seeds:
         raise ValueError(f"first_seed: expected a seed that the tuning has not seen, >= {seeds}, got {first_seed}")
-    return best_of(scores_of([loss for loss, seed in runs if seed == 0], seeds, runs))
+    tried = {loss for loss, _ in runs}
+    missing = [loss.label for loss in tried for seed in range(seeds) if (loss, seed) not in runs]
+    if missing:
+        raise ValueError(f"tuned_in: expected {seeds} tuning runs of each value of {row}, got fewer of {missing[0]}")
+    return best_of(scores_of(sorted(tried, key=lambda loss: loss.label), seeds, runs))
 
 
 def extension(row: Row, scores: Mapping[Loss, float]) -> Loss | None:

@@ -71,11 +71,15 @@ def test_the_first_trained_model_is_that_of_its_json():
 
 
 @pytest.mark.parametrize(
-    ("loss", "tau"), [*zip(["entropy"] * 4, [0.02, 0.05, 0.1, 0.5]), *zip(["square"] * 4, [0.16, 0.5, 1.6, 5.0])]
+    ("loss", "tau"),
+    [("entropy", tau) for tau in (0.02, 0.05, 0.1, 0.5)] + [("square", tau) for tau in (0.16, 0.5, 1.6, 5.0)],
 )
 def test_the_table_of_sharp_weights_is_that_of_the_code(loss, tau):
     quantiles = torch.special.ndtri((torch.arange(254, dtype=torch.float64) + 0.5) / 254)
     weights = build_strategy(loss, tau=tau)(torch.tensor([0.2]), (1 - 0.25 * quantiles)[None]).neg
     number, effective = (weights > 0).sum(), torch.special.entr(weights).sum().exp()
     page = (ROOT / "docs" / "sharp.md").read_text(encoding="utf-8")
-    assert re.search(rf"^\| `{loss}` \| {tau:g}\b.* \| {number} \| {effective:.0f} \|$", page, re.MULTILINE), (number, effective)
+    assert re.search(rf"^\| `{loss}` \| {tau:g}\b.* \| {number} \| {effective:.0f} \|$", page, re.MULTILINE), (
+        number,
+        effective,
+    )

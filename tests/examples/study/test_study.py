@@ -111,13 +111,17 @@ def test_a_longer_study_judges_at_the_values_that_a_shorter_one_found(settings, 
 
 
 def test_values_of_another_study_come_from_all_its_tuning_seeds():
-    low, high, half = (Loss("square", (("tau", value),)) for value in (1.0, 2.0, 3.0))
-    scores = {(low, 0): 9, (low, 1): 1, (high, 0): 5, (high, 1): 6, (half, 0): 99}
+    low, high = (Loss("square", (("tau", value),)) for value in (1.0, 2.0))
+    scores = {(low, 0): 9, (low, 1): 1, (high, 0): 5, (high, 1): 6}
     runs = [
         {"row": "square", "loss": {"strategy": "square", "options": dict(loss.options)}, "seed": seed, "probe": probe}
         for (loss, seed), probe in scores.items()
     ]
-    assert best_in(runs, "square", first_seed=2) == high  # 99 is of one seed of two
+    assert best_in(runs, "square", first_seed=2) == high
+    with pytest.raises(
+        ValueError, match=r"tuned_in: expected 2 tuning runs of each value .* got fewer of square-tau=2"
+    ):
+        best_in(runs[:3], "square", first_seed=2)
     with pytest.raises(ValueError, match=r"first_seed: expected a seed that the tuning has not seen, >= 2, got 1"):
         best_in(runs, "square", first_seed=1)
 
@@ -125,7 +129,8 @@ def test_values_of_another_study_come_from_all_its_tuning_seeds():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": ("tuning", "tuned")}, "steps: expected no tuning with --tuned-in"),
+        ({"steps": ("tuning", "tuned")}, "steps: expected tuned, without tuning, .*, got tuning tuned$"),
+        ({"steps": ("paper",)}, "steps: expected tuned, without tuning, .*, got paper$"),
         ({"steps": ("tuned",), "strategies": ("infonce", "square:tau=1/2")}, r"strategies: .*, got square:tau=1/2$"),
     ],
 )
