@@ -38,6 +38,8 @@ def print_report(console: Console, records: Records, rows: list[Judged]) -> None
             table.add_row(f"{row.title}\n  {options_of(row)}", *_cells(row, rows[0]))
         console.print()
         console.print(table)
+        if mixed := machines(rows):
+            console.print(f"\n{mixed}", highlight=False)
     values = tried(records)
     if values:
         console.print(f"\n{TRIED}")
@@ -58,6 +60,7 @@ def write_report(records: Records, rows: list[Judged], pictures: list[Path]) -> 
         headings = (" ".join(heading.split()) for heading in HEADINGS)
         parts += [f"\n{_title(rows)}.\n\n", *markdown([("loss", "options", *headings), ["---"] * (len(HEADINGS) + 2)])]
         parts += markdown((row.title, options_of(row), *_cells(row, rows[0])) for row in rows)
+        parts += [f"\n{mixed}\n"] if (mixed := machines(rows)) else []
     parts += [f"\n![{picture.stem}]({picture.name})\n" for picture in pictures]
     values = tried(records)
     if values:
@@ -71,6 +74,19 @@ def write_report(records: Records, rows: list[Judged], pictures: list[Path]) -> 
 def markdown(rows: Iterable[Iterable[str]]) -> list[str]:
     """Return the lines of a table, each with its line end."""
     return [f"| {' | '.join(row)} |\n" for row in rows]
+
+
+def machines(rows: list[Judged]) -> str:
+    """Return which rows ran on which processor or GPU, if on several, whose rounding differs."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        name = f"{row.row} (paper)" if row.kind == "paper" else row.row
+        for run in row.runs.values():
+            part = "gpu" if run["protocol"]["device"] == "cuda" else "processor"
+            titles = found.setdefault(run["environment"][part], [])
+            titles += [name] if name not in titles else []
+    each = "; ".join(f"{machine}: {', '.join(titles)}" for machine, titles in found.items())
+    return f"Rows of different processors differ in rounding as well: {each}." if len(found) > 1 else ""
 
 
 def _title(rows: list[Judged]) -> str:

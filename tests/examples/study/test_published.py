@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from paired import across, study
+from paired.differences import judged_rows
 from paired.records import Records
+from paired.report import machines
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ROOT / "results" / "study"
@@ -42,6 +44,18 @@ def test_the_page_has_the_line_of_every_study(capsys):
     lines = rows(capsys.readouterr().out)
     assert len(lines) == 2 + len(STUDIES)
     assert [line for line in lines if line not in PAGE] == []
+
+
+def test_a_report_says_which_rows_ran_on_another_machine():
+    judged = judged_rows(Records(PUBLISHED).of("tuned"))
+    for row in judged:
+        for run in row.runs.values():
+            run["environment"]["processor"] = "AMD EPYC" if row.row == "entropy" else "Intel Xeon"
+    assert machines(judged).endswith("; AMD EPYC: entropy.")
+    for run in judged[0].runs.values():
+        run["environment"]["processor"] = "AMD EPYC"
+    assert "AMD EPYC: infonce, entropy; Intel Xeon: " in machines(judged)
+    assert machines([row for row in judged if row.row in ("infonce", "entropy")]) == ""
 
 
 def test_a_row_that_a_study_did_not_judge_is_named():
