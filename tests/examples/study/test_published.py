@@ -22,7 +22,7 @@ def rows(text: str) -> list[str]:
     return re.findall(r"^\| .*\|$", text, flags=re.MULTILINE)
 
 
-STUDIES = ["study", "study_gpu", "study_cifar100"]
+STUDIES = ["study", "study_gpu", "study_cifar100", "study_60_epochs"]
 
 
 @pytest.mark.parametrize("name", STUDIES)
