@@ -25,7 +25,7 @@ def rows(text: str) -> list[str]:
 STUDIES = ["study", "study_gpu", "study_cifar100", "study_60_epochs"]
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*STUDIES, "study_again"])
 def test_the_report_is_that_of_the_runs(name, tmp_path):
     shutil.copytree(ROOT / "results" / name, tmp_path / "study")
     study.report(Records(tmp_path / "study"), Console(quiet=True))
@@ -86,6 +86,20 @@ def test_the_distances_on_the_page_are_those_of_the_runs():
         run = json.loads((PUBLISHED / "runs" / "tuning" / f"{loss}-tau={tau}-seed0.json").read_text(encoding="utf-8"))
         last = run["curve"][-1]
         assert shown == [f"{last['d2_pos']:.2f}", f"{last['d2_neg']:.2f}", f"{last['effective_negatives']:.0f}"]
+
+
+def test_the_runs_on_another_processor_are_those_of_the_page():
+    section = PAGE.partition("### Two processors")[2].partition("\n\nRounding")[0]
+    heading, _, *table = [row.strip("| ").split(" | ") for row in rows(section)]
+    seeds = [title.removeprefix("seed ") for title in heading[1:]]
+    assert len(table) == 4
+    for title, *shown in table:
+        loss, processor = title.split(", ")
+        folder = ROOT / "results" / ("study_again" if title == "infonce, AMD" else "study")
+        for seed, accuracy in zip(seeds, shown, strict=True):
+            (run,) = [run for run in Records(folder).of("tuned") if (run["row"], str(run["seed"])) == (loss, seed)]
+            assert run["environment"]["processor"].startswith(processor)
+            assert accuracy == f"{run['probe']:.1f}"
 
 
 def test_the_pictures_are_those_of_the_study():
