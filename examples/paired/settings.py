@@ -33,8 +33,8 @@ class Losses:
     tuning_seeds: int = 1
     """Runs for each value, with seeds 0, 1, ..."""
     tuned_in: Path | None = None
-    """Folder of another study, a shorter one, say: each row is judged at the value that its tuning runs found best.
-    None: the values are tried here."""
+    """Folder of another study, a shorter one, say: each row is judged at the value that its tuning runs found best, and
+    --trials and --tuning-seeds do nothing. None: the values are tried here."""
 
 
 @dataclass(frozen=True)

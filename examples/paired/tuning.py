@@ -49,11 +49,11 @@ def best_in(tuning: Sequence[dict[str, Any]], row: str, first_seed: int) -> Loss
     seeds = 1 + max(seed for _, seed in runs)
     if first_seed < seeds:
         raise ValueError(f"first_seed: expected a seed that the tuning has not seen, >= {seeds}, got {first_seed}")
-    tried = {loss for loss, _ in runs}
+    tried = sorted({loss for loss, _ in runs}, key=lambda loss: loss.label)
     missing = [loss.label for loss in tried for seed in range(seeds) if (loss, seed) not in runs]
     if missing:
         raise ValueError(f"tuned_in: expected {seeds} tuning runs of each value of {row}, got fewer of {missing[0]}")
-    return best_of(scores_of(sorted(tried, key=lambda loss: loss.label), seeds, runs))
+    return best_of(scores_of(tried, seeds, runs))
 
 
 def extension(row: Row, scores: Mapping[Loss, float]) -> Loss | None:
